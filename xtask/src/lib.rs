@@ -22,5 +22,6 @@
 pub mod error;
 pub mod process;
 pub mod signals;
+pub mod testbed;
 
 pub use error::{Error, Result};
