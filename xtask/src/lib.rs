@@ -21,6 +21,7 @@
 
 pub mod error;
 pub mod process;
+pub mod setup;
 pub mod signals;
 pub mod testbed;
 
