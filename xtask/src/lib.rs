@@ -19,8 +19,10 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod blast;
 pub mod error;
 pub mod process;
+pub mod run;
 pub mod setup;
 pub mod signals;
 pub mod testbed;
