@@ -20,11 +20,15 @@
 #![forbid(unsafe_code)]
 
 pub mod blast;
+pub mod ci;
+pub mod cli;
 pub mod error;
+pub mod outcome;
 pub mod process;
 pub mod run;
 pub mod setup;
 pub mod signals;
 pub mod testbed;
+pub mod tidy;
 
 pub use error::{Error, Result};
