@@ -24,15 +24,9 @@ impl Error {
 
     /// Sorts the failure of a system tool by what it printed: the tools have no exit code for "you may not".
     pub fn of_tool(command: &str, stderr: &str) -> Self {
-        let text = format!("`{command}`: {}", last_lines(stderr, 3));
-        let lower = stderr.to_ascii_lowercase();
-        if ["not permitted", "permission denied", "access denied"]
-            .iter()
-            .any(|word| lower.contains(word))
-        {
-            Error::NotPermitted(text)
-        } else {
-            Error::Failed(text)
+        match stderr.lines().find(|line| is_refusal(line)) {
+            Some(line) => Error::NotPermitted(format!("`{command}`: {}", line.trim())),
+            None => Error::Failed(format!("`{command}`: {}", last_lines(stderr, 3))),
         }
     }
 
@@ -63,6 +57,13 @@ impl fmt::Display for Error {
 }
 
 impl std::error::Error for Error {}
+
+fn is_refusal(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ["not permitted", "permission denied", "access denied"]
+        .iter()
+        .any(|words| line.contains(words))
+}
 
 /// The last `count` lines that say something, on one line.
 fn last_lines(text: &str, count: usize) -> String {

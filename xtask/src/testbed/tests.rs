@@ -175,21 +175,18 @@ fn start_holder() -> (Child, Link) {
         .args(["--exact", "testbed::tests::holds_a_testbed_when_asked_to"])
         .env(HOLD, "1");
     let holder = command.stdout(Stdio::null()).spawn().unwrap();
+    let ready = std::env::temp_dir().join(format!("esc-holder-{}", holder.id()));
     let deadline = Instant::now() + Duration::from_secs(20);
-    let own = format!("-holder-{}", holder.id());
-    while Instant::now() < deadline {
-        let ready = std::env::temp_dir().join(format!("esc{own}"));
-        if let Ok(namespace) = fs::read_to_string(&ready) {
-            let _ = fs::remove_file(ready);
-            let link = Link::living()
-                .into_iter()
-                .find(|link| link.namespace == namespace)
-                .unwrap();
-            return (holder, link);
-        }
+    while !ready.exists() && Instant::now() < deadline {
         thread::sleep(Duration::from_millis(20));
     }
-    panic!("the holder has built nothing");
+    let namespace = fs::read_to_string(&ready).expect("the holder has built nothing");
+    let _ = fs::remove_file(ready);
+    let link = Link::living()
+        .into_iter()
+        .find(|link| link.namespace == namespace)
+        .unwrap();
+    (holder, link)
 }
 
 #[test]
