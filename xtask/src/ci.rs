@@ -14,6 +14,9 @@ use crate::{Error, Result, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
 const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
+/// The cfg under which the lock-free parts are made of loom's types, and what the modules of their models are called.
+const LOOM: &str = "--cfg loom";
+const MODELS: &str = "models::";
 const FUZZ_SECONDS: u32 = 60;
 
 struct Step {
@@ -208,12 +211,12 @@ fn loom(machine: &Machine) -> Result<Outcome> {
         "eventstream",
         "--lib",
         "--release",
-        "loom",
+        MODELS,
         "--",
         "--show-output",
     ]);
     command
-        .env("RUSTFLAGS", "--cfg loom")
+        .env("RUSTFLAGS", LOOM)
         .env("CARGO_TARGET_DIR", target_directory()?.join("loom"));
     let outcome = machine.counted(&mut command)?;
     if outcome == Outcome::default() {

@@ -54,7 +54,7 @@ impl Outcome {
                         counts.split("; 0 measured").next().unwrap_or(counts)
                     );
                 }
-            } else if let Some(reason) = trimmed.strip_prefix(SKIPPED) {
+            } else if let Some(reason) = skipped(trimmed) {
                 // Repeated when a test's output is shown twice, as it is for one that fails.
                 if !outcome.skipped.iter().any(|known| known == reason) {
                     outcome.skipped.push(reason.to_owned());
@@ -83,6 +83,15 @@ impl AddAssign for Outcome {
         self.failed += other.failed;
         self.skipped.extend(other.skipped);
     }
+}
+
+/// A line of its own, or what a test said past the harness, which had begun the line with the test's name.
+fn skipped(line: &str) -> Option<&str> {
+    let said = match line.strip_prefix("test ") {
+        Some(rest) => rest.split_once(" ... ")?.1,
+        None => line,
+    };
+    said.strip_prefix(SKIPPED)
 }
 
 /// The number before `word` in `ok. 5 passed; 0 failed; ...`.
@@ -118,6 +127,17 @@ mod tests {
             outcome.skipped,
             ["b: slow", "a: no right to load BPF programs"]
         );
+    }
+
+    #[test]
+    fn a_skip_is_seen_wherever_a_test_may_say_it() {
+        assert_eq!(skipped("SKIPPED: a: no rights"), Some("a: no rights"));
+        assert_eq!(
+            skipped("test a ... SKIPPED: a: no rights"),
+            Some("a: no rights")
+        );
+        assert_eq!(skipped("test a ... ok"), None);
+        assert_eq!(skipped("it says SKIPPED: b"), None);
     }
 
     #[test]

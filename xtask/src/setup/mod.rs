@@ -86,10 +86,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         );
         install_bpf_linker()?;
     }
-    let still: Vec<&str> = self::missing(purpose)
-        .iter()
-        .map(|need| need.name)
-        .collect();
+    let still = missing_names(purpose);
     if still.is_empty() {
         println!("Everything is installed.");
         Ok(())
@@ -116,6 +113,11 @@ pub fn run(purpose: Purpose) -> Result<()> {
 /// Whether cargo has a subcommand that comes as a component of the toolchain or as a plugin.
 pub fn component_present(name: &str) -> bool {
     capture(cargo().args([name, "--version"])).is_ok()
+}
+
+/// Names of what is missing, for whoever can do without and wants to say so.
+pub fn missing_names(purpose: Purpose) -> Vec<&'static str> {
+    missing(purpose).iter().map(|need| need.name).collect()
 }
 
 fn missing(purpose: Purpose) -> Vec<&'static Need> {
