@@ -64,14 +64,15 @@ impl Outcome {
                 // Not among the passed ones, from which the skipped are taken below.
                 passed += 1;
             } else if trimmed.starts_with("test ") && trimmed.ends_with("FAILED") {
-                println!("    {trimmed}");
+                println!("    | {trimmed}");
             }
             all.push_str(&line);
             bytes.clear();
         }
         outcome.passed = passed.saturating_sub(outcome.skipped.len() as u64);
         if outcome.failed > 0 {
-            println!("{all}");
+            // Set off by a mark, so that nobody who counts our output in turn takes these for its own lines.
+            all.lines().for_each(|line| println!("    | {line}"));
         }
         outcome
     }
