@@ -125,8 +125,15 @@ impl Testbed {
             link,
             record: Some(record),
         };
-        written.and_then(|()| testbed.build(options))?;
-        Ok(testbed)
+        match written.and_then(|()| testbed.build(options)) {
+            Ok(()) => Ok(testbed),
+            Err(error) => {
+                // Removing waits for the turn that is still ours.
+                drop(turn);
+                drop(testbed);
+                Err(error)
+            }
+        }
     }
 
     fn build(&self, options: &Options) -> Result<()> {

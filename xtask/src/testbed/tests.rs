@@ -129,6 +129,22 @@ fn two_testbeds_stand_side_by_side_and_leave_nothing() {
     assert!(built[0].is_gone() && built[1].is_gone());
 }
 
+/// With the rights it fails at the link, without them at the namespace: either way it must come back and leave nothing.
+#[test]
+fn what_cannot_be_built_is_an_error_and_leaves_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let impossible = Options {
+        queue_count: 1_000_000,
+        ..Options::test()
+    };
+    let Err(error) = Testbed::create(&impossible) else {
+        panic!("a million queues")
+    };
+    if !matches!(error, Error::NotPermitted(_)) {
+        assert!(Testbed::create(&Options::test()).is_ok());
+    }
+}
+
 #[test]
 fn a_command_runs_at_the_senders_end() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
