@@ -1,1 +1,13 @@
+//! EventStreamCore: an event streaming engine for UDP floods and ordinary TCP clients.
+#![deny(unsafe_code)]
 
+pub mod control;
+pub mod frame;
+pub mod ingest;
+#[allow(unsafe_code)]
+pub mod memory;
+pub mod metrics;
+#[allow(unsafe_code)]
+pub mod queue;
+#[allow(unsafe_code)]
+pub mod runtime;
