@@ -80,8 +80,6 @@ named! {
         ShedOverBudget = "shed_over_budget",
         /// The link to the dead letter queue had no room.
         DeadLetterLinkFull = "dead_letter_link_full",
-        /// Larger than the dead letter queue itself.
-        DeadLetterTooLarge = "dead_letter_too_large",
     }
 }
 
@@ -186,6 +184,7 @@ scalars! {
     KERNEL_FILL_RING_EMPTY = KernelFillRingEmpty;
     KERNEL_REDIRECT_FAILED = KernelRedirectFailed;
     DISPATCHER_TAKEN = DispatcherTaken;
+    DISPATCHED_REALTIME = DispatchedRealtime;
     DISPATCHER_DEAD_LETTERED = DispatcherDeadLettered;
     DISPATCHER_LOST = DispatcherLost;
     COPIED_OUT = CopiedOut;
