@@ -5,14 +5,27 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
+use super::document::{Value, shown};
 use super::millis;
+use super::reader::{Limit, Section, ip_address, power_of_two, range};
 use super::words::{ChecksumPolicy, Gro, Priority, XdpMode, XdpRequire};
 
 /// Bytes of one slot of a socket backend's frame pool. Fixed: it is what the largest UDP datagram needs.
 pub const SOCKET_SLOT_BYTES: u32 = 64 * 1024;
 
-/// The bounds of `limits.frame_bytes`. The lower one leaves room for the header of a frame and a short topic.
+/// The most that `limits.frame_bytes` may be.
 pub const FRAME_BYTES_MAX: u32 = 16 << 20;
+
+/// 0 takes any free port; the engine says which at start.
+const PORT: Limit = range(0, 65_535, "port, 0: any free one");
+/// From what one full batch needs twice over, to 1 GiB of address space.
+const SOCKET_SLOTS: Limit = power_of_two(16, 16_384, "slots of 64 KiB");
+/// The kernel's own bound of a device's queues is far above what any NIC has.
+const NIC_QUEUE: Limit = range(0, 1023, "receive queue");
+const NIC_QUEUES_MAX: usize = 256;
+const MULTICAST_GROUPS_MAX: usize = 256;
+/// IFNAMSIZ less the closing NUL.
+const INTERFACE_BYTES_MAX: usize = 15;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Listen {
@@ -29,6 +42,18 @@ impl Default for Listen {
             udp_port: 8082,
             tcp_address: IpAddr::V4(Ipv4Addr::LOCALHOST),
             tcp_port: 8081,
+        }
+    }
+}
+
+impl Listen {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            udp_address: s.address("udp_address", d.udp_address),
+            udp_port: s.integer("udp_port", PORT, d.udp_port),
+            tcp_address: s.address("tcp_address", d.tcp_address),
+            tcp_port: s.integer("tcp_port", PORT, d.tcp_port),
         }
     }
 }
@@ -57,6 +82,25 @@ impl Default for Udp {
             receive_buffer_bytes: 8 << 20,
             slots: 256,
             max_priority: Priority::Critical,
+        }
+    }
+}
+
+impl Udp {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            sockets: s.integer("sockets", range(1, 64, "sockets"), d.sockets),
+            // The kernel takes no more than UIO_MAXIOV messages in one call.
+            batch: s.integer("batch", range(1, 1024, "datagrams"), d.batch),
+            gro: s.word("gro", d.gro),
+            receive_buffer_bytes: s.integer(
+                "receive_buffer_bytes",
+                range(4096, 1 << 30, "bytes"),
+                d.receive_buffer_bytes,
+            ),
+            slots: s.integer("slots", SOCKET_SLOTS, d.slots),
+            max_priority: s.word("max_priority", d.max_priority),
         }
     }
 }
@@ -115,6 +159,106 @@ impl Default for Xdp {
     }
 }
 
+impl Xdp {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            interface: s.optional_text(
+                "interface",
+                "the name of a network interface",
+                interface_name,
+            ),
+            queues: read_queues(s, d.queues),
+            require: s.word("require", d.require),
+            mode: s.word("mode", d.mode),
+            frame_bytes: s.integer(
+                "frame_bytes",
+                power_of_two(2048, 4096, "bytes"),
+                d.frame_bytes,
+            ),
+            frames: s.integer("frames", power_of_two(64, 1 << 20, "frames"), d.frames),
+            rx_ring: s.integer(
+                "rx_ring",
+                power_of_two(64, 65_536, "descriptors"),
+                d.rx_ring,
+            ),
+            verify_udp_checksum: s.word("verify_udp_checksum", d.verify_udp_checksum),
+            multicast_groups: read_multicast_groups(s).unwrap_or_default(),
+            max_priority: s.word("max_priority", d.max_priority),
+        }
+    }
+}
+
+fn interface_name(name: &str) -> Result<String, String> {
+    // What the kernel's dev_valid_name refuses.
+    let is_valid = (1..=INTERFACE_BYTES_MAX).contains(&name.len())
+        && name != "."
+        && name != ".."
+        && !name
+            .chars()
+            .any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+    if is_valid {
+        Ok(name.to_owned())
+    } else {
+        let bound = format!("1..={INTERFACE_BYTES_MAX} bytes without `/`, `:` or blanks");
+        Err(format!(
+            "value `{}` is not the name of an interface: {bound}",
+            shown(name)
+        ))
+    }
+}
+
+fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
+    if !s.is_list("queues") {
+        let allowed = || format!("all | [queue, ...], each {NIC_QUEUE}");
+        return s.value("queues", default, allowed, |value| match value {
+            Value::Text(text) if text == "all" => Ok(XdpQueues::All),
+            other => Err(format!(
+                "expected all or a list of queues, each {NIC_QUEUE}, found {other}"
+            )),
+        });
+    }
+    let mut queues = Vec::new();
+    s.list("queues", NIC_QUEUES_MAX, "queues", |item| {
+        let queue: u32 = item.integer(NIC_QUEUE)?;
+        if queues.contains(&queue) {
+            item.error(format!("queue {queue} is listed twice"));
+        }
+        queues.push(queue);
+        Some(())
+    });
+    if queues.is_empty() {
+        s.error(
+            "queues",
+            "the list is empty: name at least one queue, or `all`",
+        );
+    }
+    XdpQueues::These(queues)
+}
+
+fn read_multicast_groups(s: &mut Section<'_, '_>) -> Option<Vec<IpAddr>> {
+    let mut groups = Vec::new();
+    s.list(
+        "multicast_groups",
+        MULTICAST_GROUPS_MAX,
+        "multicast addresses",
+        |item| {
+            match ip_address(item.text()?) {
+                Err(message) => item.error(message),
+                Ok(group) if !group.is_multicast() => {
+                    item.error(format!("value {group} is not a multicast address"))
+                }
+                Ok(group) if groups.contains(&group) => {
+                    item.error(format!("{group} is listed twice"))
+                }
+                Ok(group) => groups.push(group),
+            }
+            Some(())
+        },
+    )?;
+    Some(groups)
+}
+
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Tcp {
     pub enabled: bool,
@@ -155,6 +299,41 @@ impl Default for Tcp {
     }
 }
 
+impl Tcp {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            enabled: s.boolean("enabled", d.enabled),
+            agents: s.integer("agents", range(1, 16, "agents"), d.agents),
+            max_connections: s.integer(
+                "max_connections",
+                range(1, 1_000_000, "connections"),
+                d.max_connections,
+            ),
+            connection_budget_bytes: s.integer(
+                "connection_budget_bytes",
+                range(4096, 16 << 20, "bytes"),
+                d.connection_budget_bytes,
+            ),
+            slots: s.integer("slots", SOCKET_SLOTS, d.slots),
+            large_slots: s.integer("large_slots", range(0, 1024, "slots"), d.large_slots),
+            large_wait: s.millis("large_wait_ms", range(1, 60_000, "ms"), d.large_wait),
+            carry_bytes: s.integer(
+                "carry_bytes",
+                range(64 << 10, 4 << 30, "bytes"),
+                d.carry_bytes,
+            ),
+            idle_timeout: Some(s.millis(
+                "idle_timeout_ms",
+                range(0, 86_400_000, "ms, 0: never"),
+                d.idle_timeout.unwrap_or_default(),
+            ))
+            .filter(|timeout| !timeout.is_zero()),
+            max_priority: s.word("max_priority", d.max_priority),
+        }
+    }
+}
+
 /// What a frame may be at most; anything above is malformed.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Limits {
@@ -168,6 +347,20 @@ impl Default for Limits {
         Self {
             frame_bytes: 1 << 20,
             topic_bytes: 255,
+        }
+    }
+}
+
+impl Limits {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            frame_bytes: s.integer(
+                "frame_bytes",
+                range(64, FRAME_BYTES_MAX as u64, "bytes"),
+                d.frame_bytes,
+            ),
+            topic_bytes: s.integer("topic_bytes", range(1, 65_535, "bytes"), d.topic_bytes),
         }
     }
 }

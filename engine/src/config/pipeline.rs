@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::millis;
+use super::reader::{Limit, Section, power_of_two, range, word};
 use super::words::Class;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -22,6 +23,25 @@ impl Default for Queues {
         Self {
             mpsc_depth: 65_536,
             spsc_depth: 16_384,
+        }
+    }
+}
+
+impl Queues {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            // Ingest claims up to 256 cells at once: two claims must fit, or producers wait for each other.
+            mpsc_depth: s.integer(
+                "mpsc_depth",
+                power_of_two(512, 1 << 22, "events"),
+                d.mpsc_depth,
+            ),
+            spsc_depth: s.integer(
+                "spsc_depth",
+                power_of_two(64, 1 << 20, "events"),
+                d.spsc_depth,
+            ),
         }
     }
 }
@@ -49,6 +69,17 @@ impl Default for Workers {
 }
 
 impl Workers {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        const COUNT: Limit = range(1, 16, "workers");
+        let d = Self::default();
+        Self {
+            realtime: s.integer("realtime", COUNT, d.realtime),
+            transactional: s.integer("transactional", COUNT, d.transactional),
+            batch: s.integer("batch", COUNT, d.batch),
+            stall: s.millis("stall_ms", range(10, 600_000, "ms"), d.stall),
+        }
+    }
+
     pub const fn count(&self, class: Class) -> u32 {
         match class {
             Class::Realtime => self.realtime,
@@ -83,6 +114,26 @@ impl Default for Retry {
     }
 }
 
+impl Retry {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            max_attempts: s.integer("max_attempts", range(1, 100, "attempts"), d.max_attempts),
+            backoff_initial: s.millis(
+                "backoff_initial_ms",
+                range(1, 60_000, "ms"),
+                d.backoff_initial,
+            ),
+            backoff_max: s.millis("backoff_max_ms", range(1, 3_600_000, "ms"), d.backoff_max),
+            queue_depth: s.integer(
+                "queue_depth",
+                power_of_two(16, 65_536, "events"),
+                d.queue_depth,
+            ),
+        }
+    }
+}
+
 /// Where a class's events are copied to once it pins its share of a frame pool. Each class has one of its own.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spill {
@@ -95,6 +146,24 @@ impl Default for Spill {
         Self {
             bytes_per_class: 4 << 20,
             events_per_class: 4096,
+        }
+    }
+}
+
+impl Spill {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            bytes_per_class: s.integer(
+                "bytes_per_class",
+                range(64 << 10, 4 << 30, "bytes"),
+                d.bytes_per_class,
+            ),
+            events_per_class: s.integer(
+                "events_per_class",
+                power_of_two(16, 1 << 20, "events"),
+                d.events_per_class,
+            ),
         }
     }
 }
@@ -120,6 +189,30 @@ impl Default for Dedup {
     }
 }
 
+impl Dedup {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            window: s.millis("window_ms", range(1, 86_400_000, "ms"), d.window),
+            capacity: s.integer("capacity", power_of_two(1024, 1 << 28, "ids"), d.capacity),
+            classes: read_classes(s).unwrap_or(d.classes),
+        }
+    }
+}
+
+fn read_classes(s: &mut Section<'_, '_>) -> Option<Vec<Class>> {
+    let mut classes = Vec::new();
+    s.list("classes", 3, "classes", |item| {
+        match word(item.value) {
+            Err(message) => item.error(message),
+            Ok(class) if classes.contains(&class) => item.error(format!("{class} is listed twice")),
+            Ok(class) => classes.push(class),
+        }
+        Some(())
+    })?;
+    Some(classes)
+}
+
 /// Missing, late and repeated sequences of producers whose ids are a number and a sequence.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct GapTracking {
@@ -132,6 +225,20 @@ impl Default for GapTracking {
         Self {
             enabled: false,
             producers: 4096,
+        }
+    }
+}
+
+impl GapTracking {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        let d = Self::default();
+        Self {
+            enabled: s.boolean("enabled", d.enabled),
+            producers: s.integer(
+                "producers",
+                power_of_two(64, 1 << 20, "producers"),
+                d.producers,
+            ),
         }
     }
 }
@@ -151,6 +258,22 @@ impl Default for Dlq {
             failed_memory_bytes: 8 << 20,
             shed_memory_bytes: 8 << 20,
             shed_bytes_per_s: 64 << 20,
+        }
+    }
+}
+
+impl Dlq {
+    pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
+        const MEMORY: Limit = range(64 << 10, 64 << 30, "bytes");
+        let d = Self::default();
+        Self {
+            failed_memory_bytes: s.integer("failed_memory_bytes", MEMORY, d.failed_memory_bytes),
+            shed_memory_bytes: s.integer("shed_memory_bytes", MEMORY, d.shed_memory_bytes),
+            shed_bytes_per_s: s.integer(
+                "shed_bytes_per_s",
+                range(0, 64 << 30, "bytes/s"),
+                d.shed_bytes_per_s,
+            ),
         }
     }
 }
