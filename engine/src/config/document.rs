@@ -36,7 +36,8 @@ pub(super) enum Value<'a> {
     Number(f64),
     Text(Cow<'a, str>),
     List(Vec<Node<'a>>),
-    Map(Vec<Entry<'a>>),
+    /// Boxed to its exact size: a topic table has a million small ones.
+    Map(Box<[Entry<'a>]>),
 }
 
 pub(super) struct Entry<'a> {
@@ -98,12 +99,12 @@ fn describe(error: &serde_saphyr::Error) -> ConfigError {
             serde_saphyr::budget::BudgetBreach::Depth { .. } => {
                 format!("nested deeper than the {DEPTH_MAX} levels allowed")
             }
+            serde_saphyr::budget::BudgetBreach::Documents { .. } => {
+                "a second document begins here, a file holds one".to_owned()
+            }
             other => format!("too large to be a configuration: {other:?}"),
         },
-        other => UserMessageFormatter
-            .format_message(other)
-            .escape_debug()
-            .to_string(),
+        other => escaped(&UserMessageFormatter.format_message(other)),
     };
     ConfigError {
         at: Some(error.location().map_or(Position::START, position)),
@@ -203,7 +204,7 @@ impl<'de> Visitor<'de> for ValueVisitor {
                 node: entries.next_value()?,
             });
         }
-        Ok(Value::Map(map))
+        Ok(Value::Map(map.into_boxed_slice()))
     }
 }
 
@@ -256,13 +257,21 @@ impl fmt::Display for Value<'_> {
 /// Text of the file as an error message quotes it.
 pub(super) fn shown(text: &str) -> String {
     const CHARS_SHOWN: usize = 64;
-    let mut shown: String = text
-        .chars()
-        .take(CHARS_SHOWN)
-        .flat_map(char::escape_debug)
-        .collect();
+    let mut shown = escaped(&text.chars().take(CHARS_SHOWN).collect::<String>());
     if text.chars().nth(CHARS_SHOWN).is_some() {
         shown.push('…');
     }
     shown
+}
+
+/// Leaves quotes and letters of every script as they are, and shows what a terminal would act on as an escape.
+fn escaped(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\'' | '\\' => escaped.push(c),
+            c => escaped.extend(c.escape_debug()),
+        }
+    }
+    escaped
 }

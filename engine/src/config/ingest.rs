@@ -6,8 +6,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::document::{Value, shown};
+use super::limit::{Limit, power_of_two, range};
 use super::millis;
-use super::reader::{Limit, Section, ip_address, power_of_two, range};
+use super::reader::{Section, ip_address};
 use super::words::{ChecksumPolicy, Gro, Priority, XdpMode, XdpRequire};
 
 /// Bytes of one slot of a socket backend's frame pool. Fixed: it is what the largest UDP datagram needs.
@@ -209,7 +210,7 @@ fn interface_name(name: &str) -> Result<String, String> {
 }
 
 fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
-    if !s.is_list("queues") {
+    let Some(count) = s.list_len("queues") else {
         let allowed = || format!("all | [queue, ...], each {NIC_QUEUE}");
         return s.value("queues", default, allowed, |value| match value {
             Value::Text(text) if text == "all" => Ok(XdpQueues::All),
@@ -217,7 +218,7 @@ fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
                 "expected all or a list of queues, each {NIC_QUEUE}, found {other}"
             )),
         });
-    }
+    };
     let mut queues = Vec::new();
     s.list("queues", NIC_QUEUES_MAX, "queues", |item| {
         let queue: u32 = item.integer(NIC_QUEUE)?;
@@ -227,7 +228,7 @@ fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
         queues.push(queue);
         Some(())
     });
-    if queues.is_empty() {
+    if count == 0 {
         s.error(
             "queues",
             "the list is empty: name at least one queue, or `all`",

@@ -6,7 +6,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::document::{Value, shown};
-use super::reader::{Limit, Section, integer, range};
+use super::limit::{Limit, range};
+use super::reader::{Section, integer};
 use super::words::{Idle, LayoutMode};
 
 /// Above the number of CPUs that a kernel can be built for today (NR_CPUS of 8192).
@@ -232,7 +233,7 @@ fn read_agents(s: &mut Section<'_, '_>, placed: &mut HashSet<String>) -> Vec<Age
         }
         Some(pattern)
     });
-    if agents.as_ref().is_none_or(|agents| agents.is_empty()) {
+    if !s.has("agents") || s.list_len("agents") == Some(0) {
         s.error("agents", "is empty: a runner needs at least one agent");
     }
     agents.unwrap_or_default()

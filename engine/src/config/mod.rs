@@ -8,8 +8,10 @@
 
 mod document;
 mod error;
+mod findings;
 mod ingest;
 mod layout;
+mod limit;
 mod operation;
 mod pipeline;
 mod reader;
@@ -27,7 +29,9 @@ use std::time::Duration;
 
 use serde::{Serialize, Serializer};
 
-use reader::{Findings, Section, range};
+use findings::Findings;
+use limit::range;
+use reader::Section;
 
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use ingest::{FRAME_BYTES_MAX, Limits, Listen, SOCKET_SLOT_BYTES, Tcp, Udp, Xdp, XdpQueues};
@@ -65,6 +69,9 @@ pub struct Config {
     pub log: Log,
 }
 
+/// One keeps up with several NIC queues.
+const DISPATCHERS: u32 = 1;
+
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -74,7 +81,7 @@ impl Default for Config {
             tcp: Tcp::default(),
             limits: Limits::default(),
             queues: Queues::default(),
-            dispatchers: 1,
+            dispatchers: DISPATCHERS,
             topics: Vec::new(),
             workers: Workers::default(),
             retry: Retry::default(),
@@ -145,7 +152,7 @@ impl Config {
             udp: s.section("udp", Udp::read),
             tcp: s.section("tcp", Tcp::read),
             queues: s.section("queues", Queues::read),
-            dispatchers: s.integer("dispatchers", range(1, 8, "dispatchers"), 1),
+            dispatchers: s.integer("dispatchers", range(1, 8, "dispatchers"), DISPATCHERS),
             topics: topics::read(s, limits.topic_bytes),
             limits,
             workers: s.section("workers", Workers::read),

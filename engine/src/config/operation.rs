@@ -7,8 +7,9 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 use super::document::shown;
+use super::limit::{Limit, range};
 use super::millis;
-use super::reader::{Limit, Section, range};
+use super::reader::Section;
 use super::words::LogLevel;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
+use super::limit::{Limit, power_of_two, range};
 use super::millis;
-use super::reader::{Limit, Section, power_of_two, range, word};
+use super::reader::{Section, word};
 use super::words::Class;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -18,8 +19,8 @@ pub struct Queues {
 
 impl Default for Queues {
     fn default() -> Self {
-        // Depths from 2 Ki to 64 Ki made no difference in speed at low occupancy; these are deeper than the default
-        // pools have events in ordinary load, so the class shares of the pools are what limits, not the rings.
+        // Depths from 2 Ki to 64 Ki made no difference in speed at low occupancy. Deeper than the pools have frames, so
+        // that a class's share of the pool is what limits it, not a ring.
         Self {
             mpsc_depth: 65_536,
             spsc_depth: 16_384,

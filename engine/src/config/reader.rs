@@ -1,139 +1,16 @@
 //! Typed reading of a document's sections: takes the keys it is asked for, gathers everything that is wrong.
 //!
-//! A value that is wrong is reported and replaced by its default, so that one reading finds every mistake. A limit is
-//! stated once, where the key is read; the check, the error message and the test of the documentation use that one.
+//! A value that is wrong is reported and replaced by its default, so that one reading finds every mistake.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use super::document::{Entry, Node, Value, shown};
-use super::error::{ConfigError, ConfigErrors, Position};
+use super::error::Position;
+use super::findings::Findings;
+use super::limit::Limit;
 use super::words::Word;
-
-const ERRORS_MAX: usize = 50;
-
-/// What a whole number may be.
-#[derive(Clone, Copy)]
-pub(super) struct Limit {
-    min: u64,
-    max: u64,
-    power_of_two: bool,
-    unit: &'static str,
-}
-
-pub(super) const fn range(min: u64, max: u64, unit: &'static str) -> Limit {
-    Limit {
-        min,
-        max,
-        power_of_two: false,
-        unit,
-    }
-}
-
-/// For what is indexed by masking: rings, pools and tables.
-pub(super) const fn power_of_two(min: u64, max: u64, unit: &'static str) -> Limit {
-    Limit {
-        min,
-        max,
-        power_of_two: true,
-        unit,
-    }
-}
-
-impl Limit {
-    fn check(self, value: u64) -> Result<u64, String> {
-        if !(self.min..=self.max).contains(&value) {
-            Err(format!("value {value} is outside {self}"))
-        } else if self.power_of_two && !value.is_power_of_two() {
-            Err(format!("value {value} is not {self}"))
-        } else {
-            Ok(value)
-        }
-    }
-}
-
-impl fmt::Display for Limit {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.power_of_two {
-            f.write_str("a power of two in ")?;
-        }
-        write!(f, "{}..={} ({})", self.min, self.max, self.unit)
-    }
-}
-
-/// What one reading has gathered. Shared by all sections of a document, on one thread.
-#[derive(Default)]
-pub(super) struct Findings {
-    state: RefCell<State>,
-}
-
-#[derive(Default)]
-struct State {
-    errors: Vec<ConfigError>,
-    omitted: usize,
-    /// Where each key stands that is in the text, for rules over several keys. Topics are left out: they are many, and
-    /// no such rule names one.
-    positions: HashMap<String, Position>,
-    /// Every key that was asked for, with what it may be.
-    #[cfg(test)]
-    keys: Vec<(String, String)>,
-}
-
-impl Findings {
-    pub fn error(&self, at: Position, key: impl Into<String>, message: impl Into<String>) {
-        let mut state = self.state.borrow_mut();
-        if state.errors.len() < ERRORS_MAX {
-            let error = ConfigError {
-                at: Some(at),
-                key: key.into(),
-                message: message.into(),
-            };
-            state.errors.push(error);
-        } else {
-            state.omitted += 1;
-        }
-    }
-
-    /// Reports a combination of keys, at the last of them that stands in the text.
-    pub fn conflict(&self, keys: &[&str], message: impl Into<String>) {
-        let blamed = {
-            let state = self.state.borrow();
-            keys.iter()
-                .filter_map(|key| Some((*state.positions.get(*key)?, *key)))
-                .max()
-        };
-        // Defaults do not conflict with each other, so one of the keys is in the text.
-        let (at, key) =
-            blamed.unwrap_or((Position::START, keys.first().copied().unwrap_or_default()));
-        self.error(at, key, message);
-    }
-
-    pub fn is_clean(&self) -> bool {
-        self.state.borrow().errors.is_empty()
-    }
-
-    pub fn into_errors(self, file: &str) -> ConfigErrors {
-        let State {
-            mut errors,
-            omitted,
-            ..
-        } = self.state.into_inner();
-        errors.sort_by_key(|error| error.at);
-        ConfigErrors {
-            file: file.to_owned(),
-            errors,
-            omitted,
-        }
-    }
-
-    #[cfg(test)]
-    pub fn into_keys(self) -> Vec<(String, String)> {
-        self.state.into_inner().keys
-    }
-}
 
 /// The way to a key, put into text only when it is needed.
 #[derive(Clone, Copy)]
@@ -196,11 +73,7 @@ impl Item<'_, '_> {
             ));
             return None;
         };
-        self.findings
-            .state
-            .borrow_mut()
-            .positions
-            .insert(self.path.to_string(), self.at);
+        self.findings.place(self.path.to_string(), self.at);
         Some(text)
     }
 }
@@ -273,11 +146,7 @@ impl<'p, 'a> Section<'p, 'a> {
         #[cfg(test)]
         {
             let path = Path::Key(&self.path, key).to_string();
-            self.findings
-                .state
-                .borrow_mut()
-                .keys
-                .push((path, allowed()));
+            self.findings.key(path, allowed());
         }
         #[cfg(not(test))]
         let _ = allowed;
@@ -292,19 +161,18 @@ impl<'p, 'a> Section<'p, 'a> {
         }
         if !self.is_listed {
             let path = Path::Key(&self.path, key).to_string();
-            self.findings
-                .state
-                .borrow_mut()
-                .positions
-                .insert(path, first.node.at);
+            self.findings.place(path, first.node.at);
         }
         Some(&first.node)
     }
 
-    pub fn is_list(&self, key: &str) -> bool {
-        self.entries
-            .iter()
-            .any(|entry| entry.key == key && matches!(entry.node.value, Value::List(_)))
+    /// How many items a key's list has; `None` if its value is no list.
+    pub fn list_len(&self, key: &str) -> Option<usize> {
+        let entry = self.entries.iter().find(|entry| entry.key == key)?;
+        match &entry.node.value {
+            Value::List(items) => Some(items.len()),
+            _ => None,
+        }
     }
 
     pub fn has(&self, key: &str) -> bool {

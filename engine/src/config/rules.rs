@@ -1,9 +1,9 @@
 //! Rules over several keys. Each is checked on the validated values and reported at a key that takes part in it.
 
 use super::Config;
+use super::findings::Findings;
 use super::ingest::SOCKET_SLOT_BYTES;
 use super::layout::NUMBERED_KINDS;
-use super::reader::Findings;
 use super::words::{LayoutMode, XdpMode, XdpRequire};
 
 /// Bytes between a frame's length field and its topic, with id and time: what the longest topic needs besides itself.
@@ -147,7 +147,7 @@ fn check_thresholds(config: &Config, findings: &Findings) {
         let key = |state: &str, end: &str| format!("control.{state}.{input}.{end}");
         if emergency.enter <= dropping.enter {
             let message = format!(
-                "emergency is entered at {}, not above dropping's {}: it would never be reached step by step",
+                "emergency must be entered above dropping, and {} is not above {}",
                 emergency.enter, dropping.enter
             );
             findings.conflict(
@@ -157,7 +157,7 @@ fn check_thresholds(config: &Config, findings: &Findings) {
         }
         if emergency.leave < dropping.leave {
             let message = format!(
-                "emergency is left at {}, below dropping's {}: it would outlast the milder state",
+                "emergency must not be left below dropping, and {} is below {}",
                 emergency.leave, dropping.leave
             );
             findings.conflict(
@@ -192,7 +192,11 @@ fn check_layout(config: &Config, findings: &Findings) {
             if number >= count {
                 findings.conflict(
                     &[&format!("layout.runners[{index}].agents[{position}]")],
-                    format!("there is no {pattern}: {key} makes {count}, numbered from 0"),
+                    if count == 0 {
+                        format!("there is no {pattern}: {key} is false")
+                    } else {
+                        format!("there is no {pattern}: {key} is {count}, numbered from 0")
+                    },
                 );
             }
         }

@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use serde::Serialize;
 
 use super::document::{Value, shown};
-use super::reader::{Section, integer, range, word};
+use super::limit::range;
+use super::reader::{Section, integer, word};
 use super::words::{Class, Priority, TopicOrder, Word};
 
 /// The most entries the table takes.
