@@ -60,6 +60,17 @@ impl Priority {
         }
     }
 
+    /// As it is written in the configuration.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Batch => "batch",
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+            Self::Critical => "critical",
+        }
+    }
+
     /// The class of a topic without an entry of its own.
     #[inline]
     pub const fn class(self) -> Class {
@@ -83,11 +94,36 @@ pub enum Class {
 impl Class {
     pub const ALL: [Self; 3] = [Self::Realtime, Self::Transactional, Self::Batch];
 
-    pub const fn name(self) -> &'static str {
+    /// As it is written in configuration and reports.
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Realtime => "realtime",
             Self::Transactional => "transactional",
             Self::Batch => "batch",
         }
+    }
+}
+
+impl std::fmt::Display for Class {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Display for Priority {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Class {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl serde::Serialize for Priority {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
     }
 }
