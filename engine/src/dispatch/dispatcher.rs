@@ -13,9 +13,8 @@ use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
 use super::{UNNAMED_TOPICS, topic_word};
 use crate::control::{State, StateCell};
-use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
-use crate::frame::{Class, FLAG_ID, FrameView, Priority};
+use crate::frame::{Class, FrameView, Priority};
 use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc;
@@ -41,7 +40,6 @@ pub struct DispatcherSpec {
     pub dead_letters: DeadLetterSender,
     /// Classes that ask for deduplication of all their topics.
     pub dedup: [bool; 3],
-    pub gaps: Option<GapTable>,
     /// Per pool: where to tell a source how many of its events hold no credit any more.
     pub settled: Vec<Option<Arc<AtomicU64>>>,
 }
@@ -187,12 +185,6 @@ impl Dispatcher {
 
     #[inline]
     fn dispatch(&mut self, mut event: Event, state: State, now: Nanos) {
-        if let Some(gaps) = &mut self.spec.gaps
-            && event.head() & FLAG_ID != 0
-            && let Some(id) = FrameView::new(self.spec.frames.bytes(&event), event.head(), 0).id()
-        {
-            gaps.observe(EventId(id));
-        }
         let (class, word, link) = match self.transition {
             None => self.route(&self.table, &event),
             Some(_) => self.route_in_transition(&event),
@@ -308,12 +300,6 @@ impl Agent for Dispatcher {
 
     fn housekeeping(&mut self, _now: Nanos) {
         self.spec.spill.iter_mut().for_each(SpillPool::housekeeping);
-        if let Some(gaps) = &self.spec.gaps {
-            let totals = gaps.totals();
-            self.counters.set(Counter::GAP_MISSING, totals.missing);
-            self.counters.set(Counter::GAP_LATE, totals.late);
-            self.counters.set(Counter::GAP_REPEATED, totals.repeated);
-        }
         self.counters.flush();
     }
 }
