@@ -17,4 +17,5 @@ pub mod queue;
 #[allow(unsafe_code)]
 pub mod runtime;
 pub mod storage;
+pub mod topology;
 pub mod worker;

@@ -2,4 +2,10 @@
 
 pub mod agent;
 pub mod clock;
+mod idle;
+pub mod invoker;
+mod runner;
 pub mod waker;
+
+pub use idle::IdleStrategy;
+pub use runner::{RunnerHandle, RunnerSpec, Shutdown};
