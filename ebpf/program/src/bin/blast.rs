@@ -1,0 +1,3 @@
+#![no_std]
+#![no_main]
+use eventstream_xdp as _;
