@@ -9,8 +9,7 @@ pub trait Packet {
     /// Bytes of the frame, including any padding behind the IP packet.
     fn byte_count(&self) -> usize;
 
-    /// The `N` bytes at `position`, or `None` if the packet ends before them. `N` is at least two: a compiler turns the
-    /// check for one byte into a comparison from which the verifier learns nothing.
+    /// The `N` bytes at `position`, or `None` if the packet ends before them.
     fn bytes<const N: usize>(&self, position: usize) -> Option<[u8; N]>;
 
     #[inline(always)]

@@ -1,5 +1,8 @@
 //! What both XDP programs share: the packet as the kernel hands it over.
 #![no_std]
+#![feature(asm_experimental_arch)]
+
+use core::arch::asm;
 
 use aya_ebpf::programs::XdpContext;
 use eventstream_steer::Packet;
@@ -27,11 +30,23 @@ impl XdpPacket {
     #[inline(always)]
     pub fn pointer<const N: usize>(&self, position: usize) -> Option<*mut [u8; N]> {
         let start = self.data + (position & POSITION_MASK);
-        if start + N > self.data_end {
+        if opaque(start + N) > self.data_end {
             return None;
         }
         Some(start as *mut [u8; N])
     }
+}
+
+/// The same address, of which the compiler knows nothing: it would move the constant to the other side of a comparison
+/// (`end - 8`), and the verifier allows no arithmetic on the end of a packet.
+#[inline(always)]
+fn opaque(mut address: usize) -> usize {
+    // SAFETY: a register moved to itself. (With no instruction at all the line table would name one place twice, which
+    // the kernel refuses.)
+    unsafe {
+        asm!("{0} = {0}", inout(reg) address, options(pure, nomem, nostack, preserves_flags))
+    };
+    address
 }
 
 impl Packet for XdpPacket {
