@@ -30,7 +30,11 @@ pub fn build(workspace_root: &Path, check: bool) -> Result<(), String> {
     let committed = workspace_root.join("ebpf/object");
     let sources = source_hash(workspace_root)?;
     let recorded = fs::read_to_string(committed.join("BUILD")).unwrap_or_default();
-    if check && !recorded.lines().any(|line| line == format!("sources {sources}")) {
+    if check
+        && !recorded
+            .lines()
+            .any(|line| line == format!("sources {sources}"))
+    {
         return Err(
             "ebpf/object was built from other sources than these: run `cargo xtask ebpf` and commit the result"
                 .into(),
@@ -46,7 +50,10 @@ pub fn build(workspace_root: &Path, check: bool) -> Result<(), String> {
     }
     if !check {
         for program in PROGRAMS {
-            let (from, to) = (rebuilt.join(file_name(program)), committed.join(file_name(program)));
+            let (from, to) = (
+                rebuilt.join(file_name(program)),
+                committed.join(file_name(program)),
+            );
             fs::copy(&from, &to).map_err(|error| at(&to, &error))?;
             println!("wrote {}", to.display());
         }
@@ -139,13 +146,21 @@ impl Toolchain {
         let about_strip = output(Command::new(&strip).arg("--version"))?;
         let strip_version = about_strip
             .split_once("version ")
-            .map_or("unknown", |(_, rest)| rest.split_whitespace().next().unwrap_or("unknown"));
+            .map_or("unknown", |(_, rest)| {
+                rest.split_whitespace().next().unwrap_or("unknown")
+            });
         let (release, commit) = (field("release:"), field("commit-hash:"));
         let _ = writeln!(versions, "rustc {release} ({commit})");
         let _ = writeln!(versions, "LLVM {llvm}");
         let _ = writeln!(versions, "{}", about_linker.trim());
         let _ = writeln!(versions, "llvm-strip {strip_version}");
-        Ok(Self { rustc, linker, strip, builds_core, versions })
+        Ok(Self {
+            rustc,
+            linker,
+            strip,
+            builds_core,
+            versions,
+        })
     }
 
     fn build(&self, workspace_root: &Path, program: &str, object: &Path) -> Result<(), String> {
@@ -153,13 +168,24 @@ impl Toolchain {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo
             .current_dir(workspace_root.join("ebpf/program"))
-            .args(["build", "--release", "--locked", "--target", TARGET, "--bin", program])
+            .args([
+                "build",
+                "--release",
+                "--locked",
+                "--target",
+                TARGET,
+                "--bin",
+                program,
+            ])
             .arg("--target-dir")
             .arg(&target)
             .env("RUSTC", &self.rustc)
             // The target's built-in specification and the inline assembly are unstable.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace_root, &target))
+            .env(
+                "CARGO_ENCODED_RUSTFLAGS",
+                self.flags(workspace_root, &target),
+            )
             .env_remove("RUSTFLAGS");
         if self.builds_core {
             cargo.arg("-Zbuild-std=core");
@@ -167,13 +193,18 @@ impl Toolchain {
         output(&mut cargo)?;
         let built = target.join(TARGET).join("release").join(program);
         // Debug sections hold paths and compiler whims; what the kernel reads of them is in BTF already.
-        output(Command::new(&self.strip).arg("-g").arg("-o").arg(object).arg(&built))?;
+        output(
+            Command::new(&self.strip)
+                .arg("-g")
+                .arg("-o")
+                .arg(object)
+                .arg(&built),
+        )?;
         Ok(())
     }
 
     fn flags(&self, workspace_root: &Path, target: &Path) -> String {
         let mut flags = vec![
-            "-Cdebuginfo=2".to_owned(),
             format!("-Clinker={}", self.linker.display()),
             "-Clink-arg=--btf".to_owned(),
             // 32-bit operations and jumps: kernels since 5.1.
@@ -210,22 +241,38 @@ fn find_rustc() -> Result<(PathBuf, bool), String> {
     };
     let print = |rustc: &Path, what: &str| {
         let mut command = Command::new(rustc);
-        command.env("RUSTC_BOOTSTRAP", "1").args(["--target", TARGET, "--print", what]);
-        output(&mut command).ok().map(|path| PathBuf::from(path.trim()))
+        command
+            .env("RUSTC_BOOTSTRAP", "1")
+            .args(["--target", TARGET, "--print", what]);
+        output(&mut command)
+            .ok()
+            .map(|path| PathBuf::from(path.trim()))
     };
     let has_core = |rustc: &Path| {
         let files = print(rustc, "target-libdir").and_then(|folder| fs::read_dir(folder).ok());
-        files.into_iter().flatten().flatten().any(|file| {
-            file.file_name().to_string_lossy().starts_with("libcore-")
-        })
+        files
+            .into_iter()
+            .flatten()
+            .flatten()
+            .any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
     };
     let has_source = |rustc: &Path| {
-        print(rustc, "sysroot")
-            .is_some_and(|root| root.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists())
+        print(rustc, "sysroot").is_some_and(|root| {
+            root.join("lib/rustlib/src/rust/library/core/src/lib.rs")
+                .exists()
+        })
     };
-    let prebuilt = candidates.iter().find(|rustc| has_core(rustc)).map(|rustc| (rustc, false));
+    let prebuilt = candidates
+        .iter()
+        .find(|rustc| has_core(rustc))
+        .map(|rustc| (rustc, false));
     prebuilt
-        .or_else(|| candidates.iter().find(|rustc| has_source(rustc)).map(|rustc| (rustc, true)))
+        .or_else(|| {
+            candidates
+                .iter()
+                .find(|rustc| has_source(rustc))
+                .map(|rustc| (rustc, true))
+        })
         .map(|(rustc, builds_core)| (rustc.clone(), builds_core))
         .ok_or_else(|| format!("no rustc here can compile for {TARGET}.\n{HOW_TO_GET}"))
 }
@@ -243,11 +290,17 @@ fn find_tool<const N: usize>(what: &str, names: [String; N]) -> Result<PathBuf, 
 /// What the command printed; if it failed, an error that holds what it complained about.
 fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
+    let output = command
+        .output()
+        .map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(format!("{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
+        Err(format!(
+            "{name}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        ))
     }
 }
 
@@ -259,9 +312,14 @@ fn source_hash(workspace_root: &Path) -> Result<String, String> {
         .map(PathBuf::from)
         .into();
     for folder in ["src", "program/src", "program/src/bin"] {
-        let entries = fs::read_dir(ebpf.join(folder)).map_err(|error| at(&ebpf.join(folder), &error))?;
+        let entries =
+            fs::read_dir(ebpf.join(folder)).map_err(|error| at(&ebpf.join(folder), &error))?;
         for entry in entries.flatten() {
-            if entry.path().extension().is_some_and(|extension| extension == "rs") {
+            if entry
+                .path()
+                .extension()
+                .is_some_and(|extension| extension == "rs")
+            {
                 files.push(Path::new(folder).join(entry.file_name()));
             }
         }
