@@ -26,6 +26,8 @@ mod ring;
 mod sync;
 mod table;
 
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
