@@ -20,6 +20,7 @@
 mod bucket;
 mod cell;
 mod claimer;
+mod gap;
 mod id;
 mod layout;
 mod ring;
@@ -32,5 +33,6 @@ mod models;
 mod tests;
 
 pub use claimer::{Claim, Claimer};
+pub use gap::{GapTable, GapTotals, ProducerGaps};
 pub use id::EventId;
 pub use table::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, DedupTable, Outcome};
