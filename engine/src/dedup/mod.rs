@@ -20,15 +20,19 @@
 mod bucket;
 mod cell;
 mod claimer;
+mod gap;
 mod id;
 mod layout;
 mod ring;
 mod sync;
 mod table;
 
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
 pub use claimer::{Claim, Claimer};
+pub use gap::{GapTable, GapTotals, ProducerGaps};
 pub use id::EventId;
 pub use table::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, DedupTable, Outcome};
