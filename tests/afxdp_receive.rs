@@ -7,7 +7,10 @@ mod link;
 #[path = "afxdp_receive/receiver.rs"]
 mod receiver;
 
+use std::io::{self, BufRead as _, Write as _};
 use std::net::UdpSocket;
+use std::os::fd::AsFd;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use eventstream::control::State;
@@ -18,14 +21,19 @@ use eventstream_steer::Verdict;
 use libbpf_rs::ObjectBuilder;
 use link::{ENGINE, Link, ip, with_link};
 use receiver::Receiver;
-use std::os::fd::AsFd;
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 const PORT: u16 = 8082;
+
+/// Written past the test harness, which keeps what a passing test prints to itself.
+fn skipped(test: &str, reason: &str) {
+    writeln!(io::stdout(), "SKIPPED: {test}: {reason}").expect("stdout");
+}
 
 /// Runs a test, or says why not.
 fn on_link(test: &str, body: impl FnOnce(Link) + Send) {
     if let Err(reason) = with_link(2, body) {
-        println!("SKIPPED: {test}: {reason}");
+        skipped(test, &reason);
     }
 }
 
@@ -33,7 +41,7 @@ fn on_link(test: &str, body: impl FnOnce(Link) + Send) {
 fn receiver(test: &str, options: &XdpOptions) -> Option<Receiver> {
     let setup = nic::open(options).expect("the interface exists");
     if setup.program.is_none() {
-        println!("SKIPPED: {test}: {}", setup.modes[0].reason);
+        skipped(test, &setup.modes[0].reason);
         return None;
     }
     Some(Receiver::new(setup))
@@ -242,7 +250,7 @@ fn a_stale_program_is_replaced_and_a_strangers_left_alone() {
             libbpf_rs::Xdp::new(program.as_fd()).attach(index, libbpf_rs::XdpFlags::DRV_MODE)
         };
         if let Err(error) = attach(eventstream_steer::STEER_OBJECT) {
-            println!("SKIPPED: {TEST}: {error}");
+            skipped(TEST, &error.to_string());
             return;
         }
         let setup = nic::open(&options).unwrap();
@@ -273,13 +281,76 @@ fn a_stale_program_is_replaced_and_a_strangers_left_alone() {
 }
 
 #[test]
+fn without_rights_every_queue_is_the_kernel_sockets() {
+    const TEST: &str = "without_rights_every_queue_is_the_kernel_sockets";
+    on_link(TEST, |_link| {
+        let none = CapabilitySets {
+            effective: CapabilitySet::empty(),
+            permitted: CapabilitySet::empty(),
+            inheritable: CapabilitySet::empty(),
+        };
+        rustix::thread::set_capabilities(None, none).expect("capabilities can be given up"); // this thread's alone
+        let options = XdpOptions::new(ENGINE, PORT);
+        let setup = nic::open(&options).expect("no rights are no error");
+        assert!(setup.program.is_none() && setup.queues.is_empty());
+        assert_eq!(setup.modes.len(), 2);
+        assert!(
+            setup.modes.iter().all(|got| got.mode == Mode::Socket && got.reason.contains("EPERM")),
+            "{:?}",
+            setup.modes
+        );
+        let required = XdpOptions { require: Require::Native, ..options };
+        assert!(nic::open(&required).is_err());
+    });
+}
+
+/// Set for the process that [`a_killed_engine_leaves_nothing_attached`] kills.
+const VICTIM_VARIABLE: &str = "EVENTSTREAM_TEST_VICTIM";
+
+#[test]
+fn a_killed_engine_leaves_nothing_attached() {
+    const TEST: &str = "a_killed_engine_leaves_nothing_attached";
+    on_link(TEST, |link| {
+        let mut victim = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "victim", "--nocapture"])
+            .env(VICTIM_VARIABLE, ENGINE)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap(); // in this thread's namespace
+        let lines = io::BufReader::new(victim.stdout.take().unwrap()).lines();
+        let said = lines.map_while(Result::ok).find(|line| line.starts_with("opened:")).expect("the victim speaks");
+        if said != "opened: native-copy" {
+            skipped(TEST, &said);
+        }
+        link.at_sender(|| send("198.18.0.1:8082", 0, 1_000));
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        let Some(mut receiver) = receiver(TEST, &XdpOptions::new(ENGINE, PORT)) else { return };
+        link.at_sender(|| send("198.18.0.1:8082", 0, 10));
+        receiver.step_until("after the kill", |r| r.received.len() == 30);
+        receiver.check_balance();
+    });
+}
+
+/// Not a test of its own: opens the interface, says so and waits to be killed.
+#[test]
+fn victim() {
+    let Ok(interface) = std::env::var(VICTIM_VARIABLE) else { return };
+    let setup = nic::open(&XdpOptions::new(&interface, PORT)).unwrap();
+    let got = &setup.modes[0];
+    let said = if got.mode == Mode::NativeCopy { "native-copy" } else { &got.reason };
+    println!("\nopened: {said}"); // the harness may have begun a line
+    std::thread::sleep(Duration::from_secs(60));
+}
+
+#[test]
 fn zero_copy_cannot_be_had_here_and_its_requirement_says_why() {
     const TEST: &str = "zero_copy_cannot_be_had_here_and_its_requirement_says_why";
     on_link(TEST, |_link| {
         let options = XdpOptions { require: Require::Zerocopy, ..XdpOptions::new(ENGINE, PORT) };
         let error = nic::open(&options).map(|_| ()).unwrap_err().to_string();
         if error.contains("EPERM") {
-            println!("SKIPPED: {TEST}: {error}");
+            skipped(TEST, &error.to_string());
             return;
         }
         assert!(error.contains("zerocopy is required") && error.contains("EOPNOTSUPP"), "{error}");
