@@ -13,6 +13,8 @@ pub mod ingest;
 pub mod memory;
 pub mod metrics;
 #[allow(unsafe_code)]
+pub mod nic;
+#[allow(unsafe_code)]
 pub mod queue;
 #[allow(unsafe_code)]
 pub mod runtime;

@@ -206,6 +206,15 @@ impl FramePool {
         self.shared.index
     }
 
+    /// Gives the pool its place among the [`Frames`](super::Frames) once that is known.
+    ///
+    /// # Panics
+    /// When there are `Frames` or slots of it already: their tokens carry the old number.
+    pub fn renumber(&mut self, index: u8) {
+        assert!(self.in_flight == 0, "slots of pool {} are out", self.shared.index);
+        Arc::get_mut(&mut self.shared).expect("a pool is renumbered before it is shared").index = index;
+    }
+
     pub fn slots(&self) -> usize {
         self.shared.states.len()
     }
@@ -218,8 +227,20 @@ impl FramePool {
         self.free.len()
     }
 
+    /// Slots the kernel has.
+    #[inline]
+    pub fn kernel(&self) -> usize {
+        self.kernel_count as usize
+    }
+
     pub fn backing(&self) -> super::Backing {
         self.shared.region.backing()
+    }
+
+    /// Where the region is, to tell it from every other living one.
+    #[inline]
+    pub fn region_address(&self) -> usize {
+        self.shared.region.address()
     }
 
     pub fn gauges(&self) -> Arc<PoolGauges> {

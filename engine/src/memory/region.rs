@@ -47,9 +47,7 @@ impl Region {
     fn map_with(bytes: usize, flags: libc::c_int, backing: Backing) -> io::Result<Self> {
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
-        let base = unsafe {
-            libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0)
-        };
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
@@ -72,6 +70,12 @@ impl Region {
 
     pub fn backing(&self) -> Backing {
         self.backing
+    }
+
+    /// Where it begins; no two living regions begin at the same address.
+    #[inline]
+    pub fn address(&self) -> usize {
+        self.base.as_ptr().addr()
     }
 
     /// # Safety

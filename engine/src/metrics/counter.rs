@@ -43,6 +43,8 @@ named! {
         /// One to three bytes after the last frame of a datagram: no length field fits.
         TrailingBytes = "trailing_bytes",
         EmptyDatagram = "empty_datagram",
+        /// A steered packet that is not one whole UDP datagram where it lies; the program steers none such.
+        PacketHeaders = "packet_headers",
         /// A TCP stream ended inside a frame.
         StreamTruncated = "stream_truncated",
         /// A control frame whose JSON is not what its topic asks for.
