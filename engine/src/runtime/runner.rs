@@ -166,7 +166,7 @@ impl Runner {
     #[inline]
     fn step(&mut self, now: Nanos, busy: bool) -> usize {
         let cycle = Cycle { now, busy };
-        self.spec.agents.iter_mut().map(|agent| agent.duty_cycle(&cycle)).sum()
+        crate::memory::on_data_path(|| self.spec.agents.iter_mut().map(|agent| agent.duty_cycle(&cycle)).sum())
     }
 
     fn housekeeping(&mut self, now: Nanos) {
