@@ -137,6 +137,8 @@ fn what_is_not_ours_passes_and_what_is_malformed_is_said() {
 fn every_kind_of_packet_ends_where_it_belongs() {
     const TEST: &str = "every_kind_of_packet_ends_where_it_belongs";
     on_link(TEST, |link| {
+        // A socket stays in the namespace it was made in.
+        let sender = link.at_sender(|| RawSender::new(SENDER)).unwrap();
         for (verify, policy) in [(false, ChecksumPolicy::Auto), (true, ChecksumPolicy::Always)] {
             let group = "239.1.2.3".parse().unwrap();
             let options = XdpOptions {
@@ -152,9 +154,7 @@ fn every_kind_of_packet_ends_where_it_belongs() {
                 receiver.program.set_switch(switch).unwrap();
                 let counted = |r: &Receiver, verdict| r.verdicts().iter().map(|(_, v)| v.count(verdict)).sum::<u64>();
                 let before = (counted(&receiver, case.verdict), receiver.steered());
-                let packet = case.packet;
-                let sent = link.at_sender(move || RawSender::new(SENDER)?.send(&packet));
-                sent.unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                sender.send(&case.packet).unwrap_or_else(|error| panic!("{}: {error}", case.name));
                 receiver.step_until(&case.name, |r| counted(r, case.verdict) > before.0);
                 let steered = receiver.steered() - before.1;
                 assert_eq!(steered, u64::from(case.verdict == Verdict::Steered), "{}", case.name);
@@ -261,14 +261,64 @@ fn addresses_are_followed_and_the_interfaces_end_is_noticed() {
         receiver.step_until("the new address", |r| r.received.len() == 30);
         let change = steer(&mut receiver, &format!("addr del 198.18.0.7/24 dev {ENGINE}"));
         assert_eq!((change.added, change.removed), (0, 1));
-        ip(&format!("link set {ENGINE} down")).unwrap();
-        assert!(receiver.watch.poll().unwrap().contains(&NetEvent::LinkDown));
-        ip(&format!("link del {ENGINE}")).unwrap();
-        let start = Instant::now();
-        while !receiver.watch.poll().unwrap().contains(&NetEvent::LinkRemoved) {
-            assert!(start.elapsed() < Duration::from_secs(2), "not noticed");
-            std::thread::sleep(Duration::from_millis(1));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| link.at_sender(send_until_refused));
+            receiver.step_until("the load", |r| r.received.len() > 3_000);
+            ip(&format!("link del {ENGINE}")).unwrap();
+            let start = Instant::now();
+            while !receiver.watch.poll().unwrap().contains(&NetEvent::LinkRemoved) {
+                assert!(start.elapsed() < Duration::from_secs(2), "not noticed");
+                receiver.step();
+            }
+            load.join().unwrap();
+        });
+        receiver.check_balance();
+        receiver.program.detach();
+    });
+}
+
+/// Load until the link is gone.
+fn send_until_refused() {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let datagram = datagram(0, 3);
+    while socket.send_to(&datagram, "198.18.0.1:8082").is_ok() {}
+}
+
+#[test]
+fn a_packet_wakes_a_sleeping_agent() {
+    const TEST: &str = "a_packet_wakes_a_sleeping_agent";
+    on_link(TEST, |link| {
+        let options = XdpOptions::new(ENGINE, PORT);
+        let Some(mut receiver) = receiver(TEST, &options) else { return };
+        assert!(!receiver.sleep(Duration::from_millis(20)), "woken by nothing");
+        for round in 1..=5 {
+            std::thread::scope(|scope| {
+                let load = scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(100)); // by then it sleeps
+                    link.at_sender(|| send("198.18.0.1:8082", 0, 1));
+                });
+                assert!(receiver.sleep(Duration::from_secs(5)), "slept through a packet");
+                load.join().unwrap();
+            });
+            receiver.step_until("the packet", |r| r.received.len() == 3 * round);
         }
+        receiver.check_balance();
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_comes_back() {
+    const TEST: &str = "an_interface_that_is_down_comes_back";
+    on_link(TEST, |link| {
+        let options = XdpOptions::new(ENGINE, PORT);
+        let Some(mut receiver) = receiver(TEST, &options) else { return };
+        for (state, event) in [("down", NetEvent::LinkDown), ("up", NetEvent::LinkUp)] {
+            ip(&format!("link set {ENGINE} {state}")).unwrap();
+            assert!(receiver.watch.poll().unwrap().contains(&event), "{state}");
+        }
+        receiver.program.set_addresses(&receiver.watch.addresses()).unwrap();
+        link.at_sender(|| send("198.18.0.1:8082", 0, 10));
+        receiver.step_until("up again", |r| r.received.len() == 30);
         receiver.check_balance();
     });
 }

@@ -55,7 +55,7 @@ impl XskRings {
         let invalid = |error: &dyn std::fmt::Display| format!("AF_XDP socket: {error}");
         let config = SocketConfig::builder()
             .rx_queue_size(QueueSize::new(rx_ring).map_err(|error| invalid(&error))?)
-            // xsk-rs always makes a tx ring; two entries are the least libxdp's arithmetic allows.
+            // xsk-rs always makes a tx ring; nothing is ever sent, so it is as good as none.
             .tx_queue_size(QueueSize::new(2).map_err(|error| invalid(&error))?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
