@@ -212,6 +212,21 @@ fn refused_while_paused_and_drained_to_the_last() {
 }
 
 #[test]
+fn what_was_closed_can_be_opened_at_once() {
+    const TEST: &str = "what_was_closed_can_be_opened_at_once";
+    on_link(TEST, |link| {
+        for round in 0..10 {
+            let options = XdpOptions::new(ENGINE, PORT);
+            let Some(mut receiver) = receiver(TEST, &options) else { return };
+            let modes = &receiver.modes;
+            assert!(modes.iter().all(|got| got.mode == Mode::NativeCopy), "round {round}: {modes:?}");
+            link.at_sender(|| send("198.18.0.1:8082", 0, 32));
+            receiver.step_until("this time's", |r| r.received.len() == 96);
+        }
+    });
+}
+
+#[test]
 fn generic_mode_works_where_it_is_asked_for() {
     const TEST: &str = "generic_mode_works_where_it_is_asked_for";
     on_link(TEST, |link| {
