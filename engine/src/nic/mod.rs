@@ -16,6 +16,7 @@
 //! Unsafe code that deals with the kernel stands in this folder; what it hands out is safe to use wrongly.
 
 mod addresses;
+mod attach;
 mod error;
 mod interface;
 mod netlink;
