@@ -91,7 +91,8 @@ impl GapTable {
         let (number, sequence) = id.parts();
         self.clock += 1;
         let same = self.numbers[self.last / WAYS].0[self.last % WAYS] == number;
-        if !(same && self.producers[self.last].last_used != 0) && !self.select(number, sequence) {
+        let known = same && self.producers[self.last].last_used != 0;
+        if !known && !self.select(number, sequence) {
             return;
         }
         let producer = &mut self.producers[self.last];

@@ -41,9 +41,15 @@ impl Word {
         PRESENT | (hash << TAG_SHIFT & TAG_MASK)
     }
 
+    /// Zero if it agrees; else below 2^62.
+    #[inline]
+    pub(super) fn mismatch(self, probe: u64) -> u64 {
+        (self.0 ^ probe) & (TAG_MASK | PRESENT)
+    }
+
     #[inline]
     pub(super) fn matches(self, probe: u64) -> bool {
-        (self.0 ^ probe) & (TAG_MASK | PRESENT) == 0
+        self.mismatch(probe) == 0
     }
 
     #[inline]

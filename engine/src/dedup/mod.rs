@@ -26,6 +26,7 @@ mod layout;
 mod ring;
 mod sync;
 mod table;
+mod types;
 
 #[cfg(all(test, loom))]
 mod models;
@@ -35,4 +36,5 @@ mod tests;
 pub use claimer::{Claim, Claimer};
 pub use gap::{GapTable, GapTotals, ProducerGaps};
 pub use id::EventId;
-pub use table::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, DedupTable, Outcome};
+pub use table::DedupTable;
+pub use types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, Outcome};

@@ -12,7 +12,8 @@ use super::cell::Cell;
 use super::claimer::Claim;
 use super::layout::{Floor, Meta, Position, State, ticks_to_ns};
 use super::sync::Ordering;
-use super::table::{ClaimToken, DedupTable};
+use super::table::DedupTable;
+use super::types::ClaimToken;
 
 /// Insertions between two moves of the floor: one store to a line that other claimers read, spread over as many.
 const HOUSEKEEP_EVERY: u32 = if cfg!(loom) { 1 } else { 64 };
