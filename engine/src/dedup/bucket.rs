@@ -24,7 +24,7 @@ use super::sync::{AtomicU64, Ordering};
 
 /// A ring of words in one cache line.
 #[repr(align(64))]
-#[cfg_attr(loom, derive(Default))]
+#[cfg_attr(loom_model, derive(Default))]
 pub(super) struct Bucket {
     words: [AtomicU64; SLOTS],
 }

@@ -208,7 +208,7 @@ fn out_of_order(producer: &mut Producer, sequence: u64, totals: &mut GapTotals) 
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests {
     use std::collections::BTreeSet;
 

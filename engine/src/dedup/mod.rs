@@ -28,9 +28,9 @@ mod sync;
 mod table;
 mod types;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom_model))]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests;
 
 pub use claimer::{Claim, Claimer};

@@ -84,7 +84,7 @@ impl DedupTable {
         // Two words a cell. A claim must look into the cell of a word that has overflow: at one word a cell that is
         // several cells a claim of a full table, at 1.5 nearly one, at two one in five.
         // One bucket in the models: that is where threads meet.
-        let buckets = if cfg!(loom) {
+        let buckets = if cfg!(loom_model) {
             1
         } else {
             (cells * 2).div_ceil(SLOTS)
@@ -403,31 +403,31 @@ impl DedupTable {
 /// Asks for the line of `place`, to be written soon. A hint: nothing depends on it.
 #[inline]
 pub(super) fn prefetch<T>(place: &T) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(loom_model)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let pointer = std::ptr::from_ref(place).cast::<i8>();
         // SAFETY: a prefetch reads and writes nothing and cannot fault; SSE is part of x86_64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer) };
     }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(loom_model))))]
     let _ = place;
 }
 
-#[cfg(loom)]
+#[cfg(loom_model)]
 type Slab<T> = Box<[T]>;
 
-#[cfg(loom)]
+#[cfg(loom_model)]
 fn slab<T: Default>(len: usize) -> Slab<T> {
     (0..len).map(|_| T::default()).collect()
 }
 
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 use memory::{Slab, slab};
 
 /// Arrays of atomics in zeroed memory, on huge pages where the kernel grants them: a table of ten million ids spans
 /// a hundred thousand small pages, and each claim would pay for a walk of the page table beside its cache miss.
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 mod memory {
     use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
     use std::ptr::NonNull;
