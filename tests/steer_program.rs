@@ -13,6 +13,8 @@ mod stamping;
 #[path = "steer_program/surroundings.rs"]
 mod surroundings;
 
+use std::io::{self, Write as _};
+
 use eventstream_steer::maps::{
     AddressKey, MODE_REFUSE, MODE_STEER, QUEUE_COUNT, ROW_COUNT, SteerConfig, row,
 };
@@ -31,8 +33,9 @@ fn is_skipped(test: &str) -> bool {
     true
 }
 
+/// Written past the test harness, which keeps what a passing test prints to itself.
 fn skipped(test: &str, reason: &str) {
-    println!("SKIPPED: {test}: {reason}");
+    writeln!(io::stdout(), "SKIPPED: {test}: {reason}").expect("stdout");
 }
 
 fn config(refuse: bool, verify_checksum: bool) -> SteerConfig {
@@ -217,11 +220,23 @@ fn packets_to_try() -> impl Strategy<Value = Vec<u8>> {
         port,
         payload,
     );
-    let changes = prop::collection::vec((0_usize..120, any::<u8>()), 0..4);
+    // Half of the changes hit a field that decides, or set a value that means something there.
+    let position = prop_oneof![
+        0_usize..120,
+        prop::sample::select(vec![12, 13, 14, 16, 17, 18, 20, 23, 38, 39])
+    ];
+    let value = prop_oneof![
+        any::<u8>(),
+        prop::sample::select(vec![
+            0, 6, 17, 43, 44, 60, 0x08, 0x45, 0x46, 0x60, 0x81, 0xdd
+        ])
+    ];
+    let changes = prop::collection::vec((position, value), 0..4);
+    let padding = prop_oneof![9 => 0_usize..40, 1 => 1_600_usize..2_000];
     (
         base,
         0_usize..11,
-        0_usize..40,
+        padding,
         changes,
         prop::option::weighted(0.2, 14_usize..140),
     )
@@ -286,9 +301,34 @@ fn program_and_pure_decision_agree_on_changed_packets() {
     for verdict in Verdict::ALL {
         let is_reached = expected.verdicts[verdict as usize] > 0;
         assert!(
-            is_reached || matches!(verdict, Verdict::NoSocket | Verdict::TooLarge),
+            is_reached || verdict == Verdict::NoSocket,
             "{}",
             verdict.name()
         );
+    }
+}
+
+/// A measurement, to be asked for by name: what the program costs a packet.
+#[test]
+#[ignore = "a measurement"]
+fn cost_of_a_decision() {
+    let mut steer = configured();
+    let socket = XskSocket::new().expect("AF_XDP socket");
+    steer.add_socket(0, &socket);
+    let port = UdpPacket {
+        port: PORT + 1,
+        ..UdpPacket::new(OWN_V4, 64)
+    };
+    println!("other port: {:?}", steer.cost(&port.build()));
+    for (own, payload_bytes) in [(OWN_V4, 64), (OWN_V4, 1_472), (OWN_V6, 64)] {
+        let packet = UdpPacket::new(own, payload_bytes);
+        for verify_checksum in [false, true] {
+            steer.configure(config(false, verify_checksum));
+            println!(
+                "steered, v6 {}, {payload_bytes} bytes, verified {verify_checksum}: {:?}",
+                packet.is_v6(),
+                steer.cost(&packet.build()),
+            );
+        }
     }
 }

@@ -64,10 +64,8 @@ pub struct BlastConfig {
     pub first_frame: u32,
     /// Where the event id starts in a frame; 0 for events without one.
     pub id_at: u32,
-    /// Where the topic's digits start in a frame.
+    /// Where the topic's digits start in a frame. They end the topic, and the payload's sequence follows.
     pub digits_at: u32,
-    /// Where the payload's sequence starts in a frame.
-    pub sequence_at: u32,
     /// 1 to [`TOPICS_MAX`].
     pub topics: u32,
     /// 0 to 4, or [`PRIORITY_UNIFORM`].
@@ -76,6 +74,8 @@ pub struct BlastConfig {
     pub duplicates: u32,
     /// Malformed ones among the datagrams, in ten-thousandths.
     pub malformed: u32,
+    /// Zero; keeps the value a multiple of eight bytes.
+    pub reserved: u32,
 }
 
 /// One CPU's numbering and what it handed to `XDP_TX`. Zeroed by userspace, never written while a run is going on.
@@ -104,7 +104,7 @@ pub struct BlastState {
 const _: () = {
     assert!(size_of::<BlastConfig>() == 48);
     assert!(offset_of!(BlastConfig, events) == 8);
-    assert!(offset_of!(BlastConfig, malformed) == 44);
+    assert!(offset_of!(BlastConfig, malformed) == 40);
     assert!(size_of::<BlastState>() == 104);
     assert!(offset_of!(BlastState, datagrams) == 24);
     assert!(offset_of!(BlastState, priorities) == 56);
@@ -210,11 +210,11 @@ impl BlastConfig {
             first_frame: FIRST_FRAME,
             id_at: if with_ids { FRAME_HEADER_BYTES } else { 0 },
             digits_at: topic_at + TOPIC_PREFIX.len() as u32,
-            sequence_at,
             topics: 1,
             priority: PRIORITY_UNIFORM,
             duplicates: 0,
             malformed: 0,
+            reserved: 0,
         })
     }
 
@@ -259,11 +259,11 @@ impl BlastConfig {
             self.first_frame,
             self.id_at,
             self.digits_at,
-            self.sequence_at,
             self.topics,
             self.priority,
             self.duplicates,
             self.malformed,
+            self.reserved,
         ];
         for (chunk, field) in bytes[8..].chunks_exact_mut(4).zip(fields) {
             chunk.copy_from_slice(&field.to_ne_bytes());
@@ -345,5 +345,5 @@ fn write_frame(frame: &mut [u8], config: &BlastConfig) {
     frame[5..7].copy_from_slice(&(TOPIC_BYTES as u16).to_be_bytes());
     let digits_at = config.digits_at as usize;
     frame[digits_at - TOPIC_PREFIX.len()..digits_at].copy_from_slice(&TOPIC_PREFIX);
-    frame[digits_at..config.sequence_at as usize].fill(b'0');
+    frame[digits_at..digits_at + TOPIC_DIGITS as usize].fill(b'0');
 }

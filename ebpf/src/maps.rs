@@ -57,6 +57,23 @@ pub struct SteerConfig {
     pub reserved: u32,
 }
 
+impl SteerConfig {
+    /// The map value.
+    pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
+        let mut bytes = [0; size_of::<Self>()];
+        let fields = [
+            self.mode,
+            self.verify_checksum,
+            self.frame_room,
+            self.reserved,
+        ];
+        for (chunk, field) in bytes.chunks_exact_mut(4).zip(fields) {
+            chunk.copy_from_slice(&field.to_ne_bytes());
+        }
+        bytes
+    }
+}
+
 /// An IPv6 destination, or an IPv4 one as `::ffff:a.b.c.d`, in network byte order.
 pub type AddressKey = [u8; 16];
 

@@ -69,7 +69,7 @@ fn a_template_is_a_whole_datagram_of_whole_frames() {
             assert_eq!(frame[5..7], 11_u16.to_be_bytes());
             let topic_at = if with_ids { 23 } else { 7 };
             assert_eq!(&frame[topic_at..topic_at + 11], b"load/000000");
-            assert_eq!(config.sequence_at as usize, topic_at + 11);
+            assert_eq!(config.digits_at as usize, topic_at + 5);
         }
     }
 }
@@ -131,6 +131,6 @@ fn map_values_are_read_and_written_field_by_field() {
         .unwrap();
     let bytes = config.to_bytes();
     assert_eq!(bytes[8..12], 3_u32.to_ne_bytes());
-    assert_eq!(bytes[32..36], 1_000_u32.to_ne_bytes());
-    assert_eq!(bytes[44..48], 7_u32.to_ne_bytes());
+    assert_eq!(bytes[28..32], 1_000_u32.to_ne_bytes());
+    assert_eq!(bytes[40..44], 7_u32.to_ne_bytes());
 }

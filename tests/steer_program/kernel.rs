@@ -131,14 +131,7 @@ impl Steer {
     }
 
     pub fn configure(&mut self, config: SteerConfig) {
-        let words = [
-            config.mode,
-            config.verify_checksum,
-            config.frame_room,
-            config.reserved,
-        ];
-        let value: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
-        self.update(maps::CONFIG, &0_u32.to_ne_bytes(), &value);
+        self.update(maps::CONFIG, &0_u32.to_ne_bytes(), &config.to_bytes());
     }
 
     pub fn add_port(&mut self, port: u16) {
@@ -163,6 +156,17 @@ impl Steer {
 
     pub fn run(&self, packet: &[u8], from: Receiver) -> u32 {
         run(&program(&self.0, maps::STEER_PROGRAM), packet, from, None)
+    }
+
+    /// What one run on this packet takes, averaged by the kernel over a million.
+    pub fn cost(&self, packet: &[u8]) -> std::time::Duration {
+        let input = ProgramInput {
+            data_in: Some(packet),
+            repeat: 1_000_000,
+            ..ProgramInput::default()
+        };
+        let program = program(&self.0, maps::STEER_PROGRAM);
+        program.test_run(input).expect("test run").duration
     }
 
     pub fn attach(&self, interface_index: u32) {

@@ -253,7 +253,15 @@ fn send(count: u32, config: BlastConfig) -> Result<(BlastState, u64, std::time::
         while refused(&mut steer) < sent[0].datagrams && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
-        let runs: u64 = (0..2).map(|row| steer.counts(row).runs).sum();
+        let rows = [steer.counts(0), steer.counts(1)];
+        for counts in &rows {
+            assert_eq!(
+                counts.runs,
+                counts.verdicts.iter().sum::<u64>(),
+                "{counts:?}"
+            );
+        }
+        let runs: u64 = rows.iter().map(|counts| counts.runs).sum();
         let arrived = refused(&mut steer);
         assert!(
             runs >= arrived && arrived <= sent[0].datagrams,

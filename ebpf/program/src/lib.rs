@@ -26,14 +26,15 @@ impl XdpPacket {
         }
     }
 
-    /// The address of the `N` bytes at `position`, if the packet holds them.
+    /// The address of a `T` at `position`, if the packet holds it.
     #[inline(always)]
-    pub fn pointer<const N: usize>(&self, position: usize) -> Option<*mut [u8; N]> {
+    pub fn pointer<T>(&self, position: usize) -> Option<*mut T> {
+        const { assert!(align_of::<T>() == 1, "packets align nothing") };
         let start = self.data + (position & POSITION_MASK);
-        if opaque(start + N) > self.data_end {
+        if opaque(start + size_of::<T>()) > self.data_end {
             return None;
         }
-        Some(start as *mut [u8; N])
+        Some(start as *mut T)
     }
 }
 
@@ -57,7 +58,7 @@ impl Packet for XdpPacket {
 
     #[inline(always)]
     fn bytes<const N: usize>(&self, position: usize) -> Option<[u8; N]> {
-        let pointer = self.pointer::<N>(position)?;
+        let pointer = self.pointer::<[u8; N]>(position)?;
         // SAFETY: `pointer` compared the range with the packet's end, and the verifier checks that it did.
         Some(unsafe { *pointer })
     }
