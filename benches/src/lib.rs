@@ -1,1 +1,3 @@
+//! Load generators and what the benchmarks share.
 
+pub mod mix;
