@@ -1,5 +1,6 @@
 //! The load generator's command line: see `eventstream_benches`.
 
+use std::io::{self, Write};
 use std::process::ExitCode;
 
 use clap::Parser;
@@ -21,10 +22,11 @@ fn main() -> ExitCode {
         Kind::Gso(args) | Kind::Udp(args) => &args.common,
         Kind::Tcp(args) => &args.common,
     };
-    if common.json {
-        println!("{}", serde_json::json!(report));
-    } else {
-        println!("{report}");
+    let text = if common.json { serde_json::to_string(&report) } else { Ok(report.to_string()) };
+    // Not println: a reader that has gone is no reason to panic.
+    if let Err(error) = text.map_err(io::Error::from).and_then(|text| writeln!(io::stdout(), "{text}")) {
+        eprintln!("blast: printing the report: {error}");
+        return ExitCode::from(1);
     }
     if let Some(failure) = &report.failure {
         eprintln!("blast: ended early: {failure}");

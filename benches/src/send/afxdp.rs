@@ -8,11 +8,13 @@
 //! Overload: a packet refused by the link is the link's drop. Frames that do not come back stop the sender, for at most
 //! [`STALLED`].
 
+use std::error::Error;
 use std::num::NonZeroU32;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use xsk_rs::config::{BindFlags, FrameSize, Interface, LibxdpFlags, QueueSize, SocketConfig, UmemConfig};
+use xsk_rs::socket::SocketCreateError;
 use xsk_rs::{CompQueue, FillQueue, FrameDesc, RxQueue, Socket, TxQueue, Umem};
 
 use super::{flow_outcome, with_causes};
@@ -32,6 +34,8 @@ const LARGE_FRAME_BYTES: u32 = 4_096;
 const SEND_BUFFER_BYTES: usize = 8 << 20;
 /// How long frames may stay away before the link is taken for dead.
 const STALLED: Duration = Duration::from_secs(2);
+/// How long a queue may still belong to its last user.
+const RELEASE: Duration = Duration::from_secs(2);
 
 struct Queue {
     number: u32,
@@ -123,9 +127,7 @@ impl Queue {
             .bind_flags(BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let interface: Interface = link.name().parse().map_err(|error| format!("{error}"))?;
-        // SAFETY: the UMEM is this queue's alone, so no other socket of it is bound to the same queue.
-        let (tx, rx, rings) =
-            unsafe { Socket::new(config, &umem, &interface, number) }.map_err(|error| with_causes(&error))?;
+        let (tx, rx, rings) = bind(config, &umem, &interface, number)?;
         let (fill, completion) = rings.ok_or("the kernel gave no completion ring")?;
         enlarge_send_buffer(&tx)?;
         let frame_bytes = umem_frame_bytes(packet.len())? as usize;
@@ -255,6 +257,30 @@ fn create_umem(packet_bytes: usize, ring: QueueSize) -> Result<(Umem, Vec<FrameD
         .map_err(|error| with_causes(&error))?;
     let count = NonZeroU32::new(FRAME_COUNT).ok_or("no frames")?;
     Umem::new(config, count, false).map_err(|error| with_causes(&error))
+}
+
+type Bound = (TxQueue, RxQueue, Option<(FillQueue, CompQueue)>);
+
+/// Binds, and waits a moment for a queue that is taken: the kernel gives one back only some time after its last user,
+/// such as the run before this one, has closed it.
+fn bind(config: SocketConfig, umem: &Umem, interface: &Interface, number: u32) -> Result<Bound, String> {
+    let started = Instant::now();
+    loop {
+        // SAFETY: the UMEM is the caller's alone and no socket of it is bound: an attempt that failed has left none.
+        let result = unsafe { Socket::new(config, umem, interface, number) };
+        match result {
+            Ok(bound) => return Ok(bound),
+            Err(error) if is_busy(&error) && started.elapsed() < RELEASE => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(error) => return Err(with_causes(&error)),
+        }
+    }
+}
+
+fn is_busy(error: &SocketCreateError) -> bool {
+    let cause = error.source().and_then(|cause| cause.downcast_ref::<std::io::Error>());
+    cause.and_then(std::io::Error::raw_os_error) == Some(libc::EBUSY)
 }
 
 fn enlarge_send_buffer(tx: &TxQueue) -> Result<(), String> {
