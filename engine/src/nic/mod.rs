@@ -25,6 +25,7 @@ mod options;
 mod program;
 mod queue;
 mod rings;
+mod udp_socket;
 mod umem;
 mod xsk;
 
@@ -38,4 +39,5 @@ pub use queue::{BURST, Batch, Receipt, Received, XskQueue};
 #[cfg(test)]
 pub(crate) use rings::fake;
 pub use rings::{Descriptor, Rings, XskStatistics};
+pub use udp_socket::{Gro, Message, Messages, UdpSocket, UdpSocketOptions};
 pub use xsk::XskRings;
