@@ -219,7 +219,7 @@ pub(super) fn build<F: HandlerFactory>(
     factory: &mut F,
 ) -> Result<Built, EngineError> {
     let mut next_pool = 0u8;
-    let mut sources = sources::open(&mut context, xsk, &mut next_pool)?;
+    let sources = sources::open(&mut context, xsk, &mut next_pool)?;
     let spill = spill_pools(&context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
     pools.extend(spill.dispatchers.iter().flatten());

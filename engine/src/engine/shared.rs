@@ -305,7 +305,7 @@ impl Shared {
                 steering.steered += verdicts.steered();
                 steering.refused += verdicts.refused();
                 steering.filtered += verdicts.filtered();
-                for verdict in eventstream_steer::maps::Verdict::PASSED {
+                for verdict in eventstream_steer::Verdict::PASSED {
                     let count = verdicts.count(verdict);
                     if count > 0 {
                         *steering.passed.entry(verdict.name().to_owned()).or_default() += count;

@@ -69,7 +69,7 @@ struct TcpSource {
 /// Everything open, not yet on an agent.
 pub(super) struct Sources {
     xsk: Vec<XskReady>,
-    udp: Vec<(UdpSocket, FramePool)>,
+    udp: Vec<(UdpBackend, FramePool)>,
     tcp: Vec<TcpSource>,
     dispatchers: usize,
 }
@@ -90,7 +90,7 @@ pub(super) fn open(
             address: config.listen.udp_address,
             port,
             reuse_port: config.udp.sockets > 1,
-            receive_buffer_bytes: config.udp.receive_buffer_bytes as usize,
+            receive_buffer_bytes: config.udp.receive_buffer_bytes,
             gro: match config.udp.gro {
                 config::Gro::Auto => nic::Gro::Auto,
                 config::Gro::On => nic::Gro::On,
@@ -99,7 +99,10 @@ pub(super) fn open(
         };
         let socket = UdpSocket::bind(&options).map_err(EngineError)?;
         port = socket.local_port();
-        udp.push((socket, map_pool(next_pool, u64::from(config.udp.slots), slot_bytes, false)?));
+        let poll_interval_ns = config.layout.poll_interval.as_nanos() as Nanos;
+        let options = UdpOptions { batch: config.udp.batch as usize, poll_interval_ns };
+        let backend = UdpBackend::new(socket, options).map_err(|error| EngineError(format!("udp: {error}")))?;
+        udp.push((backend, map_pool(next_pool, u64::from(config.udp.slots), slot_bytes, false)?));
     }
     let mut tcp: Vec<TcpSource> = Vec::new();
     for _ in context.agents(|role| role == Role::Tcp) {
@@ -168,13 +171,12 @@ impl Sources {
         agents: &mut HashMap<String, Box<dyn Agent>>,
     ) -> Ports {
         let ports = Ports {
-            udp: self.udp.first().map_or(0, |(socket, _)| socket.local_port()),
+            udp: self.udp.first().map_or(0, |(backend, _)| backend.socket().local_port()),
             tcp: self.tcp.first().map(|source| source.backend.local_port()),
         };
         let dispatchers = context.agents(|role| role == Role::Dispatcher);
         let mut plans = context.agents(Role::is_ingest).into_iter().enumerate();
         let config = context.config;
-        let poll_interval_ns = config.layout.poll_interval.as_nanos() as Nanos;
         let mut place = |context: &mut Context<'_>, pool, transport, max_priority, make: Make| {
             let Some((place, plan)) = plans.next() else { return };
             let dispatcher = place % dispatchers.len();
@@ -191,9 +193,7 @@ impl Sources {
             let backend = XdpBackend::new(ready.rings);
             place(context, ready.pool, Transport::Udp, config.xdp.max_priority, boxed(backend));
         }
-        for (socket, pool) in self.udp {
-            let options = UdpOptions { batch: config.udp.batch as usize, poll_interval_ns };
-            let backend = UdpBackend::new(socket, options);
+        for (backend, pool) in self.udp {
             place(context, pool, Transport::Udp, config.udp.max_priority, boxed(backend));
         }
         for source in self.tcp {
