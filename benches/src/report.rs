@@ -10,6 +10,8 @@ use crate::mix::{PRIORITY_COUNT, Tally};
 /// One run. Printed as one JSON object, whose keys stay.
 ///
 /// *Sent* means handed over to the kernel, which may still drop it: see `link_dropped`, and the receiver's own counters.
+/// On a veth link of one's own, packets sent are packets that arrived plus `link_dropped`, exactly. After a `failure` of
+/// AF_XDP, what was handed over and never completed is among the sent as well: see the flows.
 /// Well-formed and malformed datagrams are told apart because a receiver refuses a malformed datagram whole, with all its
 /// events.
 #[derive(Clone, Debug, Serialize)]
@@ -28,7 +30,7 @@ pub struct Report {
     pub events_in_malformed: u64,
     /// `sent_events` by priority, 0 to 4.
     pub sent_by_priority: [u64; PRIORITY_COUNT],
-    /// Packets the sender's interface dropped while the run lasted; `null` when no interface was named. The interface
+    /// Packets the sender's interface dropped while the run lasted; `null` when no interface was named, or it is gone. The interface
     /// counts everybody's packets: others must not send on it meanwhile.
     pub link_dropped: Option<u64>,
     pub rate_datagrams_per_s: f64,
@@ -157,7 +159,7 @@ impl fmt::Display for Report {
         )?;
         match self.link_dropped {
             Some(dropped) => writeln!(text, "  {dropped} dropped by the link")?,
-            None => writeln!(text, "  drops of the link unknown: no --iface given")?,
+            None => writeln!(text, "  drops of the link unknown")?,
         }
         if self.behind_datagrams > 0 {
             writeln!(text, "  {} datagrams short of the rate asked for", self.behind_datagrams)?;

@@ -21,6 +21,9 @@ pub const PRIORITY_COUNT: usize = blast::PRIORITY_COUNT;
 /// The largest UDP payload over IPv4.
 pub const DATAGRAM_BYTES_MAX: usize = 65_507;
 
+/// Producer numbers end here: above 2^63 they mark malformed datagrams, and flows count up from what was given.
+const PRODUCER_END: u64 = blast::PRODUCER_MALFORMED / 2;
+
 const FLAGS_AT: usize = LENGTH_BYTES;
 const TOPIC_LENGTH_AT: usize = FLAGS_AT + 1;
 const ID_AT: usize = LENGTH_BYTES + HEADER_BYTES;
@@ -101,7 +104,7 @@ impl fmt::Display for MixError {
             }
             Self::DuplicatesWithoutIds => write!(formatter, "duplicates need event ids"),
             Self::Producer(producer) => {
-                write!(formatter, "producer {producer}: must be below 2^63, the upper half marks malformed datagrams")
+                write!(formatter, "producer {producer}: must be below 2^62")
             }
         }
     }
@@ -145,7 +148,7 @@ impl Mix {
         if self.duplicates > 0 && !self.ids {
             return Err(MixError::DuplicatesWithoutIds);
         }
-        if self.producer >= blast::PRODUCER_MALFORMED {
+        if self.producer >= PRODUCER_END {
             return Err(MixError::Producer(self.producer));
         }
         let time_at = ID_AT + if self.ids { EVENT_ID_BYTES as usize } else { 0 };
@@ -227,7 +230,7 @@ mod tests {
         assert_eq!(refused(|mix| mix.priorities = (3, 2)), MixError::Priorities(3, 2));
         assert_eq!(refused(|mix| mix.priorities = (0, 5)), MixError::Priorities(0, 5));
         assert_eq!(refused(|mix| mix.malformed = 10_001), MixError::Share("malformed", 10_001));
-        assert_eq!(refused(|mix| mix.producer = 1 << 63), MixError::Producer(1 << 63));
+        assert_eq!(refused(|mix| mix.producer = 1 << 62), MixError::Producer(1 << 62));
         let without_ids = Mix { duplicates: 1, ..Mix::default() };
         assert_eq!(without_ids.layout().unwrap_err(), MixError::DuplicatesWithoutIds);
     }

@@ -69,8 +69,9 @@ pub fn testrun(
     }
     let flows = states.iter().enumerate().filter(|(_, state)| state.datagrams > 0);
     let flows: Vec<_> = flows.map(|(cpu, state)| flow_of(cpu, state, mix)).collect();
-    let after = link.counters().map_err(super::during(format!("--iface {}", link.name())))?;
-    if !flows.is_empty() && after == before {
+    // A link that is gone by now is no reason to lose what the program counted.
+    let has_moved = link.counters().map(|after| after != before);
+    if !flows.is_empty() && matches!(has_moved, Ok(false)) {
         // The kernel drops such frames without counting them anywhere.
         let name = link.name();
         failure = failure.or(Some(format!("nothing left {name}: its peer needs an XDP program attached")));
