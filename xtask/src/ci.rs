@@ -15,7 +15,7 @@ use crate::{Error, Result, setup, tidy};
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
 const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
 /// The cfg under which the lock-free parts are made of loom's types, and what the modules of their models are called.
-const LOOM: &str = "--cfg loom";
+const LOOM: &str = "--cfg loom_model";
 const MODELS: &str = "models::";
 const FUZZ_SECONDS: u32 = 60;
 

@@ -1,0 +1,324 @@
+//! The dispatcher: takes events in claim order, decides class and worker, and moves them on.
+//!
+//! - **Thread**: its runner's. **In**: one MPSC queue. **Out**: one ring per worker, the dead letter link.
+//! - **Overload**: it never waits. A worker without room, or a class that pins more than its share of a pool, gets a
+//!   copy from a bounded spill pool; when that is full too, the event is dead-lettered with `link_full`.
+//! - **Invariant**: every event taken is dispatched, dead-lettered or lost, and counted as exactly one of them.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::link::Link;
+use super::spill::SpillPool;
+use super::topic_table::{TopicTable, TopicTableCell};
+use super::{UNNAMED_TOPICS, topic_word};
+use crate::control::{State, StateCell};
+use crate::dedup::{EventId, GapTable};
+use crate::fault::{self, Stage};
+use crate::frame::{Class, FLAG_ID, FrameView, Priority};
+use crate::memory::{Event, Frames, Releaser};
+use crate::metrics::{Counter, Counters, DeadLetterReason};
+use crate::queue::mpsc;
+use crate::runtime::agent::{Agent, Cycle};
+use crate::runtime::clock::Nanos;
+use crate::storage::DeadLetterSender;
+
+/// Events a duty cycle takes. Small enough that what ingest wrote is still in L1 when the workers read it on a shared
+/// core, large enough to spread the cost of refreshing the links.
+const BURST: usize = 512;
+
+/// What a dispatcher is made of.
+pub struct DispatcherSpec {
+    pub name: String,
+    pub queue: mpsc::Consumer<Event>,
+    /// Grouped by class, in the order of the workers.
+    pub links: Vec<Link>,
+    /// One for each class.
+    pub spill: [SpillPool; 3],
+    pub frames: Frames,
+    pub topics: Arc<TopicTableCell>,
+    pub state: StateCell,
+    pub dead_letters: DeadLetterSender,
+    /// Classes that ask for deduplication of all their topics.
+    pub dedup: [bool; 3],
+    pub gaps: Option<GapTable>,
+    /// Where to tell a source how many of its events hold no credit any more.
+    pub accounts: Vec<CreditAccount>,
+}
+
+/// A source that is held back by credits, and the pools its events lie in.
+pub struct CreditAccount {
+    pub pools: Vec<u8>,
+    pub settled: Arc<AtomicU64>,
+}
+
+/// Routing under the table before last, until what it queued has ended.
+struct Transition {
+    previous: Arc<TopicTable>,
+    /// Per link: sequence up to which events were queued under the old table.
+    barriers: Box<[u64]>,
+}
+
+/// The agent.
+pub struct Dispatcher {
+    spec: DispatcherSpec,
+    table: Arc<TopicTable>,
+    table_version: u64,
+    transition: Option<Transition>,
+    barriers: Option<Box<[u64]>>,
+    /// First link and number of links of each class.
+    workers: [(usize, usize); 3],
+    /// How many slots of each pool one class may pin.
+    pin_limits: Box<[u32]>,
+    /// Per pool: events that hold no credit any more.
+    settled: Box<[u64]>,
+    counters: Counters,
+    releaser: Releaser,
+}
+
+impl Dispatcher {
+    pub fn new(spec: DispatcherSpec) -> Self {
+        let workers = Class::ALL.map(|class| {
+            let first = spec.links.iter().position(|link| link.class() == class).unwrap_or(0);
+            (first, spec.links.iter().filter(|link| link.class() == class).count())
+        });
+        let classes = Class::ALL.len();
+        let pin_limits = (0..spec.frames.pool_count())
+            .map(|pool| (spec.frames.slots(pool as u8) / (classes + 1)).max(1) as u32)
+            .collect();
+        let (table_version, table) = spec.topics.load();
+        Self {
+            table,
+            table_version,
+            transition: None,
+            barriers: Some(vec![0; spec.links.len()].into()),
+            workers,
+            pin_limits,
+            settled: vec![0; spec.frames.pool_count()].into(),
+            counters: Counters::default(),
+            releaser: Releaser::new(spec.frames.clone()),
+            spec,
+        }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn spill_pools(&self) -> impl Iterator<Item = &crate::memory::FramePool> {
+        self.spec.spill.iter().map(SpillPool::pool)
+    }
+
+    /// Class, topic word and link index of an event under one table.
+    #[inline]
+    fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
+        let hash = event.topic();
+        let frames = &self.spec.frames;
+        let topic = || FrameView::new(frames.bytes(event), event.head(), event.topic_length()).topic_bytes();
+        let (class, dedup, word) = match table.find(hash, topic) {
+            Some(index) => {
+                (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index))
+            }
+            None => (Priority::from_wire(event.head()).class(), false, hash & (UNNAMED_TOPICS - 1)),
+        };
+        let dedup = dedup || self.spec.dedup[class as usize];
+        let (first, count) = self.workers[class as usize];
+        // Multiply-shift instead of a division: the high bits of the hash choose the worker.
+        let link = first + ((u64::from(hash) * count as u64) >> 32) as usize;
+        (class, word | if dedup { topic_word::DEDUP } else { 0 }, link)
+    }
+
+    /// The route while a table change is under way: an event whose route differs follows the old one until everything
+    /// queued there under the old table has ended.
+    #[cold]
+    fn route_in_transition(&mut self, event: &Event) -> (Class, u32, usize) {
+        let new = self.route(&self.table, event);
+        let Some(transition) = &self.transition else { return new };
+        let old = self.route(&transition.previous, event);
+        if old.2 == new.2 || self.spec.links[old.2].consumed() >= transition.barriers[old.2] {
+            return new;
+        }
+        let barrier = self.spec.links[old.2].sequence() + 1;
+        if let Some(transition) = &mut self.transition {
+            transition.barriers[old.2] = barrier;
+        }
+        old
+    }
+
+    /// Takes a newer table, unless an earlier change is still under way.
+    #[cold]
+    fn change_table(&mut self) {
+        let Some(mut barriers) = self.barriers.take() else { return };
+        for (barrier, link) in barriers.iter_mut().zip(&self.spec.links) {
+            *barrier = link.sequence();
+        }
+        let (version, table) = self.spec.topics.load();
+        self.table_version = version;
+        let previous = std::mem::replace(&mut self.table, table);
+        self.transition = Some(Transition { previous, barriers });
+    }
+
+    #[cold]
+    fn end_transition(&mut self) {
+        let done = |transition: &Transition| {
+            self.spec.links.iter().zip(&transition.barriers).all(|(link, barrier)| link.consumed() >= *barrier)
+        };
+        if self.transition.as_ref().is_some_and(done)
+            && let Some(transition) = self.transition.take()
+        {
+            // The control plane holds the last reference of the old table: nothing is freed here.
+            self.barriers = Some(transition.barriers);
+        }
+    }
+
+    fn refresh(&mut self, now: Nanos) {
+        for link in &mut self.spec.links {
+            link.refresh(now, |pool, count| self.settled[usize::from(pool)] += count);
+        }
+    }
+
+    fn publish(&mut self) {
+        for link in &mut self.spec.links {
+            link.publish();
+        }
+        self.spec.dead_letters.publish();
+        self.releaser.flush();
+        for account in &self.spec.accounts {
+            let total = account.pools.iter().map(|pool| self.settled[usize::from(*pool)]).sum();
+            // Release: paired with the source's Acquire; the events' frames were given up before.
+            account.settled.store(total, Ordering::Release);
+        }
+    }
+
+    #[inline]
+    fn dispatch(&mut self, mut event: Event, state: State, now: Nanos) {
+        if let Some(gaps) = &mut self.spec.gaps
+            && event.head() & FLAG_ID != 0
+            && let Some(id) = FrameView::new(self.spec.frames.bytes(&event), event.head(), 0).id()
+        {
+            gaps.observe(EventId(id));
+        }
+        let (class, word, link) = match self.transition {
+            None => self.route(&self.table, &event),
+            Some(_) => self.route_in_transition(&event),
+        };
+        if let Some(reason) = shed(state, Priority::from_wire(event.head())) {
+            return self.dead_letter(event, class, reason, now);
+        }
+        event.set_topic(word);
+        let reliable = self.spec.frames.is_reliable(&event);
+        if !self.spec.links[link].has_room(reliable) {
+            self.refresh(now);
+            if !self.spec.links[link].has_room(reliable) {
+                return self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
+            }
+        }
+        if self.spec.links[link].pins_anew(&event, &self.spec.frames)
+            && self.class_pins(class, event.pool()) >= self.pin_limits[usize::from(event.pool())]
+        {
+            match self.copy_out(event, class, link, now) {
+                Some(kept) => event = kept,
+                None => return,
+            }
+        }
+        self.forward(event, class, link, now);
+    }
+
+    #[inline]
+    fn forward(&mut self, event: Event, class: Class, link: usize, now: Nanos) {
+        match self.spec.links[link].push(event, &self.spec.frames) {
+            Ok(()) => self.counters.add(Counter::dispatched(class), 1),
+            Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
+        }
+    }
+
+    #[inline]
+    fn class_pins(&self, class: Class, pool: u8) -> u32 {
+        let (first, count) = self.workers[class as usize];
+        self.spec.links[first..first + count].iter().map(|link| link.pins(pool)).sum()
+    }
+
+    /// The class has its share of the pool: hands on a copy, so that the frame goes home. Gives the event back when it
+    /// may stay where it is.
+    #[cold]
+    fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
+        let reliable = self.spec.frames.is_reliable(&event);
+        if reliable && !self.spec.links[link].is_stalled() {
+            return Some(event); // its sender is slowed by credits instead
+        }
+        let Some(copy) = self.spec.spill[class as usize].copy(&event, &self.spec.frames) else {
+            if reliable {
+                return Some(event);
+            }
+            self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
+            return None;
+        };
+        self.counters.add(Counter::COPIED_OUT, 1);
+        self.settled[usize::from(event.pool())] += 1;
+        self.releaser.release(event);
+        Some(copy)
+    }
+
+    #[cold]
+    fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
+        self.settled[usize::from(event.pool())] += 1;
+        let kept =
+            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
+    }
+}
+
+/// Whether the state sheds this priority, and as what.
+#[inline]
+fn shed(state: State, priority: Priority) -> Option<DeadLetterReason> {
+    match state {
+        State::Dropping if priority <= Priority::Low => Some(DeadLetterReason::ShedDropping),
+        State::Emergency if priority < Priority::Critical => Some(DeadLetterReason::ShedEmergency),
+        _ => None,
+    }
+}
+
+impl Agent for Dispatcher {
+    fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
+        self.refresh(cycle.now);
+        if self.transition.is_some() {
+            self.end_transition();
+        } else if self.spec.topics.newer_than(self.table_version) {
+            self.change_table();
+        }
+        let count = self.spec.queue.available(BURST);
+        if count > 0 {
+            let state = self.spec.state.get();
+            self.counters.add(Counter::DISPATCHER_TAKEN, count as u64);
+            for _ in 0..count {
+                let Some(event) = self.spec.queue.take() else { break };
+                if fault::drops(Stage::Dispatcher) {
+                    self.releaser.release(event);
+                    continue;
+                }
+                if fault::doubles(Stage::Dispatcher) {
+                    self.counters.add(Counter::DISPATCHED_REALTIME, 1);
+                }
+                self.dispatch(event, state, cycle.now);
+            }
+            self.spec.queue.release();
+        }
+        self.publish();
+        count
+    }
+
+    fn housekeeping(&mut self, _now: Nanos) {
+        self.spec.spill.iter_mut().for_each(SpillPool::housekeeping);
+        if let Some(gaps) = &self.spec.gaps {
+            let totals = gaps.totals();
+            self.counters.set(Counter::GAP_MISSING, totals.missing);
+            self.counters.set(Counter::GAP_LATE, totals.late);
+            self.counters.set(Counter::GAP_REPEATED, totals.repeated);
+        }
+        self.counters.flush();
+    }
+}

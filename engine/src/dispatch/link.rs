@@ -1,0 +1,178 @@
+//! The dispatcher's end of a worker's ring, with the books on what the worker holds through it.
+//!
+//! The worker gives a ring position back only when it is done with the event, so the ring's consumer index says exactly
+//! which frames the worker still pins. The link notes each run of events of one slot as it pushes them and strikes
+//! runs off as the index passes them: frames pinned and credits out are known without a shared counter.
+
+use std::collections::VecDeque;
+
+use crate::frame::Class;
+use crate::memory::{Event, Frames};
+use crate::queue::spsc;
+use crate::runtime::clock::Nanos;
+use crate::runtime::waker::Waker;
+
+/// Events pushed one behind the other that lie in one slot.
+struct Run {
+    end_sequence: u64,
+    slot: u32,
+    pool: u8,
+    count: u32,
+}
+
+/// What a link is made of.
+pub struct LinkSpec {
+    pub producer: spsc::Producer<Event>,
+    pub class: Class,
+    /// Ring positions that only sources which can be made to wait may use.
+    pub reserved: u64,
+    /// Without progress for so long the worker counts as stalled.
+    pub stall_ns: Nanos,
+    /// Wakes the worker's runner; `None` when it is the dispatcher's own.
+    pub waker: Option<Waker>,
+}
+
+/// One link.
+pub struct Link {
+    spec: LinkSpec,
+    runs: VecDeque<Run>,
+    /// Slots pinned, by pool.
+    pins: Box<[u32]>,
+    /// Events of each pool on the ring.
+    queued: Box<[u64]>,
+    /// Of these, how many credits were written off when the worker stalled.
+    written_off: Box<[u64]>,
+    last_consumed: u64,
+    last_progress_ns: Nanos,
+    stalled: bool,
+}
+
+impl Link {
+    pub fn new(spec: LinkSpec, frames: &Frames) -> Self {
+        let pools = frames.pool_count();
+        let runs = VecDeque::with_capacity(spec.producer.capacity() as usize);
+        Self {
+            spec,
+            runs,
+            pins: vec![0; pools].into(),
+            queued: vec![0; pools].into(),
+            written_off: vec![0; pools].into(),
+            last_consumed: 0,
+            last_progress_ns: 0,
+            stalled: false,
+        }
+    }
+
+    pub fn class(&self) -> Class {
+        self.spec.class
+    }
+
+    pub fn is_stalled(&self) -> bool {
+        self.stalled
+    }
+
+    #[inline]
+    pub fn pins(&self, pool: u8) -> u32 {
+        self.pins[usize::from(pool)]
+    }
+
+    /// Whether the next event of such a source fits.
+    #[inline]
+    pub fn has_room(&self, reliable: bool) -> bool {
+        let capacity = self.spec.producer.capacity();
+        let limit = if reliable { capacity } else { capacity - self.spec.reserved };
+        self.spec.producer.occupied() < limit
+    }
+
+    /// Whether `event` would pin a slot that the link does not pin already by its last run.
+    #[inline]
+    pub fn pins_anew(&self, event: &Event, frames: &Frames) -> bool {
+        self.runs.back().is_none_or(|run| run.pool != event.pool() || run.slot != frames.slot(event))
+    }
+
+    /// Moves an event onto the ring; a full ring hands it back.
+    #[inline]
+    pub fn push(&mut self, event: Event, frames: &Frames) -> Result<(), Event> {
+        let (pool, slot) = (event.pool(), frames.slot(&event));
+        self.spec.producer.push(event)?;
+        let end_sequence = self.spec.producer.sequence();
+        self.queued[usize::from(pool)] += 1;
+        match self.runs.back_mut() {
+            Some(run) if run.slot == slot && run.pool == pool => {
+                run.end_sequence = end_sequence;
+                run.count += 1;
+            }
+            _ => {
+                self.runs.push_back(Run { end_sequence, slot, pool, count: 1 });
+                self.pins[usize::from(pool)] += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Sequence of the next event: for barriers.
+    pub fn sequence(&self) -> u64 {
+        self.spec.producer.sequence()
+    }
+
+    pub fn consumed(&self) -> u64 {
+        self.last_consumed
+    }
+
+    /// Makes what was pushed visible and wakes the worker.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.spec.producer.publish()
+            && let Some(waker) = &self.spec.waker
+        {
+            waker.wake();
+        }
+    }
+
+    /// Reads how far the worker is and strikes off what it has ended. `settle` is told pool and number of events that hold
+    /// no credit any more.
+    #[inline]
+    pub fn refresh(&mut self, now: Nanos, mut settle: impl FnMut(u8, u64)) {
+        let consumed = self.spec.producer.refresh();
+        if consumed == self.last_consumed {
+            if self.spec.producer.occupied() == 0 {
+                self.last_progress_ns = now;
+            } else if now.saturating_sub(self.last_progress_ns) > self.spec.stall_ns {
+                self.stall(settle);
+            }
+            return;
+        }
+        self.last_consumed = consumed;
+        self.last_progress_ns = now;
+        self.stalled = false;
+        while let Some(run) = self.runs.front_mut() {
+            let start = run.end_sequence - u64::from(run.count);
+            if consumed <= start {
+                break;
+            }
+            let ended = (consumed.min(run.end_sequence) - start) as u32;
+            let pool = usize::from(run.pool);
+            run.count -= ended;
+            self.queued[pool] -= u64::from(ended);
+            // Credits written off earlier are not given back twice.
+            let already = self.written_off[pool].min(u64::from(ended));
+            self.written_off[pool] -= already;
+            settle(run.pool, u64::from(ended) - already);
+            if run.count > 0 {
+                break;
+            }
+            self.pins[pool] -= 1;
+            self.runs.pop_front();
+        }
+    }
+
+    /// The worker has stopped: what it holds must not keep senders waiting that have events for others.
+    #[cold]
+    fn stall(&mut self, mut settle: impl FnMut(u8, u64)) {
+        self.stalled = true;
+        for (pool, queued) in self.queued.iter().enumerate() {
+            settle(pool as u8, queued - self.written_off[pool]);
+            self.written_off[pool] = *queued;
+        }
+    }
+}

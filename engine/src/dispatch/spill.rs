@@ -1,0 +1,63 @@
+//! Copying events out of their frames, so that a class that falls behind does not pin what others need.
+
+use crate::memory::{Event, FramePool, Frames, OpenSlot, Peer, Route, Slot};
+
+/// A bounded pool of copies, packed one behind the other. Owned by the agent that copies.
+pub struct SpillPool {
+    pool: FramePool,
+    open: Option<OpenSlot>,
+}
+
+impl SpillPool {
+    pub fn new(pool: FramePool) -> Self {
+        Self { pool, open: None }
+    }
+
+    pub fn pool(&self) -> &FramePool {
+        &self.pool
+    }
+
+    /// Copies `event`; `None` when there is no room or it is larger than a slot. The original stays the caller's.
+    pub fn copy(&mut self, event: &Event, frames: &Frames) -> Option<Event> {
+        let length = event.length() as usize;
+        let arrival = frames.arrival_ns(event);
+        if length > self.pool.slot_bytes() {
+            return None;
+        }
+        let too_small = |open: &OpenSlot, pool: &FramePool| open.sealed() + length > pool.slot_bytes();
+        // The delta to the slot's first arrival has 32 bits: an event from before it, or 4 s after it, needs a slot of its own.
+        let other_time = |open: &OpenSlot, pool: &FramePool| {
+            arrival.checked_sub(pool.arrival_ns(open)).is_none_or(|delta| delta > u64::from(u32::MAX))
+        };
+        if self.open.as_ref().is_some_and(|open| too_small(open, &self.pool) || other_time(open, &self.pool)) {
+            self.close();
+        }
+        if self.open.is_none() {
+            let slot: Slot = self.pool.acquire()?;
+            self.open = Some(self.pool.open(slot, arrival, Peer::from(frames.peer(event))));
+        }
+        let open = self.open.as_mut()?;
+        let offset = open.sealed() as u32;
+        self.pool.spare_mut(open)[..length].copy_from_slice(frames.bytes(event));
+        let route = Route {
+            head: event.head(),
+            topic: event.topic(),
+            connection: event.connection(),
+            arrival_delta_ns: arrival.saturating_sub(self.pool.arrival_ns(open)) as u32,
+        };
+        let mut maker = self.pool.seal_part(open, length, 1);
+        Some(maker.make(offset, event.length(), event.topic_length(), route))
+    }
+
+    /// Lets the current slot come back once its events have ended.
+    pub fn close(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.pool.close(open);
+        }
+    }
+
+    pub fn housekeeping(&mut self) {
+        self.pool.reclaim();
+        self.pool.publish_gauges();
+    }
+}

@@ -1,0 +1,247 @@
+//! Events: small move-only values that point into a frame, and the only way to read or end one.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use super::pool::{FramePool, PoolShared};
+use crate::runtime::clock::Nanos;
+
+/// What the wire said and ingest found out about an event, besides its place.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Route {
+    /// Flags in the high five bits, capped priority in the low three, as on the wire.
+    pub head: u8,
+    /// Hash of the topic; after the dispatcher, the index of its entry in the topic table.
+    pub topic: u32,
+    /// TCP connection, or zero.
+    pub connection: u32,
+    /// Nanoseconds between the slot's first arrival and this event's.
+    pub arrival_delta_ns: u32,
+}
+
+/// One event in a frame. 24 bytes, so that two and a bit fit a cache line beside their queue sequence.
+///
+/// Not `Copy` and not `Clone`: each stands for one reference on its slot, given up exactly once through
+/// [`Releaser::release`].
+#[must_use = "an event that is dropped pins its frame for ever"]
+#[derive(Debug)]
+pub struct Event {
+    /// Position in the region of the first byte after the frame's length field.
+    position: u32,
+    /// Bytes of the frame after the length field.
+    length: u32,
+    topic: u32,
+    connection: u32,
+    arrival_delta_ns: u32,
+    topic_length: u16,
+    head: u8,
+    pool: u8,
+}
+
+const _: () = assert!(size_of::<Event>() == 24);
+
+impl Event {
+    #[inline]
+    pub fn head(&self) -> u8 {
+        self.head
+    }
+
+    /// Topic hash before the dispatcher, topic entry after it.
+    #[inline]
+    pub fn topic(&self) -> u32 {
+        self.topic
+    }
+
+    #[inline]
+    pub fn set_topic(&mut self, topic: u32) {
+        self.topic = topic;
+    }
+
+    #[inline]
+    pub fn topic_length(&self) -> u16 {
+        self.topic_length
+    }
+
+    /// TCP connection, or zero.
+    #[inline]
+    pub fn connection(&self) -> u32 {
+        self.connection
+    }
+
+    #[inline]
+    pub fn pool(&self) -> u8 {
+        self.pool
+    }
+
+    /// Bytes of the frame after the length field.
+    #[inline]
+    pub fn length(&self) -> u32 {
+        self.length
+    }
+}
+
+/// Makes the events of one slot: as many as references were taken, no more, and only inside its sealed bytes.
+#[must_use = "references without events pin the frame for ever"]
+pub struct EventMaker<'a> {
+    shared: &'a PoolShared,
+    slot_position: u32,
+    limit: u32,
+    remaining: u32,
+}
+
+impl<'a> EventMaker<'a> {
+    pub(super) fn new(shared: &'a PoolShared, slot: u32, events: u32) -> Self {
+        Self::new_open(shared, slot, events, 1 << shared.slot_shift)
+    }
+
+    pub(super) fn new_open(shared: &'a PoolShared, slot: u32, events: u32, sealed: u32) -> Self {
+        Self { shared, slot_position: slot << shared.slot_shift, limit: sealed, remaining: events }
+    }
+
+    /// Makes the next event from `offset..offset + length` of the slot.
+    ///
+    /// # Panics
+    /// When more events are made than references were taken, or one lies outside the slot's sealed bytes.
+    #[inline]
+    pub fn make(&mut self, offset: u32, length: u32, topic_length: u16, route: Route) -> Event {
+        assert!(self.remaining > 0, "more events than references");
+        assert!(u64::from(offset) + u64::from(length) <= u64::from(self.limit), "event outside its slot");
+        self.remaining -= 1;
+        Event {
+            position: self.slot_position + offset,
+            length,
+            topic: route.topic,
+            connection: route.connection,
+            arrival_delta_ns: route.arrival_delta_ns,
+            topic_length,
+            head: route.head,
+            pool: self.shared.index,
+        }
+    }
+
+    pub fn remaining(&self) -> u32 {
+        self.remaining
+    }
+}
+
+impl Drop for EventMaker<'_> {
+    fn drop(&mut self) {
+        debug_assert!(self.remaining == 0 || std::thread::panicking(), "{} references without event", self.remaining);
+    }
+}
+
+/// All pools of the engine, for those who read and release events. Cheap to clone.
+#[derive(Clone)]
+pub struct Frames(Arc<[Arc<PoolShared>]>);
+
+impl Frames {
+    /// # Panics
+    /// When pool `i` is not at place `i`: the topology numbers them.
+    pub fn new(pools: &[&FramePool]) -> Self {
+        for (place, pool) in pools.iter().enumerate() {
+            assert!(usize::from(pool.index()) == place, "pool {} at place {place}", pool.index());
+        }
+        Self(pools.iter().map(|pool| pool.shared()).collect())
+    }
+
+    #[inline]
+    fn pool(&self, event: &Event) -> &PoolShared {
+        &self.0[usize::from(event.pool)]
+    }
+
+    /// The frame's bytes after its length field.
+    #[inline]
+    pub fn bytes<'a>(&'a self, event: &'a Event) -> &'a [u8] {
+        let region = &self.pool(event).region;
+        let (position, length) = (event.position as usize, event.length as usize);
+        // Events are made inside their slot; this guards against an event of another `Frames`.
+        assert!(position + length <= region.bytes(), "event outside its region");
+        // SAFETY: the event holds a reference on its slot, so the owner does not reuse it while `event` is borrowed,
+        // and writes to an open slot only behind its sealed bytes, where no event lies.
+        unsafe { region.slice(position, length) }
+    }
+
+    /// When the event's bytes arrived.
+    #[inline]
+    pub fn arrival_ns(&self, event: &Event) -> Nanos {
+        let pool = self.pool(event);
+        let state = &pool.states[self.slot(event) as usize];
+        // SAFETY: written before the slot's first event was published, and not again before the last is released.
+        let arrival = unsafe { *state.arrival_ns.get() };
+        arrival + u64::from(event.arrival_delta_ns)
+    }
+
+    /// Who sent it.
+    pub fn peer(&self, event: &Event) -> SocketAddr {
+        let state = &self.pool(event).states[self.slot(event) as usize];
+        // SAFETY: as in `arrival_ns`.
+        let peer = unsafe { *state.peer.get() };
+        peer.socket_address()
+    }
+
+    /// The slot the event lies in, unique together with its pool.
+    #[inline]
+    pub fn slot(&self, event: &Event) -> u32 {
+        event.position >> self.pool(event).slot_shift
+    }
+
+    /// Whether the event's source can be made to wait.
+    #[inline]
+    pub fn is_reliable(&self, event: &Event) -> bool {
+        self.pool(event).reliable
+    }
+
+    #[inline]
+    pub fn prefetch(&self, event: &Event) {
+        self.pool(event).region.prefetch(event.position as usize);
+    }
+
+    pub fn pool_count(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Slots of a pool.
+    pub fn slots(&self, pool: u8) -> usize {
+        self.0[usize::from(pool)].states.len()
+    }
+}
+
+/// Ends events, giving their slots' references up in runs: neighbours in a queue mostly share a slot.
+pub struct Releaser {
+    frames: Frames,
+    pool: u8,
+    slot: u32,
+    count: u32,
+}
+
+impl Releaser {
+    pub fn new(frames: Frames) -> Self {
+        Self { frames, pool: 0, slot: 0, count: 0 }
+    }
+
+    #[inline]
+    pub fn release(&mut self, event: Event) {
+        let slot = self.frames.slot(&event);
+        if slot != self.slot || event.pool != self.pool {
+            self.flush();
+            self.slot = slot;
+            self.pool = event.pool;
+        }
+        self.count += 1;
+    }
+
+    /// Gives up what was gathered; called at the end of each batch.
+    #[inline]
+    pub fn flush(&mut self) {
+        if self.count > 0 {
+            self.frames.0[usize::from(self.pool)].release(self.slot, self.count);
+            self.count = 0;
+        }
+    }
+}
+
+impl Drop for Releaser {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}

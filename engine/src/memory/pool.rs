@@ -1,0 +1,515 @@
+//! A frame pool: a region cut into slots with one owner, and a lock-free way back for everyone else.
+//!
+//! - **Threads**: [`FramePool`] belongs to one ingest agent; events are released from any thread.
+//! - **In**: the last release of a slot's events pushes it onto the return stack. **Out**: the owner takes the
+//!   whole stack at once ([`FramePool::reclaim`]).
+//! - **Overload**: `acquire` on an empty pool answers `None`; the owner stops taking in.
+//! - **Invariant**: `free + kernel + in flight = slots`.
+//!
+//! The return path is Treiber's stack with "take all" as its only pop, which has no ABA problem: nobody compares the
+//! head with a value it read earlier in order to unlink a single node.
+
+use std::cell::UnsafeCell;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crossbeam_utils::CachePadded;
+
+use super::event::EventMaker;
+use super::region::Region;
+use crate::runtime::clock::Nanos;
+
+/// End of the return stack. No slot has this number: a region is at most 4 GiB and a slot at least 64 bytes.
+const NONE: u32 = u32::MAX;
+
+/// Where the bytes of a slot came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Peer {
+    /// IPv4 as its IPv6-mapped form.
+    pub address: [u8; 16],
+    pub port: u16,
+}
+
+impl Peer {
+    pub const NONE: Self = Self { address: [0; 16], port: 0 };
+
+    pub fn socket_address(&self) -> SocketAddr {
+        let address = Ipv6Addr::from(self.address);
+        let address = address.to_ipv4_mapped().map_or(IpAddr::V6(address), IpAddr::V4);
+        SocketAddr::new(address, self.port)
+    }
+}
+
+impl From<SocketAddr> for Peer {
+    fn from(address: SocketAddr) -> Self {
+        let octets = match address.ip() {
+            IpAddr::V4(ip) => ip.to_ipv6_mapped().octets(),
+            IpAddr::V6(ip) => ip.octets(),
+        };
+        Self { address: octets, port: address.port() }
+    }
+}
+
+/// Two slots' state on one line would make releases of neighbours fight over it: one slot, one line.
+pub(super) struct SlotState {
+    pub(super) references: AtomicU32,
+    next: AtomicU32,
+    /// Written by the owner before the first event of the slot is published, read by those who hold one.
+    pub(super) arrival_ns: UnsafeCell<Nanos>,
+    pub(super) peer: UnsafeCell<Peer>,
+}
+
+/// What every holder of an event needs of the pool it came from.
+pub(super) struct PoolShared {
+    pub(super) region: Region,
+    pub(super) states: Box<[CachePadded<SlotState>]>,
+    pub(super) slot_shift: u32,
+    pub(super) index: u8,
+    pub(super) reliable: bool,
+    returned: CachePadded<AtomicU32>,
+    gauges: Arc<PoolGauges>,
+}
+
+// SAFETY: the two `UnsafeCell`s are written only by the owner while it alone holds the slot (a `Slot` token), and
+// read only through events of the slot, which the owner publishes afterwards through a Release store.
+unsafe impl Sync for PoolShared {}
+// SAFETY: as above; nothing in it is tied to a thread.
+unsafe impl Send for PoolShared {}
+
+impl PoolShared {
+    /// Gives up `count` references; the last one returns the slot.
+    #[inline]
+    pub(super) fn release(&self, slot: u32, count: u32) {
+        let state = &self.states[slot as usize];
+        // Release: our reads of the frame come before the owner's reuse. The Acquire of the last one (below, by the
+        // RMW itself) collects the other releasers' reads.
+        let before = state.references.fetch_sub(count, Ordering::AcqRel);
+        debug_assert!(before >= count, "slot {slot} released more often than it was referenced");
+        if before == count {
+            self.give_back(slot);
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn give_back(&self, slot: u32) {
+        let mut head = self.returned.load(Ordering::Relaxed);
+        loop {
+            self.states[slot as usize].next.store(head, Ordering::Relaxed);
+            // Release: paired with the Acquire swap in `reclaim`; carries `next` and the end of all reads.
+            match self.returned.compare_exchange_weak(head, slot, Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => return,
+                Err(now) => head = now,
+            }
+        }
+    }
+}
+
+/// Levels of a pool, published by its owner between duty cycles.
+#[derive(Debug, Default)]
+pub struct PoolGauges {
+    pub slots: AtomicU64,
+    pub free: AtomicU64,
+    pub kernel: AtomicU64,
+    pub in_flight: AtomicU64,
+}
+
+/// How a pool is set up.
+#[derive(Clone, Debug)]
+pub struct PoolSpec {
+    pub slot_bytes: usize,
+    /// Whether its source can be made to wait (TCP) instead of losing events.
+    pub reliable: bool,
+}
+
+/// An owned slot: exactly one exists for each slot that is neither free, nor in the kernel, nor in flight.
+#[must_use = "a slot that is dropped is lost to its pool"]
+#[derive(Debug)]
+pub struct Slot {
+    index: u32,
+    pool: u8,
+}
+
+impl Slot {
+    pub fn index(&self) -> u32 {
+        self.index
+    }
+}
+
+/// A slot the owner still writes to while events of its earlier bytes are already on their way.
+#[must_use = "an open slot that is dropped is lost to its pool"]
+#[derive(Debug)]
+pub struct OpenSlot {
+    index: u32,
+    pool: u8,
+    /// Bytes up to here belong to events that may be read by others; the owner writes only behind them.
+    sealed: u32,
+}
+
+impl OpenSlot {
+    /// Bytes the owner has fixed for good.
+    pub fn sealed(&self) -> usize {
+        self.sealed as usize
+    }
+}
+
+/// The owner's end.
+pub struct FramePool {
+    shared: Arc<PoolShared>,
+    free: Vec<u32>,
+    in_kernel: Box<[bool]>,
+    kernel_count: u32,
+    /// Slots outside both `free` and the kernel: tokens the owner holds and slots with events on their way.
+    /// Counted by its own moves, so that the invariant is a check and not a definition.
+    in_flight: u32,
+}
+
+impl FramePool {
+    /// Cuts `region` into slots; `index` is its place among the [`Frames`](super::Frames).
+    ///
+    /// # Panics
+    /// When the slot size is not a power of two of at least 64 bytes or the region is above 4 GiB: both come from
+    /// validated configuration.
+    pub fn new(index: u8, region: Region, spec: &PoolSpec) -> Self {
+        assert!(spec.slot_bytes.is_power_of_two() && spec.slot_bytes >= 64, "slot of {} bytes", spec.slot_bytes);
+        assert!(region.bytes() as u64 <= 1 << 32, "region of {} bytes", region.bytes());
+        let slots = (region.bytes() / spec.slot_bytes) as u32;
+        let state = || SlotState {
+            references: AtomicU32::new(0),
+            next: AtomicU32::new(NONE),
+            arrival_ns: UnsafeCell::new(0),
+            peer: UnsafeCell::new(Peer::NONE),
+        };
+        let gauges = Arc::new(PoolGauges::default());
+        let shared = PoolShared {
+            region,
+            states: (0..slots).map(|_| CachePadded::new(state())).collect(),
+            slot_shift: spec.slot_bytes.trailing_zeros(),
+            index,
+            reliable: spec.reliable,
+            returned: CachePadded::new(AtomicU32::new(NONE)),
+            gauges,
+        };
+        let pool = Self {
+            shared: Arc::new(shared),
+            free: (0..slots).rev().collect(),
+            in_kernel: vec![false; slots as usize].into(),
+            kernel_count: 0,
+            in_flight: 0,
+        };
+        pool.publish_gauges();
+        pool
+    }
+
+    pub fn index(&self) -> u8 {
+        self.shared.index
+    }
+
+    /// Gives the pool its place among the [`Frames`](super::Frames) once that is known.
+    ///
+    /// # Panics
+    /// When there are `Frames` or slots of it already: their tokens carry the old number.
+    pub fn renumber(&mut self, index: u8) {
+        assert!(self.in_flight == 0, "slots of pool {} are out", self.shared.index);
+        Arc::get_mut(&mut self.shared).expect("a pool is renumbered before it is shared").index = index;
+    }
+
+    pub fn slots(&self) -> usize {
+        self.shared.states.len()
+    }
+
+    pub fn slot_bytes(&self) -> usize {
+        1 << self.shared.slot_shift
+    }
+
+    pub fn free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// Slots the kernel has.
+    #[inline]
+    pub fn kernel(&self) -> usize {
+        self.kernel_count as usize
+    }
+
+    pub fn backing(&self) -> super::Backing {
+        self.shared.region.backing()
+    }
+
+    /// Where the region is, to tell it from every other living one.
+    #[inline]
+    pub fn region_address(&self) -> usize {
+        self.shared.region.address()
+    }
+
+    pub fn gauges(&self) -> Arc<PoolGauges> {
+        self.shared.gauges.clone()
+    }
+
+    pub(super) fn shared(&self) -> Arc<PoolShared> {
+        self.shared.clone()
+    }
+
+    #[inline]
+    pub fn acquire(&mut self) -> Option<Slot> {
+        if self.free.is_empty() {
+            self.reclaim();
+        }
+        let index = self.free.pop()?;
+        self.in_flight += 1;
+        Some(Slot { index, pool: self.shared.index })
+    }
+
+    /// Puts back a slot that carried no event.
+    #[inline]
+    pub fn give_back(&mut self, slot: Slot) {
+        self.check(slot.pool);
+        self.in_flight -= 1;
+        self.free.push(slot.index); // never grows: capacity is the number of slots
+    }
+
+    /// Takes in all that others have released; returns how many slots came back.
+    #[inline]
+    pub fn reclaim(&mut self) -> usize {
+        if self.shared.returned.load(Ordering::Relaxed) == NONE {
+            return 0;
+        }
+        // Acquire: paired with the Release in `give_back`; all reads of the frames are over.
+        let mut slot = self.shared.returned.swap(NONE, Ordering::Acquire);
+        let before = self.free.len();
+        while slot != NONE {
+            self.free.push(slot);
+            slot = self.shared.states[slot as usize].next.load(Ordering::Relaxed);
+        }
+        let count = self.free.len() - before;
+        self.in_flight -= count as u32;
+        count
+    }
+
+    /// Marks the slot as handed to the kernel and returns its index.
+    #[inline]
+    pub fn into_kernel(&mut self, slot: Slot) -> u32 {
+        self.check(slot.pool);
+        self.in_kernel[slot.index as usize] = true;
+        self.kernel_count += 1;
+        self.in_flight -= 1;
+        slot.index
+    }
+
+    /// Takes back the slot that holds byte `position`, if the kernel has it: a descriptor is input and is believed only
+    /// so far.
+    #[inline]
+    pub fn from_kernel(&mut self, position: u64) -> Option<Slot> {
+        let index = usize::try_from(position >> self.shared.slot_shift).ok()?;
+        let held = self.in_kernel.get_mut(index)?;
+        if !std::mem::take(held) {
+            return None;
+        }
+        self.kernel_count -= 1;
+        self.in_flight += 1;
+        Some(Slot { index: index as u32, pool: self.shared.index })
+    }
+
+    /// Where the slot begins in the region.
+    #[inline]
+    pub fn position(&self, slot: &Slot) -> usize {
+        (slot.index as usize) << self.shared.slot_shift
+    }
+
+    #[inline]
+    pub fn bytes<'a>(&'a self, slot: &'a Slot) -> &'a [u8] {
+        self.check(slot.pool);
+        // SAFETY: the token says that nobody else has the slot, and its borrow keeps the owner from writing.
+        unsafe { self.shared.region.slice(self.position(slot), self.slot_bytes()) }
+    }
+
+    #[inline]
+    pub fn bytes_mut<'a>(&'a self, slot: &'a mut Slot) -> &'a mut [u8] {
+        self.check(slot.pool);
+        // SAFETY: the token is borrowed mutably and unique, so the bytes are ours alone.
+        unsafe { self.shared.region.slice_mut(self.position(slot), self.slot_bytes()) }
+    }
+
+    #[inline]
+    pub fn prefetch(&self, position: usize) {
+        self.shared.region.prefetch(position);
+    }
+
+    /// Turns a filled slot into `events` events. With no events the slot goes back at once.
+    #[inline]
+    pub fn seal(&mut self, slot: Slot, events: u32, arrival_ns: Nanos, peer: Peer) -> EventMaker<'_> {
+        self.check(slot.pool);
+        if events == 0 {
+            self.in_flight -= 1;
+            self.free.push(slot.index);
+        } else {
+            self.stamp(slot.index, arrival_ns, peer);
+            // Relaxed: the queue's publication orders this before any release.
+            self.shared.states[slot.index as usize].references.store(events, Ordering::Relaxed);
+        }
+        EventMaker::new(&self.shared, slot.index, events)
+    }
+
+    /// Opens a slot that will be written to and published piece by piece.
+    #[inline]
+    pub fn open(&mut self, slot: Slot, arrival_ns: Nanos, peer: Peer) -> OpenSlot {
+        self.check(slot.pool);
+        self.stamp(slot.index, arrival_ns, peer);
+        // One reference is the owner's, so that the slot cannot come back while it is open.
+        self.shared.states[slot.index as usize].references.store(1, Ordering::Relaxed);
+        OpenSlot { index: slot.index, pool: slot.pool, sealed: 0 }
+    }
+
+    /// The part of an open slot that nobody else reads yet.
+    #[inline]
+    pub fn spare_mut<'a>(&'a self, open: &'a mut OpenSlot) -> &'a mut [u8] {
+        self.check(open.pool);
+        let start = ((open.index as usize) << self.shared.slot_shift) + open.sealed as usize;
+        // SAFETY: events of this slot end at or before `sealed` (checked by `EventMaker::make`); what lies behind
+        // belongs to the one `OpenSlot`, borrowed mutably.
+        unsafe { self.shared.region.slice_mut(start, self.slot_bytes() - open.sealed as usize) }
+    }
+
+    /// Fixes the next `bytes` of an open slot and turns them into `events` events.
+    #[inline]
+    pub fn seal_part(&mut self, open: &mut OpenSlot, bytes: usize, events: u32) -> EventMaker<'_> {
+        self.check(open.pool);
+        let sealed = open.sealed as usize + bytes;
+        assert!(sealed <= self.slot_bytes(), "sealed past the slot's end");
+        open.sealed = sealed as u32;
+        self.shared.states[open.index as usize].references.fetch_add(events, Ordering::Relaxed);
+        EventMaker::new_open(&self.shared, open.index, events, open.sealed)
+    }
+
+    /// Gives up the owner's reference.
+    #[inline]
+    pub fn close(&mut self, open: OpenSlot) {
+        self.check(open.pool);
+        self.shared.release(open.index, 1);
+    }
+
+    /// When the first bytes of an open slot arrived.
+    pub fn arrival_ns(&self, open: &OpenSlot) -> Nanos {
+        self.check(open.pool);
+        // SAFETY: only the owner writes it, and the owner is us.
+        unsafe { *self.shared.states[open.index as usize].arrival_ns.get() }
+    }
+
+    fn stamp(&mut self, slot: u32, arrival_ns: Nanos, peer: Peer) {
+        let state = &self.shared.states[slot as usize];
+        // SAFETY: the slot is ours alone until its first event is published.
+        unsafe { *state.arrival_ns.get() = arrival_ns };
+        // SAFETY: as above.
+        unsafe { *state.peer.get() = peer };
+    }
+
+    /// Publishes `free`, `kernel` and `in flight`; called between duty cycles.
+    pub fn publish_gauges(&self) {
+        let gauges = &self.shared.gauges;
+        let (slots, free, kernel) = (self.slots() as u64, self.free.len() as u64, u64::from(self.kernel_count));
+        gauges.slots.store(slots, Ordering::Relaxed);
+        gauges.free.store(free, Ordering::Relaxed);
+        gauges.kernel.store(kernel, Ordering::Relaxed);
+        gauges.in_flight.store(u64::from(self.in_flight), Ordering::Relaxed);
+        debug_assert_eq!(free + kernel + u64::from(self.in_flight), slots, "a slot is nowhere");
+    }
+
+    fn check(&self, pool: u8) {
+        assert!(pool == self.shared.index, "slot of pool {pool} given to pool {}", self.shared.index);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{Frames, Releaser, Route};
+
+    fn pool(slots: usize) -> FramePool {
+        let spec = PoolSpec { slot_bytes: 256, reliable: false };
+        FramePool::new(0, Region::map(slots * 256).unwrap(), &spec)
+    }
+
+    #[test]
+    fn a_slot_comes_back_with_its_last_event() {
+        let mut pool = pool(2);
+        let frames = Frames::new(&[&pool]);
+        let mut slot = pool.acquire().unwrap();
+        pool.bytes_mut(&mut slot)[..8].copy_from_slice(b"abcdefgh");
+        let mut maker = pool.seal(slot, 2, 5, Peer::NONE);
+        let first = maker.make(0, 4, 1, Route::default());
+        let second = maker.make(4, 4, 1, Route::default());
+        drop(maker);
+        assert_eq!((frames.bytes(&first), frames.bytes(&second)), (&b"abcd"[..], &b"efgh"[..]));
+        assert_eq!(frames.arrival_ns(&second), 5);
+        let held = pool.acquire().unwrap();
+        assert!(pool.acquire().is_none());
+        let mut releaser = Releaser::new(frames.clone());
+        releaser.release(first);
+        releaser.flush();
+        assert!(pool.acquire().is_none());
+        releaser.release(second);
+        releaser.flush();
+        pool.give_back(held);
+        assert_eq!(pool.reclaim(), 1);
+        assert_eq!(pool.free(), 2);
+        pool.publish_gauges();
+        assert_eq!(pool.gauges().in_flight.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn the_kernel_is_believed_only_what_it_was_given() {
+        let mut pool = pool(2);
+        let slot = pool.acquire().unwrap();
+        let index = pool.into_kernel(slot);
+        assert!(pool.from_kernel(u64::MAX).is_none());
+        assert!(pool.from_kernel(u64::from(1 - index) * 256).is_none());
+        let slot = pool.from_kernel(u64::from(index) * 256 + 77).unwrap();
+        assert!(pool.from_kernel(u64::from(index) * 256).is_none(), "told twice");
+        pool.give_back(slot);
+    }
+
+    #[test]
+    fn an_open_slot_stays_until_closed() {
+        let mut pool = pool(1);
+        let frames = Frames::new(&[&pool]);
+        let slot = pool.acquire().unwrap();
+        let mut open = pool.open(slot, 3, Peer::NONE);
+        pool.spare_mut(&mut open)[..4].copy_from_slice(b"wxyz");
+        let event = pool.seal_part(&mut open, 4, 1).make(0, 4, 1, Route::default());
+        pool.spare_mut(&mut open)[0] = b'!';
+        assert_eq!(frames.bytes(&event), b"wxyz");
+        let mut releaser = Releaser::new(frames.clone());
+        releaser.release(event);
+        releaser.flush();
+        assert_eq!(pool.reclaim(), 0);
+        pool.close(open);
+        assert_eq!(pool.reclaim(), 1);
+    }
+
+    #[test]
+    fn releases_from_many_threads_lose_no_slot() {
+        let mut pool = pool(64);
+        let frames = Frames::new(&[&pool]);
+        for _ in 0..200 {
+            let mut shares: Vec<Vec<_>> = (0..4).map(|_| Vec::new()).collect();
+            while let Some(slot) = pool.acquire() {
+                let mut maker = pool.seal(slot, 4, 0, Peer::NONE);
+                shares.iter_mut().for_each(|share| share.push(maker.make(0, 4, 1, Route::default())));
+                drop(maker);
+            }
+            std::thread::scope(|scope| {
+                for share in shares {
+                    let frames = frames.clone();
+                    scope.spawn(move || {
+                        let mut releaser = Releaser::new(frames);
+                        share.into_iter().for_each(|event| releaser.release(event));
+                        releaser.flush();
+                    });
+                }
+            });
+            pool.reclaim();
+            assert_eq!(pool.free(), 64);
+        }
+    }
+}

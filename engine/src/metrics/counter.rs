@@ -1,0 +1,270 @@
+//! Every counter there is, with its stable name: subject, then what happened, then unit.
+
+macro_rules! named {
+    ($(#[$meta:meta])* $name:ident { $($(#[$doc:meta])* $variant:ident = $text:literal,)+ }) => {
+        $(#[$meta])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$doc])* $variant,)+ }
+
+        impl $name {
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)+];
+
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $text,)+ }
+            }
+        }
+    };
+}
+
+named! {
+    /// Why a frame, and with it its datagram or stream, was refused.
+    MalformedReason {
+        /// The length field counts fewer bytes than the fixed header has.
+        LengthShort = "length_short",
+        /// The length field points past the end of the datagram.
+        LengthBeyond = "length_beyond",
+        /// The length field is above the configured frame limit.
+        LengthLimit = "length_limit",
+        TopicEmpty = "topic_empty",
+        /// The topic would reach past the frame's end.
+        TopicBeyond = "topic_beyond",
+        TopicLimit = "topic_limit",
+        TopicUtf8 = "topic_utf8",
+        TopicNul = "topic_nul",
+        /// `+` or `#` as a level of a published topic.
+        TopicWildcard = "topic_wildcard",
+        /// Flag 0x10 or 0x08.
+        ReservedFlag = "reserved_flag",
+        /// A flag announces an id or a time for which the frame has no room.
+        MissingField = "missing_field",
+        /// `$esc/` over UDP, or an unknown `$esc/` topic over TCP.
+        ReservedTopic = "reserved_topic",
+        /// One to three bytes after the last frame of a datagram: no length field fits.
+        TrailingBytes = "trailing_bytes",
+        EmptyDatagram = "empty_datagram",
+        /// A steered packet that is not one whole UDP datagram where it lies; the program steers none such.
+        PacketHeaders = "packet_headers",
+        /// A TCP stream ended inside a frame.
+        StreamTruncated = "stream_truncated",
+        /// A control frame whose JSON is not what its topic asks for.
+        ControlPayload = "control_payload",
+    }
+}
+
+named! {
+    /// Why an event went to the dead letter queue.
+    DeadLetterReason {
+        Rejected = "rejected",
+        RetriesExhausted = "retries_exhausted",
+        RetryOverflow = "retry_overflow",
+        HandlerPanic = "handler_panic",
+        /// Its worker's link, the class's share of frames and the spill pool were all full.
+        LinkFull = "link_full",
+        /// Batch or low priority while the state was DROPPING.
+        ShedDropping = "shed_dropping",
+        /// Anything but critical while the state was EMERGENCY.
+        ShedEmergency = "shed_emergency",
+    }
+}
+
+impl DeadLetterReason {
+    /// Shed by load, not refused on its merits: these share a write budget.
+    pub const fn is_shed(self) -> bool {
+        matches!(self, Self::LinkFull | Self::ShedDropping | Self::ShedEmergency)
+    }
+}
+
+named! {
+    /// Why an event could not even be dead-lettered.
+    LostReason {
+        /// Shed above the dead letter queue's budget.
+        ShedOverBudget = "shed_over_budget",
+        /// The link to the dead letter queue had no room.
+        DeadLetterLinkFull = "dead_letter_link_full",
+    }
+}
+
+named! {
+    Scalar {
+        DatagramsConsumed = "datagrams_consumed",
+        /// Frames the rx ring named that the kernel was never given: believed in nothing, counted, ignored.
+        RxDescriptorInvalid = "rx_descriptor_invalid",
+        DatagramsSocketReceived = "datagrams_socket_received",
+        DatagramsSocketDropped = "datagrams_socket_dropped",
+        DatagramsTruncated = "datagrams_truncated",
+        DatagramsParsed = "datagrams_parsed",
+        BytesReceived = "bytes_received",
+        AckFlagIgnored = "ack_flag_ignored",
+        TcpFramesFound = "tcp_frames_found",
+        TcpFramesAccepted = "tcp_frames_accepted",
+        TcpFramesControl = "tcp_frames_control",
+        TcpConnectionsOpened = "tcp_connections_opened",
+        TcpConnectionsClosed = "tcp_connections_closed",
+        TcpConnectionsRefused = "tcp_connections_refused",
+        TcpLargeFrameTimeouts = "tcp_large_frame_timeouts",
+        TcpCreditStalls = "tcp_credit_stalls",
+        ReassemblyCopiedBytes = "reassembly_copied_bytes",
+        EventsAccepted = "events_accepted",
+        EventsReplayed = "events_replayed",
+        /// Failed claims of the queue to the dispatcher: the agent kept its position.
+        MpscBackpressured = "mpsc_backpressured",
+        NeedWakeupFill = "need_wakeup_fill",
+        NeedWakeupRx = "need_wakeup_rx",
+        KernelRxDropped = "kernel_rx_dropped",
+        KernelRxRingFull = "kernel_rx_ring_full",
+        KernelFillRingEmpty = "kernel_fill_ring_empty",
+        KernelRedirectFailed = "kernel_redirect_failed",
+        DispatcherTaken = "dispatcher_taken",
+        DispatchedRealtime = "dispatched_realtime",
+        DispatchedTransactional = "dispatched_transactional",
+        DispatchedBatch = "dispatched_batch",
+        DispatcherDeadLettered = "dispatcher_dead_lettered",
+        DispatcherLost = "dispatcher_lost",
+        CopiedOut = "copied_out",
+        TakenRealtime = "taken_realtime",
+        TakenTransactional = "taken_transactional",
+        TakenBatch = "taken_batch",
+        ProcessedRealtime = "processed_realtime",
+        ProcessedTransactional = "processed_transactional",
+        ProcessedBatch = "processed_batch",
+        Duplicate = "duplicate",
+        HandlerRetries = "handler_retries",
+        HandlerPanics = "handler_panics",
+        /// Not an outcome: handled events whose payload bytes the default handler has read.
+        HandledBytes = "handled_bytes",
+        DeadLettersReceived = "dead_letters_received",
+        DeadLettersEvicted = "dead_letters_evicted",
+        DeadLettersPurged = "dead_letters_purged",
+        DeadLettersReplayed = "dead_letters_replayed",
+        GapMissing = "gap_missing",
+        GapLate = "gap_late",
+        GapRepeated = "gap_repeated",
+    }
+}
+
+/// A counter: one of the plain ones, or one of a family with a reason.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counter(u8);
+
+const SCALARS: usize = Scalar::ALL.len();
+const MALFORMED: usize = MalformedReason::ALL.len();
+const DEAD: usize = DeadLetterReason::ALL.len();
+
+macro_rules! scalars {
+    ($($constant:ident = $variant:ident;)+) => {
+        #[allow(missing_docs)]
+        impl Counter { $(pub const $constant: Self = Self(Scalar::$variant as u8);)+ }
+    };
+}
+
+scalars! {
+    DATAGRAMS_CONSUMED = DatagramsConsumed;
+    RX_DESCRIPTOR_INVALID = RxDescriptorInvalid;
+    DATAGRAMS_SOCKET_RECEIVED = DatagramsSocketReceived;
+    DATAGRAMS_SOCKET_DROPPED = DatagramsSocketDropped;
+    DATAGRAMS_TRUNCATED = DatagramsTruncated;
+    DATAGRAMS_PARSED = DatagramsParsed;
+    BYTES_RECEIVED = BytesReceived;
+    ACK_FLAG_IGNORED = AckFlagIgnored;
+    TCP_FRAMES_FOUND = TcpFramesFound;
+    TCP_FRAMES_ACCEPTED = TcpFramesAccepted;
+    TCP_FRAMES_CONTROL = TcpFramesControl;
+    TCP_CONNECTIONS_OPENED = TcpConnectionsOpened;
+    TCP_CONNECTIONS_CLOSED = TcpConnectionsClosed;
+    TCP_CONNECTIONS_REFUSED = TcpConnectionsRefused;
+    TCP_LARGE_FRAME_TIMEOUTS = TcpLargeFrameTimeouts;
+    TCP_CREDIT_STALLS = TcpCreditStalls;
+    REASSEMBLY_COPIED_BYTES = ReassemblyCopiedBytes;
+    EVENTS_ACCEPTED = EventsAccepted;
+    EVENTS_REPLAYED = EventsReplayed;
+    MPSC_BACKPRESSURED = MpscBackpressured;
+    NEED_WAKEUP_FILL = NeedWakeupFill;
+    NEED_WAKEUP_RX = NeedWakeupRx;
+    KERNEL_RX_DROPPED = KernelRxDropped;
+    KERNEL_RX_RING_FULL = KernelRxRingFull;
+    KERNEL_FILL_RING_EMPTY = KernelFillRingEmpty;
+    KERNEL_REDIRECT_FAILED = KernelRedirectFailed;
+    DISPATCHER_TAKEN = DispatcherTaken;
+    DISPATCHED_REALTIME = DispatchedRealtime;
+    DISPATCHER_DEAD_LETTERED = DispatcherDeadLettered;
+    DISPATCHER_LOST = DispatcherLost;
+    COPIED_OUT = CopiedOut;
+    DUPLICATE = Duplicate;
+    HANDLER_RETRIES = HandlerRetries;
+    HANDLER_PANICS = HandlerPanics;
+    HANDLED_BYTES = HandledBytes;
+    DEAD_LETTERS_RECEIVED = DeadLettersReceived;
+    DEAD_LETTERS_EVICTED = DeadLettersEvicted;
+    DEAD_LETTERS_PURGED = DeadLettersPurged;
+    DEAD_LETTERS_REPLAYED = DeadLettersReplayed;
+    GAP_MISSING = GapMissing;
+    GAP_LATE = GapLate;
+    GAP_REPEATED = GapRepeated;
+}
+
+impl Counter {
+    pub const COUNT: usize = SCALARS + 2 * MALFORMED + DEAD + LostReason::ALL.len();
+
+    #[inline]
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+
+    pub const fn dispatched(class: crate::frame::Class) -> Self {
+        Self(Scalar::DispatchedRealtime as u8 + class as u8)
+    }
+
+    pub const fn taken(class: crate::frame::Class) -> Self {
+        Self(Scalar::TakenRealtime as u8 + class as u8)
+    }
+
+    pub const fn processed(class: crate::frame::Class) -> Self {
+        Self(Scalar::ProcessedRealtime as u8 + class as u8)
+    }
+
+    pub const fn datagram_malformed(reason: MalformedReason) -> Self {
+        Self(SCALARS as u8 + reason as u8)
+    }
+
+    pub const fn tcp_malformed(reason: MalformedReason) -> Self {
+        Self((SCALARS + MALFORMED) as u8 + reason as u8)
+    }
+
+    pub const fn dead_lettered(reason: DeadLetterReason) -> Self {
+        Self((SCALARS + 2 * MALFORMED) as u8 + reason as u8)
+    }
+
+    pub const fn lost(reason: LostReason) -> Self {
+        Self((SCALARS + 2 * MALFORMED + DEAD) as u8 + reason as u8)
+    }
+
+    /// All counters with their exported names and, for families, the reason.
+    pub fn all() -> impl Iterator<Item = (Self, &'static str, Option<&'static str>)> {
+        let scalars = Scalar::ALL.iter().map(|s| (Self(*s as u8), s.name(), None));
+        let datagrams = MalformedReason::ALL
+            .iter()
+            .map(|r| (Self::datagram_malformed(*r), "datagrams_malformed", Some(r.name())));
+        let tcp =
+            MalformedReason::ALL.iter().map(|r| (Self::tcp_malformed(*r), "tcp_frames_malformed", Some(r.name())));
+        let dead =
+            DeadLetterReason::ALL.iter().map(|r| (Self::dead_lettered(*r), "events_dead_lettered", Some(r.name())));
+        let lost = LostReason::ALL.iter().map(|r| (Self::lost(*r), "events_lost", Some(r.name())));
+        scalars.chain(datagrams).chain(tcp).chain(dead).chain(lost)
+    }
+}
+
+const _: () = assert!(Counter::COUNT <= u8::MAX as usize);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_counter_has_a_place_and_a_name_of_its_own() {
+        let places: std::collections::BTreeSet<_> = Counter::all().map(|(c, ..)| c.index()).collect();
+        assert_eq!(places, (0..Counter::COUNT).collect());
+        let names: std::collections::BTreeSet<_> = Counter::all().map(|(_, name, reason)| (name, reason)).collect();
+        assert_eq!(names.len(), Counter::COUNT);
+    }
+}

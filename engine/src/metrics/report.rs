@@ -1,0 +1,79 @@
+//! What `--report` writes and the live view serves: keys that stay.
+
+use serde::Serialize;
+
+use super::{LatencySummary, Ledger};
+
+/// What a queue got, and why not more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct QueueReport {
+    pub iface: String,
+    pub queue: u32,
+    /// `xdp-native-zerocopy`, `xdp-native-copy`, `xdp-generic-copy` or `socket`.
+    pub mode: String,
+    pub reason: String,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Rates {
+    pub datagrams_per_s: f64,
+    pub events_per_s: f64,
+    pub bits_per_s: f64,
+}
+
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Latencies {
+    pub rx_to_handler: LatencySummary,
+}
+
+/// Levels of one pool, or of all together.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct FrameLevels {
+    pub slots: u64,
+    pub free: u64,
+    pub kernel: u64,
+    pub in_flight: u64,
+    pub copied_out: u64,
+    pub pools: Vec<PoolLevels>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct PoolLevels {
+    pub owner: String,
+    pub slots: u64,
+    pub free: u64,
+    pub kernel: u64,
+    pub in_flight: u64,
+}
+
+/// Which thread ran what, as it came out.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct RunnerReport {
+    pub name: String,
+    pub cpu: Option<u32>,
+    pub idle: String,
+    pub agents: Vec<String>,
+    /// Why it could not be pinned.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+}
+
+/// The report.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Report {
+    pub run_id: String,
+    pub seconds: f64,
+    pub state: String,
+    pub queues: Vec<QueueReport>,
+    pub runners: Vec<RunnerReport>,
+    pub rates: Rates,
+    pub ledger: Ledger,
+    pub latency_ns: Latencies,
+    pub frames: FrameLevels,
+    /// What else was counted: wake-ups, retries, connections.
+    pub counters: std::collections::BTreeMap<String, u64>,
+    /// Events on their way, by link.
+    pub depths: std::collections::BTreeMap<String, u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_path_allocations: Option<u64>,
+}

@@ -1,0 +1,374 @@
+//! Bounded multi-producer single-consumer queue with batch claim, after Vyukov's array queue.
+//!
+//! - **Threads**: any number of producers (each a clone of [`Producer`]), one consumer.
+//! - **In**: a producer claims `n` consecutive cells by one compare-and-swap, fills them in place, and each becomes
+//!   visible as its sequence is stored. **Out**: the consumer looks at and moves out values in claim order and publishes its
+//!   progress once a batch.
+//! - **Overload**: a claim that does not fit whole is refused; nothing waits.
+//! - **Invariant**: cell `i` carries sequence `i + 1` exactly when its value may be read; claims never pass
+//!   `consumer + capacity`.
+//!
+//! Unlike Vyukov's original the consumer does not write the cells it empties: producers learn about room from
+//! the consumer's index, which they cache. The cells' lines thus travel one way only.
+//!
+//! A producer descheduled between claim and publication holds back everything claimed after it: the consumer sees
+//! nothing past the gap, keeps its order, and takes all at once when the producer comes back. Nothing is lost.
+
+use std::mem::MaybeUninit;
+
+use crossbeam_utils::CachePadded;
+
+use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+
+struct Cell<T> {
+    /// Claim position plus one once the value is whole. Starts at zero, which no published cell has.
+    sequence: AtomicU64,
+    value: UnsafeCell<MaybeUninit<T>>,
+}
+
+struct Shared<T> {
+    cells: Box<[Cell<T>]>,
+    mask: u64,
+    /// Next cell to be claimed.
+    producer: CachePadded<AtomicU64>,
+    /// Next cell to be read; written by the consumer only.
+    consumer: CachePadded<AtomicU64>,
+}
+
+// SAFETY: between claim and publication a cell belongs to the claiming producer alone; between publication and
+// the consumer's release to the consumer alone. The Release/Acquire pairs on `sequence` and `consumer` order the two.
+unsafe impl<T: Send> Sync for Shared<T> {}
+// SAFETY: the queue owns its values; `T: Send` lets them move with it.
+unsafe impl<T: Send> Send for Shared<T> {}
+
+impl<T> Drop for Shared<T> {
+    fn drop(&mut self) {
+        let start = self.consumer.load(Ordering::Relaxed);
+        for position in start..self.producer.load(Ordering::Relaxed) {
+            let cell = &self.cells[(position & self.mask) as usize];
+            if cell.sequence.load(Ordering::Relaxed) != position + 1 {
+                continue; // claimed by a producer that panicked before it wrote
+            }
+            cell.value.with_mut(|value| {
+                // SAFETY: `&mut self` excludes every other access.
+                let value = unsafe { &mut *value };
+                // SAFETY: the sequence says the value was written, and nobody has taken it.
+                unsafe { value.assume_init_drop() };
+            });
+        }
+    }
+}
+
+/// Creates a queue of `capacity` values, a power of two.
+///
+/// # Panics
+/// When `capacity` is not a power of two: capacities come from validated configuration.
+pub fn queue<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    assert!(capacity.is_power_of_two(), "queue capacity {capacity} is not a power of two");
+    let cell = |_| Cell { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
+    let shared = Arc::new(Shared {
+        cells: (0..capacity).map(cell).collect(),
+        mask: capacity as u64 - 1,
+        producer: CachePadded::new(AtomicU64::new(0)),
+        consumer: CachePadded::new(AtomicU64::new(0)),
+    });
+    let producer = Producer { shared: shared.clone(), cached_consumer: 0 };
+    (producer, Consumer { shared, next: 0, ready: 0 })
+}
+
+/// Reads the queue's depth from a third thread; for gauges and the ledger.
+pub struct Depth<T>(Arc<Shared<T>>);
+
+impl<T> Depth<T> {
+    /// Claimed and not yet released.
+    pub fn len(&self) -> u64 {
+        let consumer = self.0.consumer.load(Ordering::Acquire);
+        self.0.producer.load(Ordering::Acquire).saturating_sub(consumer)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    pub fn capacity(&self) -> u64 {
+        self.0.mask + 1
+    }
+}
+
+/// A writing end.
+pub struct Producer<T> {
+    shared: Arc<Shared<T>>,
+    cached_consumer: u64,
+}
+
+impl<T> Clone for Producer<T> {
+    fn clone(&self) -> Self {
+        Self { shared: self.shared.clone(), cached_consumer: self.cached_consumer }
+    }
+}
+
+impl<T: Send> Producer<T> {
+    /// Claims `count` consecutive cells, or none when they do not all fit.
+    #[inline]
+    pub fn claim(&mut self, count: usize) -> Option<Claim<'_, T>> {
+        let count = count as u64;
+        let capacity = self.shared.mask + 1;
+        let mut position = self.shared.producer.load(Ordering::Relaxed);
+        loop {
+            // The cached consumer may even be ahead of `position` read before: wrapping keeps that "room".
+            if position.wrapping_add(count).wrapping_sub(self.cached_consumer) as i64 > capacity as i64 {
+                // Acquire: paired with the Release in `Consumer::release`; values were moved out before.
+                self.cached_consumer = self.shared.consumer.load(Ordering::Acquire);
+                if position.wrapping_add(count).wrapping_sub(self.cached_consumer) as i64 > capacity as i64 {
+                    return None;
+                }
+            }
+            // Relaxed: a claim publishes nothing; each cell's own sequence does.
+            let swap = self.shared.producer.compare_exchange_weak(
+                position,
+                position + count,
+                Ordering::Relaxed,
+                Ordering::Relaxed,
+            );
+            match swap {
+                Ok(_) => break,
+                Err(now) => position = now,
+            }
+        }
+        Some(Claim { shared: &self.shared, next: position, end: position + count })
+    }
+
+    pub fn depth(&self) -> Depth<T> {
+        Depth(self.shared.clone())
+    }
+}
+
+/// Cells claimed and to be filled in order.
+///
+/// # Panics
+/// Dropping a claim that is not full would stall the queue for good: that is a defect of the caller and asserted.
+pub struct Claim<'a, T> {
+    shared: &'a Shared<T>,
+    next: u64,
+    end: u64,
+}
+
+impl<T: Send> Claim<'_, T> {
+    /// Writes and publishes the next cell.
+    ///
+    /// # Panics
+    /// When the claim is full.
+    #[inline]
+    pub fn write(&mut self, value: T) {
+        assert!(self.next < self.end, "wrote past the claim");
+        let cell = &self.shared.cells[(self.next & self.shared.mask) as usize];
+        cell.value.with_mut(|slot| {
+            // SAFETY: the compare-and-swap in `claim` gave this position to this claim alone, and the consumer has
+            // released the cell's previous value (Acquire on `consumer` in `claim`).
+            let slot = unsafe { &mut *slot };
+            slot.write(value);
+        });
+        self.next += 1;
+        // Release: paired with the Acquire in `Consumer::available`.
+        cell.sequence.store(self.next, Ordering::Release);
+    }
+}
+
+impl<T> Drop for Claim<'_, T> {
+    fn drop(&mut self) {
+        debug_assert!(self.next == self.end || std::thread::panicking(), "claim dropped before it was full");
+    }
+}
+
+/// The reading end.
+pub struct Consumer<T> {
+    shared: Arc<Shared<T>>,
+    next: u64,
+    /// Values up to here are known to be published.
+    ready: u64,
+}
+
+impl<T: Send> Consumer<T> {
+    /// How many values can be looked at, up to `limit`.
+    #[inline]
+    pub fn available(&mut self, limit: usize) -> usize {
+        let end = self.next + limit as u64;
+        while self.ready < end {
+            let cell = &self.shared.cells[(self.ready & self.shared.mask) as usize];
+            // Acquire: paired with the Release in `Claim::write`.
+            if cell.sequence.load(Ordering::Acquire) != self.ready + 1 {
+                break;
+            }
+            self.ready += 1;
+        }
+        (self.ready.min(end) - self.next) as usize
+    }
+
+    /// The `index`-th value not yet taken.
+    ///
+    /// # Panics
+    /// When `index` is not below what [`available`](Self::available) last returned.
+    #[inline]
+    pub fn peek(&self, index: usize) -> &T {
+        let position = self.next + index as u64;
+        assert!(position < self.ready, "peeked past what is available");
+        self.shared.cells[(position & self.shared.mask) as usize].value.with(|value| {
+            // SAFETY: the sequence read with Acquire says the value is whole; no producer claims the cell again
+            // before `release`, which needs `&mut self`.
+            let value = unsafe { &*value };
+            // SAFETY: as above, published cells are initialised.
+            unsafe { value.assume_init_ref() }
+        })
+    }
+
+    /// Moves the next value out.
+    #[inline]
+    pub fn take(&mut self) -> Option<T> {
+        if self.next == self.ready && self.available(1) == 0 {
+            return None;
+        }
+        let value = self.shared.cells[(self.next & self.shared.mask) as usize].value.with(|value| {
+            // SAFETY: as in `peek`.
+            let value = unsafe { &*value };
+            // SAFETY: read out once: `next` moves past it below.
+            unsafe { value.assume_init_read() }
+        });
+        self.next += 1;
+        Some(value)
+    }
+
+    /// Gives the cells of everything taken so far back to the producers.
+    #[inline]
+    pub fn release(&mut self) {
+        // Release: paired with the Acquire in `Producer::claim`.
+        self.shared.consumer.store(self.next, Ordering::Release);
+    }
+
+    pub fn depth(&self) -> Depth<T> {
+        Depth(self.shared.clone())
+    }
+}
+
+impl<T> Drop for Consumer<T> {
+    fn drop(&mut self) {
+        self.shared.consumer.store(self.next, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+
+    fn fill(producer: &mut Producer<u64>, values: std::ops::Range<u64>) -> bool {
+        let Some(mut claim) = producer.claim((values.end - values.start) as usize) else { return false };
+        values.for_each(|value| claim.write(value));
+        true
+    }
+
+    #[test]
+    fn a_claim_fits_whole_or_not_at_all() {
+        let (mut producer, mut consumer) = queue(4);
+        assert!(fill(&mut producer, 0..3));
+        assert!(!fill(&mut producer, 3..5));
+        assert!(fill(&mut producer, 3..4));
+        assert_eq!(consumer.available(10), 4);
+        assert_eq!(*consumer.peek(3), 3);
+        for expected in 0..4 {
+            assert_eq!(consumer.take(), Some(expected));
+        }
+        assert_eq!(consumer.take(), None);
+        assert!(!fill(&mut producer, 4..5), "not released yet");
+        consumer.release();
+        assert!(fill(&mut producer, 4..8));
+        assert_eq!(producer.depth().len(), 4);
+    }
+
+    #[test]
+    fn a_claim_in_progress_hides_what_follows() {
+        let (producer, mut consumer) = queue(8);
+        let (mut slow, mut quick) = (producer.clone(), producer);
+        let mut claim = slow.claim(2).unwrap();
+        claim.write(1);
+        quick.claim(1).unwrap().write(3);
+        assert_eq!(consumer.available(8), 1);
+        claim.write(2);
+        drop(claim);
+        assert_eq!(consumer.available(8), 3);
+        assert_eq!([consumer.take(), consumer.take(), consumer.take()], [Some(1), Some(2), Some(3)]);
+    }
+
+    #[test]
+    fn dropping_the_queue_drops_each_value_once() {
+        let item = Arc::new(());
+        let (mut producer, mut consumer) = queue(4);
+        let mut claim = producer.claim(3).unwrap();
+        (0..3).for_each(|_| claim.write(item.clone()));
+        drop(claim);
+        drop(consumer.take());
+        drop((producer, consumer));
+        assert_eq!(Arc::strong_count(&item), 1);
+    }
+
+    #[test]
+    fn four_threads_keep_each_producers_order() {
+        let (producer, mut consumer) = queue::<(u8, u64)>(256);
+        const COUNT: u64 = 200_000;
+        let writers: Vec<_> = (0..4u8)
+            .map(|writer| {
+                let mut producer = producer.clone();
+                std::thread::spawn(move || {
+                    let mut next = 0;
+                    while next < COUNT {
+                        let count = (1 + next % 7).min(COUNT - next);
+                        if let Some(mut claim) = producer.claim(count as usize) {
+                            (0..count).for_each(|i| claim.write((writer, next + i)));
+                            next += count;
+                        } else {
+                            std::thread::yield_now();
+                        }
+                    }
+                })
+            })
+            .collect();
+        let mut expected = [0u64; 4];
+        while expected.iter().sum::<u64>() < 4 * COUNT {
+            while let Some((writer, value)) = consumer.take() {
+                assert_eq!(value, expected[writer as usize]);
+                expected[writer as usize] += 1;
+            }
+            consumer.release();
+            std::thread::yield_now();
+        }
+        writers.into_iter().for_each(|writer| writer.join().unwrap());
+    }
+}
+
+#[cfg(all(test, loom_model))]
+mod models {
+    use super::*;
+
+    #[test]
+    fn two_producers_wrap() {
+        loom::model(|| {
+            let (producer, mut consumer) = queue::<Box<u32>>(2);
+            let writers: Vec<_> = (0..2)
+                .map(|writer| {
+                    let mut producer = producer.clone();
+                    loom::thread::spawn(move || {
+                        for value in 0..2 {
+                            if let Some(mut claim) = producer.claim(1) {
+                                claim.write(Box::new(writer * 10 + value));
+                            }
+                        }
+                    })
+                })
+                .collect();
+            for _ in 0..2 {
+                drop(consumer.take());
+                consumer.release();
+            }
+            drop((producer, consumer));
+            writers.into_iter().for_each(|writer| writer.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,356 @@
+//! Single-producer single-consumer ring.
+//!
+//! - **Threads**: one producer, one consumer; each end is `Send` and not `Clone`.
+//! - **In, out**: values moved in by [`Producer::push`] become visible together at [`Producer::publish`]; values
+//!   moved out by [`Consumer::take`] give their slots back together at [`Consumer::release`].
+//! - **Overload**: `push` on a full ring hands the value back.
+//! - **Invariant**: `consumer ≤ producer ≤ consumer + capacity`, both counted without wrapping (2^64 values).
+//!
+//! Each side keeps the other's index cached and reads the shared one only when the cache says full or empty
+//! (Rigtorp's ring): in steady flow the two cache lines move once a batch, not once a value.
+
+use std::mem::MaybeUninit;
+
+use crossbeam_utils::CachePadded;
+
+use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+
+struct Ring<T> {
+    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
+    mask: u64,
+    /// Next value to be published; written by the producer only.
+    producer: CachePadded<AtomicU64>,
+    /// Next value to be taken; written by the consumer only.
+    consumer: CachePadded<AtomicU64>,
+}
+
+// SAFETY: a cell is touched by the producer only while `consumer + capacity > index ≥ producer` and by the consumer
+// only while `consumer ≤ index < producer`; the Release/Acquire pairs on the two indices order the two.
+unsafe impl<T: Send> Sync for Ring<T> {}
+// SAFETY: the ring owns its values; moving it to another thread moves them, which `T: Send` allows.
+unsafe impl<T: Send> Send for Ring<T> {}
+
+impl<T> Drop for Ring<T> {
+    fn drop(&mut self) {
+        // Both ends are gone (each held an `Arc`), so the indices no longer move.
+        let end = self.producer.load(Ordering::Relaxed);
+        for index in self.consumer.load(Ordering::Relaxed)..end {
+            self.cells[(index & self.mask) as usize].with_mut(|cell| {
+                // SAFETY: `&mut self` excludes every other access to the cell.
+                let value = unsafe { &mut *cell };
+                // SAFETY: cells between consumer and producer hold values nobody has taken.
+                unsafe { value.assume_init_drop() };
+            });
+        }
+    }
+}
+
+/// Creates a ring of `capacity` values, a power of two.
+///
+/// # Panics
+/// When `capacity` is not a power of two: capacities come from validated configuration.
+pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
+    assert!(capacity.is_power_of_two(), "ring capacity {capacity} is not a power of two");
+    let ring = Arc::new(Ring {
+        cells: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
+        mask: capacity as u64 - 1,
+        producer: CachePadded::new(AtomicU64::new(0)),
+        consumer: CachePadded::new(AtomicU64::new(0)),
+    });
+    let producer = Producer { ring: ring.clone(), next: 0, published: 0, cached_consumer: 0 };
+    (producer, Consumer { ring, next: 0, released: 0, cached_producer: 0 })
+}
+
+/// Reads the ring's depth from a third thread; for gauges and the ledger.
+pub struct Depth<T>(Arc<Ring<T>>);
+
+impl<T> Depth<T> {
+    /// Published and not yet released.
+    pub fn len(&self) -> u64 {
+        // Consumer first: read the other way round, progress between the two loads could make it negative.
+        // Acquire on both: paired with `publish` and `release`, so that counters flushed before are seen too.
+        let consumer = self.0.consumer.load(Ordering::Acquire);
+        self.0.producer.load(Ordering::Acquire).saturating_sub(consumer)
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// The writing end.
+pub struct Producer<T> {
+    ring: Arc<Ring<T>>,
+    next: u64,
+    published: u64,
+    cached_consumer: u64,
+}
+
+impl<T: Send> Producer<T> {
+    pub fn capacity(&self) -> u64 {
+        self.ring.mask + 1
+    }
+
+    /// Moves a value in; it stays invisible until [`publish`](Self::publish). A full ring hands it back.
+    #[inline]
+    pub fn push(&mut self, value: T) -> Result<(), T> {
+        if self.next - self.cached_consumer > self.ring.mask {
+            self.refresh();
+            if self.next - self.cached_consumer > self.ring.mask {
+                return Err(value);
+            }
+        }
+        self.ring.cells[(self.next & self.ring.mask) as usize].with_mut(|cell| {
+            // SAFETY: `next < consumer + capacity`, so the consumer has released this cell (Acquire in `refresh`) and
+            // will not look at it before `publish`; this is the only producer.
+            let slot = unsafe { &mut *cell };
+            slot.write(value);
+        });
+        self.next += 1;
+        Ok(())
+    }
+
+    /// Makes everything pushed so far visible. True when there was anything to publish.
+    #[inline]
+    pub fn publish(&mut self) -> bool {
+        let any = self.next != self.published;
+        if any {
+            self.published = self.next;
+            // Release: paired with the Acquire in `Consumer::available`; the values are written before the index.
+            self.ring.producer.store(self.next, Ordering::Release);
+        }
+        any
+    }
+
+    /// Count of values ever pushed: the sequence the next one will have.
+    #[inline]
+    pub fn sequence(&self) -> u64 {
+        self.next
+    }
+
+    /// Up to which sequence the consumer has released, read afresh.
+    #[inline]
+    pub fn refresh(&mut self) -> u64 {
+        // Acquire: paired with the Release in `Consumer::release`; what was taken is out of the cells.
+        self.cached_consumer = self.ring.consumer.load(Ordering::Acquire);
+        self.cached_consumer
+    }
+
+    /// Pushed and not yet released, by the last reading of the consumer.
+    #[inline]
+    pub fn occupied(&self) -> u64 {
+        self.next - self.cached_consumer
+    }
+
+    pub fn depth(&self) -> Depth<T> {
+        Depth(self.ring.clone())
+    }
+}
+
+/// The reading end.
+pub struct Consumer<T> {
+    ring: Arc<Ring<T>>,
+    next: u64,
+    released: u64,
+    cached_producer: u64,
+}
+
+impl<T: Send> Consumer<T> {
+    /// How many values can be looked at, up to `limit`; reads the shared index only when the cache has fewer.
+    #[inline]
+    pub fn available(&mut self, limit: usize) -> usize {
+        let mut count = self.cached_producer - self.next;
+        if count < limit as u64 {
+            // Acquire: paired with the Release in `Producer::publish`.
+            self.cached_producer = self.ring.producer.load(Ordering::Acquire);
+            count = self.cached_producer - self.next;
+        }
+        count.min(limit as u64) as usize
+    }
+
+    /// The `index`-th value not yet taken.
+    ///
+    /// # Panics
+    /// When `index` is not below what [`available`](Self::available) last returned.
+    #[inline]
+    pub fn peek(&self, index: usize) -> &T {
+        let position = self.next + index as u64;
+        assert!(position < self.cached_producer, "peeked past what is available");
+        self.ring.cells[(position & self.ring.mask) as usize].with(|cell| {
+            // SAFETY: `position < producer` (Acquire in `available`), so the value is whole, and the producer does not
+            // touch the cell before `release`, which needs `&mut self` while this borrow of `self` lives.
+            let value = unsafe { &*cell };
+            // SAFETY: as above, published cells are initialised.
+            unsafe { value.assume_init_ref() }
+        })
+    }
+
+    /// Moves the next value out.
+    #[inline]
+    pub fn take(&mut self) -> Option<T> {
+        if self.next == self.cached_producer && self.available(1) == 0 {
+            return None;
+        }
+        let value = self.ring.cells[(self.next & self.ring.mask) as usize].with(|cell| {
+            // SAFETY: as in `peek`.
+            let value = unsafe { &*cell };
+            // SAFETY: published and not yet taken: `next` moves past it below, so it is read out once.
+            unsafe { value.assume_init_read() }
+        });
+        self.next += 1;
+        Some(value)
+    }
+
+    /// Gives the cells of everything taken so far back to the producer.
+    #[inline]
+    pub fn release(&mut self) {
+        if self.released != self.next {
+            self.released = self.next;
+            // Release: paired with the Acquire in `Producer::refresh`; the values are out before the index moves.
+            self.ring.consumer.store(self.next, Ordering::Release);
+        }
+    }
+
+    pub fn depth(&self) -> Depth<T> {
+        Depth(self.ring.clone())
+    }
+}
+
+impl<T> Drop for Consumer<T> {
+    fn drop(&mut self) {
+        // Taken values must not be dropped again by the ring.
+        self.ring.consumer.store(self.next, Ordering::Release);
+    }
+}
+
+impl<T> Drop for Producer<T> {
+    fn drop(&mut self) {
+        // Values pushed but never published would be forgotten otherwise.
+        self.ring.producer.store(self.next, Ordering::Release);
+    }
+}
+
+#[cfg(all(test, not(loom_model)))]
+mod tests {
+    use super::*;
+    use std::collections::VecDeque;
+
+    #[test]
+    fn values_appear_at_publish_and_leave_room_at_release() {
+        let (mut producer, mut consumer) = ring::<u32>(2);
+        producer.push(1).unwrap();
+        assert_eq!(consumer.available(8), 0);
+        assert!(producer.publish());
+        assert!(!producer.publish());
+        producer.push(2).unwrap();
+        producer.publish();
+        assert_eq!(producer.push(3), Err(3));
+        assert_eq!(consumer.available(8), 2);
+        assert_eq!((*consumer.peek(0), *consumer.peek(1)), (1, 2));
+        assert_eq!(consumer.take(), Some(1));
+        assert_eq!(producer.push(3), Err(3), "not released yet");
+        consumer.release();
+        producer.push(3).unwrap();
+        assert_eq!(producer.depth().len(), 1, "3 is not published");
+    }
+
+    #[test]
+    fn dropping_the_ring_drops_each_value_once() {
+        let item = Arc::new(());
+        let (mut producer, mut consumer) = ring(8);
+        for _ in 0..6 {
+            producer.push(item.clone()).unwrap();
+        }
+        producer.publish();
+        consumer.available(8);
+        drop(consumer.take());
+        assert_eq!(Arc::strong_count(&item), 6);
+        producer.push(item.clone()).unwrap();
+        drop((producer, consumer));
+        assert_eq!(Arc::strong_count(&item), 1);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn agrees_with_a_deque(steps in proptest::collection::vec(0u8..4, 0..400)) {
+            let (mut producer, mut consumer) = ring::<u64>(8);
+            let (mut staged, mut visible, mut unreleased) = (VecDeque::new(), VecDeque::new(), 0usize);
+            let mut next = 0;
+            for step in steps {
+                match step {
+                    0 => {
+                        let full = staged.len() + visible.len() + unreleased == 8;
+                        proptest::prop_assert_eq!(producer.push(next).is_err(), full);
+                        if !full { staged.push_back(next); }
+                        next += 1;
+                    }
+                    1 => { producer.publish(); visible.append(&mut staged); }
+                    2 => {
+                        proptest::prop_assert_eq!(consumer.available(64), visible.len());
+                        let expected = visible.pop_front();
+                        unreleased += usize::from(expected.is_some());
+                        proptest::prop_assert_eq!(consumer.take(), expected);
+                    }
+                    _ => { consumer.release(); unreleased = 0; }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn two_threads_keep_order() {
+        let (mut producer, mut consumer) = ring::<u64>(64);
+        let count = 1_000_000;
+        let writer = std::thread::spawn(move || {
+            let mut next = 0;
+            while next < count {
+                while next < count && producer.push(next).is_ok() {
+                    next += 1;
+                }
+                producer.publish();
+                std::thread::yield_now();
+            }
+        });
+        let mut expected = 0;
+        while expected < count {
+            while let Some(value) = consumer.take() {
+                assert_eq!(value, expected);
+                expected += 1;
+            }
+            consumer.release();
+            std::thread::yield_now();
+        }
+        writer.join().unwrap();
+    }
+}
+
+#[cfg(all(test, loom_model))]
+mod models {
+    use super::*;
+
+    #[test]
+    fn wraps_and_drops_with_items() {
+        loom::model(|| {
+            let (mut producer, mut consumer) = ring::<Box<u32>>(2);
+            let writer = loom::thread::spawn(move || {
+                let mut next = 0;
+                for _ in 0..4 {
+                    if producer.push(Box::new(next)).is_ok() {
+                        next += 1;
+                        producer.publish();
+                    }
+                }
+            });
+            let mut expected = 0;
+            for _ in 0..2 {
+                if let Some(value) = consumer.take() {
+                    assert_eq!(*value, expected);
+                    expected += 1;
+                    consumer.release();
+                }
+            }
+            drop(consumer);
+            writer.join().unwrap();
+        });
+    }
+}

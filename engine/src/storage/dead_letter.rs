@@ -1,0 +1,198 @@
+//! The dead letter queue: where events go that could not be processed, with the reason.
+//!
+//! - **Threads**: each agent that dead-letters owns a [`DeadLetterSender`]; the [`DeadLetterAgent`] copies what arrives into
+//!   two bounded rings, one for events that failed and one for events that were shed, so that a flood of the latter evicts
+//!   no poison message.
+//! - **Overload**: shed events have a budget of bytes per second; above it, or when the link is full, they are `lost`, by
+//!   reason. The oldest records make room for new ones and are counted as evicted.
+//! - **Invariant**: received = replayed + purged + evicted + held.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::byte_ring::ByteRing;
+use crate::fault::{self, Stage};
+use crate::frame::Class;
+use crate::memory::{Event, Frames, Releaser};
+use crate::metrics::{Counter, Counters, DeadLetterReason, LostReason};
+use crate::queue::spsc;
+use crate::runtime::agent::{Agent, Cycle};
+use crate::runtime::clock::Nanos;
+use crate::runtime::waker::Waker;
+
+/// An event on its way to the dead letter queue.
+#[derive(Debug)]
+pub struct DeadLetter {
+    event: Event,
+    class: Class,
+    reason: DeadLetterReason,
+}
+
+/// A token bucket over bytes, one second deep.
+#[derive(Clone, Copy, Debug)]
+pub struct ShedBudget {
+    bytes_per_s: u64,
+    available: u64,
+    last_ns: Nanos,
+}
+
+impl ShedBudget {
+    pub fn new(bytes_per_s: u64) -> Self {
+        Self { bytes_per_s, available: bytes_per_s, last_ns: 0 }
+    }
+
+    fn take(&mut self, bytes: u64, now: Nanos) -> bool {
+        let elapsed = now.saturating_sub(self.last_ns).min(1_000_000_000);
+        let earned = (u128::from(elapsed) * u128::from(self.bytes_per_s) / 1_000_000_000) as u64;
+        // Only whole bytes are earned: keep the rest of the time for the next call.
+        if earned > 0 {
+            self.available = (self.available + earned).min(self.bytes_per_s);
+            self.last_ns = now;
+        }
+        let granted = bytes <= self.available;
+        if granted {
+            self.available -= bytes;
+        }
+        granted
+    }
+}
+
+/// The sending end of one agent.
+pub struct DeadLetterSender {
+    link: spsc::Producer<DeadLetter>,
+    budget: ShedBudget,
+    /// Wakes the dead letter agent's runner; `None` when it is the sender's own.
+    waker: Option<Waker>,
+}
+
+impl DeadLetterSender {
+    pub fn new(link: spsc::Producer<DeadLetter>, budget: ShedBudget, waker: Option<Waker>) -> Self {
+        Self { link, budget, waker }
+    }
+
+    /// Ends an event: dead-lettered (true), or lost with its frame given up at once. Counts which.
+    pub fn send(
+        &mut self,
+        event: Event,
+        class: Class,
+        reason: DeadLetterReason,
+        now: Nanos,
+        counters: &mut Counters,
+        releaser: &mut Releaser,
+    ) -> bool {
+        if reason.is_shed() && !self.budget.take(u64::from(event.length()), now) {
+            counters.add(Counter::lost(LostReason::ShedOverBudget), 1);
+            releaser.release(event);
+            return false;
+        }
+        match self.link.push(DeadLetter { event, class, reason }) {
+            Ok(()) => {
+                counters.add(Counter::dead_lettered(reason), 1);
+                true
+            }
+            Err(letter) => {
+                counters.add(Counter::lost(LostReason::DeadLetterLinkFull), 1);
+                releaser.release(letter.event);
+                false
+            }
+        }
+    }
+
+    /// Makes what was sent visible; once a batch.
+    #[inline]
+    pub fn publish(&mut self) {
+        if self.link.publish()
+            && let Some(waker) = &self.waker
+        {
+            waker.wake();
+        }
+    }
+}
+
+/// How many records the queue holds.
+#[derive(Debug, Default)]
+pub struct DeadLetterGauges {
+    pub held_failed: AtomicU64,
+    pub held_shed: AtomicU64,
+}
+
+/// The agent that keeps them.
+pub struct DeadLetterAgent {
+    name: String,
+    links: Vec<spsc::Consumer<DeadLetter>>,
+    failed: ByteRing,
+    shed: ByteRing,
+    frames: Frames,
+    releaser: Releaser,
+    counters: Counters,
+    gauges: Arc<DeadLetterGauges>,
+}
+
+/// Letters taken from one link in a duty cycle.
+const BURST: usize = 256;
+
+impl DeadLetterAgent {
+    pub fn new(
+        name: String,
+        links: Vec<spsc::Consumer<DeadLetter>>,
+        failed: ByteRing,
+        shed: ByteRing,
+        frames: Frames,
+    ) -> Self {
+        let releaser = Releaser::new(frames.clone());
+        Self { name, links, failed, shed, frames, releaser, counters: Counters::default(), gauges: Arc::default() }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn gauges(&self) -> Arc<DeadLetterGauges> {
+        self.gauges.clone()
+    }
+
+    fn keep(&mut self, letter: &DeadLetter) {
+        let shed = letter.reason.is_shed();
+        let ring = if shed { &mut self.shed } else { &mut self.failed };
+        let header = [letter.reason as u8, letter.class as u8, letter.event.head(), 0];
+        let topic_length = letter.event.topic_length().to_be_bytes();
+        let arrival = self.frames.arrival_ns(&letter.event).to_be_bytes();
+        let stored = ring.push(&[&header, &topic_length, &arrival, self.frames.bytes(&letter.event)]);
+        self.counters.add(Counter::DEAD_LETTERS_RECEIVED, 1);
+        // One that can never fit is its own eviction.
+        self.counters.add(Counter::DEAD_LETTERS_EVICTED, stored.unwrap_or(1) as u64);
+        if fault::doubles(Stage::DeadLetter) {
+            self.counters.add(Counter::DEAD_LETTERS_RECEIVED, 1);
+        }
+    }
+}
+
+impl Agent for DeadLetterAgent {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn duty_cycle(&mut self, _cycle: &Cycle) -> usize {
+        let mut count = 0;
+        for index in 0..self.links.len() {
+            for _ in 0..self.links[index].available(BURST) {
+                let Some(letter) = self.links[index].take() else { break };
+                if !fault::drops(Stage::DeadLetter) {
+                    self.keep(&letter);
+                }
+                self.releaser.release(letter.event);
+                count += 1;
+            }
+            // Frames before ring positions: who sees the link empty may count on the frames.
+            self.releaser.flush();
+            self.links[index].release();
+        }
+        count
+    }
+
+    fn housekeeping(&mut self, _now: Nanos) {
+        self.gauges.held_failed.store(self.failed.len() as u64, Ordering::Release);
+        self.gauges.held_shed.store(self.shed.len() as u64, Ordering::Release);
+        self.counters.flush();
+    }
+}

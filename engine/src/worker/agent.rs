@@ -1,0 +1,372 @@
+//! A worker: handles a burst of events in place and gives their frames back.
+//!
+//! - **Thread**: its runner's. **In**: one ring from each dispatcher. **Out**: outcomes, the dead letter link.
+//! - **Overload**: its ring fills, and the dispatcher sees it. Retries wait in a bounded queue of copies.
+//! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry; its ring
+//!   position is given back after its frame's reference.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::handler::{EventView, Handler, Outcome};
+use super::retry::{RetryQueue, Waiting};
+use crate::control::{State, StateCell};
+use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
+use crate::dispatch::topic_word;
+use crate::fault::{self, Stage};
+use crate::frame::{Class, FLAG_ID, FrameView};
+use crate::memory::{Event, Frames, Releaser};
+use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
+use crate::queue::spsc;
+use crate::runtime::agent::{Agent, Blocking, Cycle};
+use crate::runtime::clock::{Clock, Nanos};
+use crate::storage::DeadLetterSender;
+
+/// Events a duty cycle takes: their frames stay in L1/L2 between the passes over them.
+const BURST: usize = 256;
+
+/// What a worker is made of.
+pub struct WorkerSpec<H> {
+    pub name: String,
+    pub class: Class,
+    pub handler: H,
+    /// One from each dispatcher.
+    pub rings: Vec<spsc::Consumer<Event>>,
+    pub frames: Frames,
+    pub dead_letters: DeadLetterSender,
+    /// `None` where no class or topic of this worker can ask for deduplication.
+    pub claimer: Option<Claimer>,
+    /// `None` for realtime: its events are not retried.
+    pub retries: Option<RetryQueue>,
+    pub clock: Clock,
+    pub state: StateCell,
+}
+
+/// What is to become of an event of the burst.
+enum Verdict {
+    Done,
+    Duplicate,
+    Dead(DeadLetterReason),
+    Retry,
+}
+
+/// The agent.
+pub struct Worker<H> {
+    spec: WorkerSpec<H>,
+    counters: Counters,
+    latency: Histogram,
+    releaser: Releaser,
+    /// Per event of the burst; reused.
+    verdicts: Vec<Verdict>,
+    tokens: Vec<Option<ClaimToken>>,
+    ids: Vec<EventId>,
+    claims: Vec<Option<Claim>>,
+    /// Index into the burst of each claimed id.
+    claimed: Vec<u32>,
+    held: Arc<AtomicU64>,
+    /// How long the last event taken had waited; zero when idle.
+    lag_ns: Arc<AtomicU64>,
+}
+
+impl<H: Handler> Worker<H> {
+    pub fn new(spec: WorkerSpec<H>) -> Self {
+        Self {
+            counters: Counters::default(),
+            latency: Histogram::default(),
+            releaser: Releaser::new(spec.frames.clone()),
+            verdicts: Vec::with_capacity(BURST),
+            tokens: Vec::with_capacity(BURST),
+            ids: Vec::with_capacity(BURST),
+            claims: Vec::with_capacity(BURST),
+            claimed: Vec::with_capacity(BURST),
+            held: Arc::default(),
+            lag_ns: Arc::default(),
+            spec,
+        }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// rx→handler.
+    pub fn latency(&self) -> Histogram {
+        self.latency.clone()
+    }
+
+    /// Events that wait for a retry.
+    pub fn held_gauge(&self) -> Arc<AtomicU64> {
+        self.held.clone()
+    }
+
+    /// How long the last event taken had waited: an input of the control plane.
+    pub fn lag_gauge(&self) -> Arc<AtomicU64> {
+        self.lag_ns.clone()
+    }
+
+    pub fn retry_pool(&self) -> Option<&crate::memory::FramePool> {
+        self.spec.retries.as_ref().map(RetryQueue::pool)
+    }
+
+    /// Claims the ids of the burst in one batch; events that lose get their verdict.
+    fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
+        let Some(claimer) = &mut self.spec.claimer else { return };
+        self.ids.clear();
+        self.claimed.clear();
+        for index in 0..count {
+            let event = self.spec.rings[ring].peek(index);
+            if event.topic() & topic_word::DEDUP == 0 || event.head() & FLAG_ID == 0 {
+                continue;
+            }
+            let frame = FrameView::new(self.spec.frames.bytes(event), event.head(), event.topic_length());
+            if let Some(id) = frame.id() {
+                self.ids.push(EventId(id));
+                self.claimed.push(index as u32);
+            }
+        }
+        if self.ids.is_empty() {
+            return;
+        }
+        self.claims.clear();
+        self.claims.resize_with(self.ids.len(), || None);
+        claimer.claim_batch(&self.ids, now, &mut self.claims);
+        for (index, claim) in self.claimed.iter().zip(self.claims.drain(..)) {
+            match claim {
+                Some(Claim::Won(token)) => self.tokens[*index as usize] = Some(token),
+                Some(_) => self.verdicts[*index as usize] = Verdict::Duplicate,
+                None => {}
+            }
+        }
+    }
+
+    /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
+    fn handle(&mut self, ring: usize, count: usize) {
+        let mut next = 0;
+        while next < count {
+            let spec = &mut self.spec;
+            let verdicts = &mut self.verdicts;
+            // The cursor outlives a panic: it then names the event that caused it.
+            let cursor = &mut next;
+            let finished = catch_unwind(AssertUnwindSafe(|| {
+                while *cursor < count {
+                    if let Verdict::Done = verdicts[*cursor] {
+                        let event = spec.rings[ring].peek(*cursor);
+                        let view = EventView::new(&spec.frames, event, spec.class, 1);
+                        let outcome = spec.handler.handle(&view, *cursor + 1 == count);
+                        if outcome != Outcome::Done {
+                            verdicts[*cursor] = verdict(outcome, spec.retries.is_some());
+                        }
+                    }
+                    *cursor += 1;
+                }
+            }));
+            if finished.is_err() {
+                self.counters.add(Counter::HANDLER_PANICS, 1);
+                self.verdicts[next] = Verdict::Dead(DeadLetterReason::HandlerPanic);
+                next += 1;
+            }
+        }
+    }
+
+    /// Takes the burst off the ring and ends each event as its verdict says.
+    fn finish(&mut self, ring: usize, count: usize, now: Nanos) {
+        let class = self.spec.class;
+        let mut processed = 0;
+        for index in 0..count {
+            let Some(event) = self.spec.rings[ring].take() else { break };
+            let token = self.tokens[index].take();
+            if fault::drops(Stage::of(class)) {
+                self.releaser.release(event);
+                continue;
+            }
+            match std::mem::replace(&mut self.verdicts[index], Verdict::Done) {
+                Verdict::Done => {
+                    processed += 1 + u64::from(fault::doubles(Stage::of(class)));
+                    self.settle(token, true);
+                    self.releaser.release(event);
+                }
+                Verdict::Duplicate => {
+                    self.counters.add(Counter::DUPLICATE, 1);
+                    self.releaser.release(event);
+                }
+                Verdict::Dead(reason) => self.dead_letter(event, token, reason, now),
+                Verdict::Retry => self.retry(event, token, now),
+            }
+        }
+        self.counters.add(Counter::processed(class), processed);
+    }
+
+    /// Handles up to a burst of events of one ring.
+    #[inline]
+    fn burst(&mut self, ring: usize, now: Nanos) -> usize {
+        let count = self.spec.rings[ring].available(BURST);
+        if count > 0 {
+            self.counters.add(Counter::taken(self.spec.class), count as u64);
+            self.verdicts.clear();
+            self.verdicts.resize_with(count, || Verdict::Done);
+            self.tokens.clear();
+            self.tokens.resize_with(count, || None);
+            self.record_latency(ring, count);
+            self.claim(ring, count, now);
+            self.handle(ring, count);
+            self.finish(ring, count, now);
+        }
+        count
+    }
+
+    #[inline]
+    fn settle(&mut self, token: Option<ClaimToken>, done: bool) {
+        if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
+            if done { claimer.finish(token) } else { claimer.dead_letter(token) }
+        }
+    }
+
+    #[cold]
+    fn dead_letter(&mut self, event: Event, token: Option<ClaimToken>, reason: DeadLetterReason, now: Nanos) {
+        let class = self.spec.class;
+        let kept =
+            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        if kept {
+            self.settle(token, false);
+        } else if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
+            claimer.release(token); // lost: a resend is taken as new
+        }
+    }
+
+    #[cold]
+    fn retry(&mut self, event: Event, token: Option<ClaimToken>, now: Nanos) {
+        self.counters.add(Counter::HANDLER_RETRIES, 1);
+        let Some(retries) = &mut self.spec.retries else {
+            return self.dead_letter(event, token, DeadLetterReason::RetriesExhausted, now);
+        };
+        if retries.policy().max_attempts <= 1 {
+            return self.dead_letter(event, token, DeadLetterReason::RetriesExhausted, now);
+        }
+        match retries.admit(&event, token, now, &self.spec.frames) {
+            Ok(()) => {
+                self.counters.add(Counter::COPIED_OUT, 1);
+                self.releaser.release(event);
+            }
+            Err(token) => self.dead_letter(event, token, DeadLetterReason::RetryOverflow, now),
+        }
+    }
+
+    /// Tries events again whose time has come. While draining every one gets its remaining attempts without waiting.
+    fn run_retries(&mut self, now: Nanos) -> usize {
+        let draining = self.spec.state.get() == State::Draining;
+        let mut count = 0;
+        while count < BURST {
+            let Some(retries) = &mut self.spec.retries else { break };
+            let due = if draining { retries.take_any() } else { retries.take_due(now) };
+            let Some(waiting) = due else { break };
+            self.attempt(waiting, now);
+            count += 1;
+        }
+        count
+    }
+
+    fn attempt(&mut self, mut waiting: Waiting, now: Nanos) {
+        waiting.attempts += 1;
+        let spec = &mut self.spec;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            let view = EventView::new(&spec.frames, &waiting.event, spec.class, waiting.attempts);
+            spec.handler.handle(&view, true)
+        }));
+        let verdict = match outcome {
+            Ok(outcome) => verdict(outcome, true),
+            Err(_) => {
+                self.counters.add(Counter::HANDLER_PANICS, 1);
+                Verdict::Dead(DeadLetterReason::HandlerPanic)
+            }
+        };
+        match verdict {
+            Verdict::Retry => {
+                self.counters.add(Counter::HANDLER_RETRIES, 1);
+                let Some(retries) = &mut self.spec.retries else { return };
+                if waiting.attempts < retries.policy().max_attempts {
+                    retries.put_back(waiting, now);
+                } else {
+                    self.dead_letter(waiting.event, waiting.token, DeadLetterReason::RetriesExhausted, now);
+                }
+            }
+            Verdict::Dead(reason) => self.dead_letter(waiting.event, waiting.token, reason, now),
+            Verdict::Done | Verdict::Duplicate => {
+                self.counters.add(Counter::processed(self.spec.class), 1);
+                self.settle(waiting.token, true);
+                self.releaser.release(waiting.event);
+            }
+        }
+    }
+
+    /// Records rx→handler for the burst: one reading of the clock, one record per run of equal arrival times.
+    fn record_latency(&mut self, ring: usize, count: usize) {
+        let now = self.spec.clock.now();
+        let oldest = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
+        self.lag_ns.store(now.saturating_sub(oldest), Ordering::Relaxed);
+        let (mut run_arrival, mut run) = (0, 0);
+        for index in 0..count {
+            let arrival = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(index));
+            if arrival != run_arrival {
+                if run > 0 {
+                    self.latency.record(now.saturating_sub(run_arrival), run);
+                }
+                (run_arrival, run) = (arrival, 0);
+            }
+            run += 1;
+        }
+        if run > 0 {
+            self.latency.record(now.saturating_sub(run_arrival), run);
+        }
+    }
+}
+
+/// What an outcome means for a class that does, or does not, retry.
+fn verdict(outcome: Outcome, retries: bool) -> Verdict {
+    match outcome {
+        Outcome::Done => Verdict::Done,
+        Outcome::Retry if retries => Verdict::Retry,
+        Outcome::Retry => Verdict::Dead(DeadLetterReason::RetriesExhausted),
+        Outcome::Reject(_) => Verdict::Dead(DeadLetterReason::Rejected),
+    }
+}
+
+impl<H: Handler> Agent for Worker<H> {
+    fn name(&self) -> &str {
+        &self.spec.name
+    }
+
+    fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
+        let mut work = self.run_retries(cycle.now);
+        for ring in 0..self.spec.rings.len() {
+            work += self.burst(ring, cycle.now);
+        }
+        if work > 0 {
+            // Frames first: a ring position given back says that its frame is no longer pinned.
+            self.releaser.flush();
+            self.spec.dead_letters.publish();
+            self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);
+            self.spec.rings.iter_mut().for_each(spsc::Consumer::release);
+        } else {
+            self.lag_ns.store(0, Ordering::Relaxed);
+        }
+        work
+    }
+
+    fn housekeeping(&mut self, now: Nanos) {
+        if let Some(retries) = &mut self.spec.retries {
+            retries.housekeeping();
+        }
+        if let Some(claimer) = &mut self.spec.claimer {
+            claimer.housekeep(now);
+        }
+        self.counters.flush();
+    }
+
+    fn blocking(&self) -> Blocking {
+        match &self.spec.retries {
+            Some(retries) if !retries.is_empty() => Blocking::Until(retries.next_due_ns()),
+            _ => Blocking::Allowed,
+        }
+    }
+}
