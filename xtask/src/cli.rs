@@ -41,11 +41,7 @@ enum Command {
 impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Setup { ebpf } => setup::run(if ebpf {
-                setup::Purpose::Ebpf
-            } else {
-                setup::Purpose::Run
-            }),
+            Command::Setup { ebpf } => setup::run(if ebpf { setup::Purpose::Ebpf } else { setup::Purpose::Run }),
             Command::Run(arguments) => run::run(&arguments),
             Command::Blast { kind, arguments } => blast::blast(&kind, &arguments),
             Command::Test => ci::run(false),
@@ -72,9 +68,7 @@ mod tests {
     #[test]
     fn a_run_takes_its_options() {
         let text = "xtask run --iface eth0 --config c.yaml --seconds 2.5 --report r.json --no-load";
-        let Command::Run(arguments) = parsed(text).unwrap() else {
-            panic!("not run")
-        };
+        let Command::Run(arguments) = parsed(text).unwrap() else { panic!("not run") };
         assert_eq!(arguments.iface.as_deref(), Some("eth0"));
         assert_eq!(arguments.seconds, Some(2.5));
         assert!(arguments.no_load);
@@ -84,9 +78,7 @@ mod tests {
 
     #[test]
     fn everything_after_a_loads_kind_is_the_generators() {
-        let Command::Blast { kind, arguments } =
-            parsed("xtask blast udp --rate 5 --ids --help").unwrap()
-        else {
+        let Command::Blast { kind, arguments } = parsed("xtask blast udp --rate 5 --ids --help").unwrap() else {
             panic!("not blast")
         };
         assert_eq!(kind, "udp");

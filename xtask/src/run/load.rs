@@ -56,16 +56,11 @@ impl AddAssign for Sent {
 impl Sent {
     /// The generator's last line.
     fn of_output(kind: Kind, output: &str) -> Result<Self> {
-        let line = output
-            .lines()
-            .rev()
-            .find(|line| line.trim_start().starts_with('{'));
+        let line = output.lines().rev().find(|line| line.trim_start().starts_with('{'));
         let value: Value = line
             .and_then(|line| serde_json::from_str(line).ok())
             .or_else(|| serde_json::from_str(output.trim()).ok())
-            .ok_or_else(|| {
-                Error::failed(format!("load `{}` did not say what it sent", kind.name()))
-            })?;
+            .ok_or_else(|| Error::failed(format!("load `{}` did not say what it sent", kind.name())))?;
         let count = |key: &str| value[key].as_u64().unwrap_or(0);
         // A stream has no datagrams, whatever its generator counts by that name.
         let datagrams = |key: &str| if kind == Kind::Tcp { 0 } else { count(key) };
@@ -126,18 +121,10 @@ pub fn arguments(load: &Load, target: &Target, slot: &Slot) -> Vec<String> {
             add("src", "127.0.0.1".into());
         }
     }
-    let port = if load.kind == Kind::Tcp {
-        target.tcp_port
-    } else {
-        target.udp_port
-    };
+    let port = if load.kind == Kind::Tcp { target.tcp_port } else { target.udp_port };
     add("port", port.to_string());
     add("queue", load.queue.to_string());
-    add(
-        "rate",
-        slot.rate
-            .map_or_else(|| "max".into(), |rate| format!("{rate:.0}")),
-    );
+    add("rate", slot.rate.map_or_else(|| "max".into(), |rate| format!("{rate:.0}")));
     add("seconds", format!("{}", slot.seconds));
     add("events-per-datagram", load.events_per_datagram.to_string());
     add("frame-bytes", "64".into());
@@ -180,12 +167,7 @@ impl Running {
             String::from_utf8_lossy(&text).into_owned()
         });
         let deadline = Instant::now() + Duration::from_secs_f64(seconds) + OVERTIME;
-        Ok(Running {
-            kind,
-            child,
-            output: Some(output),
-            deadline,
-        })
+        Ok(Running { kind, child, output: Some(output), deadline })
     }
 
     pub fn has_ended(&mut self) -> bool {
@@ -203,20 +185,9 @@ impl Running {
             Some(status) => status,
             None => process::terminate(&mut self.child, PATIENCE)?,
         };
-        let text = self
-            .output
-            .take()
-            .and_then(|reader| reader.join().ok())
-            .unwrap_or_default();
+        let text = self.output.take().and_then(|reader| reader.join().ok()).unwrap_or_default();
         let sent = Sent::of_output(self.kind, &text);
-        if status.success() {
-            sent
-        } else {
-            Err(Error::failed(format!(
-                "load `{}`: {status}",
-                self.kind.name()
-            )))
-        }
+        if status.success() { sent } else { Err(Error::failed(format!("load `{}`: {status}", self.kind.name()))) }
     }
 }
 
@@ -252,20 +223,11 @@ mod tests {
             engine_ip6: std::net::Ipv6Addr::LOCALHOST,
             peer_ip6: std::net::Ipv6Addr::LOCALHOST,
         });
-        Target {
-            link,
-            udp_port: 8082,
-            tcp_port: 8081,
-        }
+        Target { link, udp_port: 8082, tcp_port: 8081 }
     }
 
     fn slot() -> Slot {
-        Slot {
-            seconds: 2.5,
-            rate: None,
-            producer: 7,
-            cpu: 0,
-        }
+        Slot { seconds: 2.5, rate: None, producer: 7, cpu: 0 }
     }
 
     #[test]
@@ -281,18 +243,9 @@ mod tests {
 
     #[test]
     fn a_tcp_client_uses_loopback_and_its_port() {
-        let tcp = XDP[0]
-            .loads
-            .iter()
-            .find(|load| load.kind == Kind::Tcp)
-            .unwrap();
+        let tcp = XDP[0].loads.iter().find(|load| load.kind == Kind::Tcp).unwrap();
         let text = arguments(tcp, &target(true), &slot()).join(" ");
-        assert!(
-            text.contains("--dst 127.0.0.1")
-                && text.contains("--port 8081")
-                && !text.contains("iface"),
-            "{text}"
-        );
+        assert!(text.contains("--dst 127.0.0.1") && text.contains("--port 8081") && !text.contains("iface"), "{text}");
     }
 
     #[test]
@@ -307,32 +260,16 @@ mod tests {
         let text = "starting\n{\"kind\":\"udp\",\"seconds\":2.0,\"sent_datagrams\":10,\"sent_events\":230,\
                     \"sent_duplicates\":2,\"sent_malformed_datagrams\":1,\"link_dropped\":3,\"rate_events_per_s\":115.0}\n";
         let sent = Sent::of_output(Kind::Udp, text).unwrap();
-        assert_eq!(
-            (
-                sent.datagrams,
-                sent.events,
-                sent.duplicates,
-                sent.link_dropped
-            ),
-            (10, 230, 2, 3)
-        );
+        assert_eq!((sent.datagrams, sent.events, sent.duplicates, sent.link_dropped), (10, 230, 2, 3));
         assert_eq!(Sent::of_output(Kind::Tcp, text).unwrap().datagrams, 0);
         assert!(Sent::of_output(Kind::Udp, "no").is_err());
-        assert_eq!(
-            Sent::of_output(Kind::Udp, "{\n\"sent_events\": 5\n}\n")
-                .unwrap()
-                .events,
-            5
-        );
+        assert_eq!(Sent::of_output(Kind::Udp, "{\n\"sent_events\": 5\n}\n").unwrap().events, 5);
     }
 
     #[test]
     fn a_load_is_ended_early_and_still_counted() {
         let mut command = process::bound_to_us("sh");
-        command.args([
-            "-c",
-            "trap 'echo \"{\\\"sent_events\\\":4}\"; exit 0' TERM; while :; do sleep 0.02; done",
-        ]);
+        command.args(["-c", "trap 'echo \"{\\\"sent_events\\\":4}\"; exit 0' TERM; while :; do sleep 0.02; done"]);
         let load = Running::start_command(command, Kind::Udp, 30.0).unwrap();
         thread::sleep(Duration::from_millis(200));
         let stop = Stop::default();

@@ -35,9 +35,7 @@ impl Kind {
     }
 
     pub fn of_name(name: &str) -> Option<Self> {
-        [Kind::TestRun, Kind::AfXdp, Kind::Gso, Kind::Udp, Kind::Tcp]
-            .into_iter()
-            .find(|kind| kind.name() == name)
+        [Kind::TestRun, Kind::AfXdp, Kind::Gso, Kind::Udp, Kind::Tcp].into_iter().find(|kind| kind.name() == name)
     }
 }
 
@@ -71,26 +69,12 @@ pub struct Phase {
 
 /// 23 events of 64 bytes fill a datagram of an ordinary MTU; one event in a hundred is a duplicate.
 const fn bulk(kind: Kind, path: Path, queue: u32, rate: Rate) -> Load {
-    Load {
-        kind,
-        path,
-        queue,
-        rate,
-        events_per_datagram: 23,
-        duplicates: 0.01,
-    }
+    Load { kind, path, queue, rate, events_per_datagram: 23, duplicates: 0.01 }
 }
 
 /// What anybody's own client would do, while the bulk goes by.
 const fn ordinary(kind: Kind, path: Path) -> Load {
-    Load {
-        kind,
-        path,
-        queue: 0,
-        rate: Rate::EventsPerS(5_000),
-        events_per_datagram: 1,
-        duplicates: 0.0,
-    }
+    Load { kind, path, queue: 0, rate: Rate::EventsPerS(5_000), events_per_datagram: 1, duplicates: 0.0 }
 }
 
 /// The TCP client uses loopback although the link would carry it: what the link drops under the ceiling's flood is then
@@ -104,18 +88,9 @@ pub const XDP: &[Phase] = &[
         name: "ceiling",
         share: 0.4,
         measures: false,
-        loads: &[
-            bulk(Kind::TestRun, Path::Link, 0, Rate::Max),
-            ordinary(Kind::Udp, Path::Link),
-            ORDINARY_TCP,
-        ],
+        loads: &[bulk(Kind::TestRun, Path::Link, 0, Rate::Max), ordinary(Kind::Udp, Path::Link), ORDINARY_TCP],
     },
-    Phase {
-        name: "calibration",
-        share: 0.1,
-        measures: true,
-        loads: &[bulk(Kind::AfXdp, Path::Link, 0, Rate::Max)],
-    },
+    Phase { name: "calibration", share: 0.1, measures: true, loads: &[bulk(Kind::AfXdp, Path::Link, 0, Rate::Max)] },
     Phase {
         name: "paced",
         share: 0.5,
@@ -141,11 +116,7 @@ pub const SOCKETS_ON_LINK: &[Phase] = &[
         name: "paced",
         share: 0.5,
         measures: false,
-        loads: &[
-            bulk(Kind::Udp, Path::Link, 0, Rate::OfMeasured(0.5)),
-            ordinary(Kind::Udp, Path::Link),
-            ORDINARY_TCP,
-        ],
+        loads: &[bulk(Kind::Udp, Path::Link, 0, Rate::OfMeasured(0.5)), ordinary(Kind::Udp, Path::Link), ORDINARY_TCP],
     },
 ];
 
@@ -179,10 +150,7 @@ mod tests {
             assert!((share - 1.0).abs() < 1e-9);
             let mut measured = false;
             for phase in phases {
-                let relative = phase
-                    .loads
-                    .iter()
-                    .any(|load| matches!(load.rate, Rate::OfMeasured(_)));
+                let relative = phase.loads.iter().any(|load| matches!(load.rate, Rate::OfMeasured(_)));
                 assert!(!relative || measured, "{}", phase.name);
                 measured |= phase.measures;
             }
@@ -193,19 +161,8 @@ mod tests {
     fn the_paced_phase_is_half_the_rate_with_a_twentieth_on_the_second_queue() {
         let paced = XDP.iter().find(|phase| phase.name == "paced").unwrap();
         let share = |queue: u32| -> f64 {
-            let of_queue = paced
-                .loads
-                .iter()
-                .filter(|load| load.kind == Kind::AfXdp && load.queue == queue);
-            of_queue
-                .map(|load| {
-                    if let Rate::OfMeasured(share) = load.rate {
-                        share
-                    } else {
-                        0.0
-                    }
-                })
-                .sum()
+            let of_queue = paced.loads.iter().filter(|load| load.kind == Kind::AfXdp && load.queue == queue);
+            of_queue.map(|load| if let Rate::OfMeasured(share) = load.rate { share } else { 0.0 }).sum()
         };
         assert!((share(0) + share(1) - 0.5).abs() < 1e-9);
         assert!(share(1) / (share(0) + share(1)) >= 0.05);
