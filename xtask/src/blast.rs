@@ -44,7 +44,7 @@ fn at_running_engine(kind: Kind, rest: &[String], seconds: f64, link: Link) -> R
 /// What a kind of load does unless told otherwise: the demonstration's mix.
 pub fn load_of(kind: Kind) -> Load {
     let path = if kind == Kind::Tcp { Path::Loopback } else { Path::Link };
-    Load { kind, path, queue: 0, rate: Rate::Max, events_per_datagram: 23, duplicates: 0.01 }
+    Load { kind, path, queues: "0", rate: Rate::Max, events_per_datagram: 23, duplicates: 0.01 }
 }
 
 /// Defaults with the caller's own arguments in their place.

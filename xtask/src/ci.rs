@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use crate::outcome::Outcome;
 use crate::process::{capture, cargo, find_program, shown, target_directory, visible, workspace_root};
-use crate::{Error, Result, setup, tidy};
+use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
 const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
@@ -64,6 +64,7 @@ const STEPS: &[Step] = &[
     Step { name: "clippy: lints, warnings denied", run: clippy },
     Step { name: "build: programs the tests run", run: build },
     Step { name: "test: units and whole behaviours", run: test },
+    Step { name: "ebpf: committed objects against their sources", run: ebpf_step },
     Step { name: "loom: models of the lock-free parts", run: loom },
     Step { name: "fuzz: the parser", run: fuzz },
 ];
@@ -137,6 +138,34 @@ fn build(machine: &Machine) -> Result<Outcome> {
 fn test(machine: &Machine) -> Result<Outcome> {
     let arguments = ["test", "--workspace", "--features", FEATURES, "--no-fail-fast", "--", "--show-output"];
     machine.counted(cargo().args(arguments))
+}
+
+/// Other compilers give other bytes, which prove nothing: what they gave has to pass the tests of the committed object.
+fn ebpf_step(machine: &Machine) -> Result<Outcome> {
+    let root = workspace_root();
+    match ebpf::build(&root, true) {
+        Ok(()) => {}
+        Err(text) if text.contains(ebpf::HOW_TO_GET) => {
+            let reason = text.lines().next().unwrap_or_default();
+            return Ok(Outcome::skip(format!("ebpf: {reason} (cargo xtask setup --ebpf)")));
+        }
+        Err(text) => return Err(Error::Failed(text)),
+    }
+    let rebuilt = ebpf::rebuilt_directory(&root);
+    if same_objects(&rebuilt, &root.join("ebpf/object")) {
+        return Ok(Outcome::pass());
+    }
+    let mut command = cargo();
+    command.args(["test", "--package", "eventstream-tests", "--features", FEATURES, "--test", "steer_program"]);
+    command.args(["--", "--show-output"]).env(ebpf::OBJECT_VARIABLE, rebuilt);
+    machine.counted(&mut command)
+}
+
+fn same_objects(rebuilt: &Path, committed: &Path) -> bool {
+    let objects = std::fs::read_dir(rebuilt).into_iter().flatten().flatten();
+    objects
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "o"))
+        .all(|entry| std::fs::read(entry.path()).ok() == std::fs::read(committed.join(entry.file_name())).ok())
 }
 
 /// Models run in a build of their own: the flag changes what the queues are made of.

@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{Result, blast, ci, run, setup, tidy};
+use crate::process::workspace_root;
+use crate::{Error, Result, blast, ci, ebpf, run, setup, tidy};
 
 /// Everything one does to EventStreamCore: set up, run, load, test.
 #[derive(Debug, Parser)]
@@ -30,6 +31,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Rebuild the compiled XDP programs that are committed.
+    Ebpf {
+        /// Compare with what is committed instead of replacing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Every check and test there is, and a count of what passed, failed and was skipped.
     Test,
     /// The same as `test`, as it runs on a CI machine.
@@ -44,6 +51,7 @@ impl Cli {
             Command::Setup { ebpf } => setup::run(if ebpf { setup::Purpose::Ebpf } else { setup::Purpose::Run }),
             Command::Run(arguments) => run::run(&arguments),
             Command::Blast { kind, arguments } => blast::blast(&kind, &arguments),
+            Command::Ebpf { check } => ebpf::build(&workspace_root(), check).map_err(Error::Failed),
             Command::Test => ci::run(false),
             Command::Ci => ci::run(true),
             Command::Tidy => tidy::run(),

@@ -296,15 +296,16 @@ impl Session<'_> {
             }
             process::sleep(SETTLE_STEP, self.stop);
         }
-        let results: Vec<Result<Sent>> = running.into_iter().map(|load| load.finish(self.stop)).collect();
+        let results: Vec<Result<_>> = running.into_iter().map(|load| load.finish(self.stop)).collect();
         let mut sum = Sent::default();
         let mut first = None;
         let mut failed = None;
         for result in results {
             match result {
-                Ok(sent) => {
+                Ok((sent, failure)) => {
                     sum += sent;
                     first.get_or_insert(sent);
+                    failed = failed.or(failure);
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -355,7 +356,8 @@ fn all_queues_on_xdp(report: &Value) -> bool {
 /// Different for every load of every run: an engine that remembers ids from its log would take equal ones for duplicates.
 pub(crate) fn producer(phase: usize, load: usize) -> u64 {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
-    (seconds << 16) | ((phase as u64) << 8) | (load as u64 + 1)
+    // A load numbers its queues and connections upwards from its own: sixteen of them have room.
+    (seconds << 16) | ((phase as u64) << 8) | ((load as u64 + 1) << 4)
 }
 
 /// The processors this process may use.
