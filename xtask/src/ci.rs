@@ -7,10 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::outcome::Outcome;
-use crate::process::{
-    capture, cargo, find_program, shown, target_directory, visible, workspace_root,
-};
-use crate::{Error, Result, setup, tidy};
+use crate::process::{capture, cargo, find_program, shown, target_directory, visible, workspace_root};
+use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
 const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
@@ -33,11 +31,7 @@ struct Machine {
 
 impl Machine {
     fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
-        if self.is_ci {
-            command.env("CI", "true")
-        } else {
-            command
-        }
+        if self.is_ci { command.env("CI", "true") } else { command }
     }
 
     fn checked(&self, command: &mut Command) -> Result<Outcome> {
@@ -53,11 +47,7 @@ impl Machine {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| Error::of_io(&shown(command), &error))?;
-        let mut outcome = child
-            .stdout
-            .take()
-            .map(Outcome::of_tests)
-            .unwrap_or_default();
+        let mut outcome = child.stdout.take().map(Outcome::of_tests).unwrap_or_default();
         let status = child.wait().map_err(|error| Error::of_io("wait", &error))?;
         if !status.success() && outcome.failed == 0 {
             println!("    `{}`: {status}", shown(command));
@@ -69,34 +59,14 @@ impl Machine {
 
 /// In the order of what a mistake costs: the quick ones first.
 const STEPS: &[Step] = &[
-    Step {
-        name: "tidy: rules about the source, README commands",
-        run: tidy_step,
-    },
-    Step {
-        name: "fmt: formatting",
-        run: fmt,
-    },
-    Step {
-        name: "clippy: lints, warnings denied",
-        run: clippy,
-    },
-    Step {
-        name: "build: programs the tests run",
-        run: build,
-    },
-    Step {
-        name: "test: units and whole behaviours",
-        run: test,
-    },
-    Step {
-        name: "loom: models of the lock-free parts",
-        run: loom,
-    },
-    Step {
-        name: "fuzz: the parser",
-        run: fuzz,
-    },
+    Step { name: "tidy: rules about the source, README commands", run: tidy_step },
+    Step { name: "fmt: formatting", run: fmt },
+    Step { name: "clippy: lints, warnings denied", run: clippy },
+    Step { name: "build: programs the tests run", run: build },
+    Step { name: "test: units and whole behaviours", run: test },
+    Step { name: "ebpf: committed objects against their sources", run: ebpf_step },
+    Step { name: "loom: models of the lock-free parts", run: loom },
+    Step { name: "fuzz: the parser", run: fuzz },
 ];
 
 pub fn run(is_ci: bool) -> Result<()> {
@@ -110,10 +80,7 @@ pub fn run(is_ci: bool) -> Result<()> {
         let step_started = Instant::now();
         let outcome = (step.run)(&machine).unwrap_or_else(|error| {
             println!("    {error}");
-            Outcome {
-                failed: 1,
-                ..Outcome::default()
-            }
+            Outcome { failed: 1, ..Outcome::default() }
         });
         let verdict = match (outcome.failed, outcome.passed) {
             (0, 0) => "skipped",
@@ -123,34 +90,17 @@ pub fn run(is_ci: bool) -> Result<()> {
                 "FAILED"
             }
         };
-        println!(
-            "    {verdict}, {:.1} s",
-            step_started.elapsed().as_secs_f64()
-        );
+        println!("    {verdict}, {:.1} s", step_started.elapsed().as_secs_f64());
         total += outcome;
     }
     println!("\nAll steps took {:.0} s.", started.elapsed().as_secs_f64());
     if !total.skipped.is_empty() {
         println!("Skipped:");
-        total
-            .skipped
-            .iter()
-            .for_each(|reason| println!("  {reason}"));
+        total.skipped.iter().for_each(|reason| println!("  {reason}"));
     }
-    failed_steps
-        .iter()
-        .for_each(|name| println!("Failed: {name}"));
-    println!(
-        "{} passed, {} failed, {} skipped",
-        total.passed,
-        total.failed,
-        total.skipped.len()
-    );
-    if total.failed == 0 {
-        Ok(())
-    } else {
-        Err(Error::failed("not everything passed"))
-    }
+    failed_steps.iter().for_each(|name| println!("Failed: {name}"));
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped.len());
+    if total.failed == 0 { Ok(()) } else { Err(Error::failed("not everything passed")) }
 }
 
 fn tidy_step(_: &Machine) -> Result<Outcome> {
@@ -159,18 +109,14 @@ fn tidy_step(_: &Machine) -> Result<Outcome> {
 
 fn fmt(machine: &Machine) -> Result<Outcome> {
     if !setup::component_present("fmt") {
-        return Ok(Outcome::skip(
-            "fmt: rustfmt is not installed (rustup component add rustfmt)",
-        ));
+        return Ok(Outcome::skip("fmt: rustfmt is not installed (rustup component add rustfmt)"));
     }
     machine.checked(cargo().args(["fmt", "--all", "--check"]))
 }
 
 fn clippy(machine: &Machine) -> Result<Outcome> {
     if !setup::component_present("clippy") {
-        return Ok(Outcome::skip(
-            "clippy: clippy is not installed (rustup component add clippy)",
-        ));
+        return Ok(Outcome::skip("clippy: clippy is not installed (rustup component add clippy)"));
     }
     machine.checked(cargo().args([
         "clippy",
@@ -190,34 +136,43 @@ fn build(machine: &Machine) -> Result<Outcome> {
 }
 
 fn test(machine: &Machine) -> Result<Outcome> {
-    let arguments = [
-        "test",
-        "--workspace",
-        "--features",
-        FEATURES,
-        "--no-fail-fast",
-        "--",
-        "--show-output",
-    ];
+    let arguments = ["test", "--workspace", "--features", FEATURES, "--no-fail-fast", "--", "--show-output"];
     machine.counted(cargo().args(arguments))
+}
+
+/// Other compilers give other bytes, which prove nothing: what they gave has to pass the tests of the committed object.
+fn ebpf_step(machine: &Machine) -> Result<Outcome> {
+    let root = workspace_root();
+    match ebpf::build(&root, true) {
+        Ok(()) => {}
+        Err(text) if text.contains(ebpf::HOW_TO_GET) => {
+            let reason = text.lines().next().unwrap_or_default();
+            return Ok(Outcome::skip(format!("ebpf: {reason} (cargo xtask setup --ebpf)")));
+        }
+        Err(text) => return Err(Error::Failed(text)),
+    }
+    let rebuilt = ebpf::rebuilt_directory(&root);
+    if same_objects(&rebuilt, &root.join("ebpf/object")) {
+        return Ok(Outcome::pass());
+    }
+    let mut command = cargo();
+    command.args(["test", "--package", "eventstream-tests", "--features", FEATURES, "--test", "steer_program"]);
+    command.args(["--", "--show-output"]).env(ebpf::OBJECT_VARIABLE, rebuilt);
+    machine.counted(&mut command)
+}
+
+fn same_objects(rebuilt: &Path, committed: &Path) -> bool {
+    let objects = std::fs::read_dir(rebuilt).into_iter().flatten().flatten();
+    objects
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "o"))
+        .all(|entry| std::fs::read(entry.path()).ok() == std::fs::read(committed.join(entry.file_name())).ok())
 }
 
 /// Models run in a build of their own: the flag changes what the queues are made of.
 fn loom(machine: &Machine) -> Result<Outcome> {
     let mut command = cargo();
-    command.args([
-        "test",
-        "--package",
-        "eventstream",
-        "--lib",
-        "--release",
-        MODELS,
-        "--",
-        "--show-output",
-    ]);
-    command
-        .env("RUSTFLAGS", LOOM)
-        .env("CARGO_TARGET_DIR", target_directory()?.join("loom"));
+    command.args(["test", "--package", "eventstream", "--lib", "--release", MODELS, "--", "--show-output"]);
+    command.env("RUSTFLAGS", LOOM).env("CARGO_TARGET_DIR", target_directory()?.join("loom"));
     let outcome = machine.counted(&mut command)?;
     if outcome == Outcome::default() {
         return Err(Error::failed("no model has run"));
@@ -230,21 +185,15 @@ fn fuzz(machine: &Machine) -> Result<Outcome> {
     if !folder.join("Cargo.toml").exists() {
         return Ok(Outcome::skip("fuzz: there is no fuzz target"));
     }
-    if find_program("rustup").is_none()
-        || capture(&mut cargo_fuzz(&["--version"], &folder)).is_err()
-    {
+    if find_program("rustup").is_none() || capture(&mut cargo_fuzz(&["--version"], &folder)).is_err() {
         let how = "rustup toolchain install nightly; cargo install cargo-fuzz";
-        return Ok(Outcome::skip(format!(
-            "fuzz: cargo-fuzz or a nightly toolchain is not installed ({how})"
-        )));
+        return Ok(Outcome::skip(format!("fuzz: cargo-fuzz or a nightly toolchain is not installed ({how})")));
     }
     let mut outcome = Outcome::default();
     for target in capture(&mut cargo_fuzz(&["list"], &folder))?.split_whitespace() {
         let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-        outcome += machine.checked(&mut cargo_fuzz(
-            &["run", target, "--", &seconds, "-print_final_stats=1"],
-            &folder,
-        ))?;
+        outcome +=
+            machine.checked(&mut cargo_fuzz(&["run", target, "--", &seconds, "-print_final_stats=1"], &folder))?;
     }
     Ok(outcome)
 }
@@ -252,17 +201,8 @@ fn fuzz(machine: &Machine) -> Result<Outcome> {
 /// cargo-fuzz wants a nightly compiler, and the one that runs us is named in the environment.
 fn cargo_fuzz(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(find_program("rustup").unwrap_or_else(|| "rustup".into()));
-    command
-        .args(["run", "nightly", "cargo", "fuzz"])
-        .args(arguments)
-        .current_dir(folder);
-    for name in [
-        "CARGO",
-        "RUSTC",
-        "RUSTUP_TOOLCHAIN",
-        "CARGO_MANIFEST_DIR",
-        "CARGO_TARGET_DIR",
-    ] {
+    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(folder);
+    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"] {
         command.env_remove(name);
     }
     command
@@ -277,10 +217,7 @@ mod tests {
     #[test]
     fn a_test_program_that_breaks_off_is_a_failure() {
         let outcome = LOCAL
-            .counted(
-                Command::new("sh")
-                    .args(["-c", "echo 'test result: ok. 2 passed; 0 failed'; exit 101"]),
-            )
+            .counted(Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed'; exit 101"]))
             .unwrap();
         assert_eq!((outcome.passed, outcome.failed), (2, 1));
     }
@@ -288,10 +225,7 @@ mod tests {
     #[test]
     fn failures_are_not_counted_twice() {
         let outcome = LOCAL
-            .counted(Command::new("sh").args([
-                "-c",
-                "echo 'test result: FAILED. 1 passed; 3 failed'; exit 101",
-            ]))
+            .counted(Command::new("sh").args(["-c", "echo 'test result: FAILED. 1 passed; 3 failed'; exit 101"]))
             .unwrap();
         assert_eq!((outcome.passed, outcome.failed), (1, 3));
     }

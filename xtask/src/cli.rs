@@ -2,7 +2,8 @@
 
 use clap::{Parser, Subcommand};
 
-use crate::{Result, blast, ci, run, setup, tidy};
+use crate::process::workspace_root;
+use crate::{Error, Result, blast, ci, ebpf, run, setup, tidy};
 
 /// Everything one does to EventStreamCore: set up, run, load, test.
 #[derive(Debug, Parser)]
@@ -30,6 +31,12 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Rebuild the compiled XDP programs that are committed.
+    Ebpf {
+        /// Compare with what is committed instead of replacing it.
+        #[arg(long)]
+        check: bool,
+    },
     /// Every check and test there is, and a count of what passed, failed and was skipped.
     Test,
     /// The same as `test`, as it runs on a CI machine.
@@ -41,13 +48,10 @@ enum Command {
 impl Cli {
     pub fn run(self) -> Result<()> {
         match self.command {
-            Command::Setup { ebpf } => setup::run(if ebpf {
-                setup::Purpose::Ebpf
-            } else {
-                setup::Purpose::Run
-            }),
+            Command::Setup { ebpf } => setup::run(if ebpf { setup::Purpose::Ebpf } else { setup::Purpose::Run }),
             Command::Run(arguments) => run::run(&arguments),
             Command::Blast { kind, arguments } => blast::blast(&kind, &arguments),
+            Command::Ebpf { check } => ebpf::build(&workspace_root(), check).map_err(Error::Failed),
             Command::Test => ci::run(false),
             Command::Ci => ci::run(true),
             Command::Tidy => tidy::run(),
@@ -72,9 +76,7 @@ mod tests {
     #[test]
     fn a_run_takes_its_options() {
         let text = "xtask run --iface eth0 --config c.yaml --seconds 2.5 --report r.json --no-load";
-        let Command::Run(arguments) = parsed(text).unwrap() else {
-            panic!("not run")
-        };
+        let Command::Run(arguments) = parsed(text).unwrap() else { panic!("not run") };
         assert_eq!(arguments.iface.as_deref(), Some("eth0"));
         assert_eq!(arguments.seconds, Some(2.5));
         assert!(arguments.no_load);
@@ -84,9 +86,7 @@ mod tests {
 
     #[test]
     fn everything_after_a_loads_kind_is_the_generators() {
-        let Command::Blast { kind, arguments } =
-            parsed("xtask blast udp --rate 5 --ids --help").unwrap()
-        else {
+        let Command::Blast { kind, arguments } = parsed("xtask blast udp --rate 5 --ids --help").unwrap() else {
             panic!("not blast")
         };
         assert_eq!(kind, "udp");

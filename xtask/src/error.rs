@@ -49,9 +49,7 @@ impl Error {
 impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Error::Prerequisites(text) | Error::NotPermitted(text) | Error::Failed(text) => {
-                out.write_str(text)
-            }
+            Error::Prerequisites(text) | Error::NotPermitted(text) | Error::Failed(text) => out.write_str(text),
         }
     }
 }
@@ -60,18 +58,12 @@ impl std::error::Error for Error {}
 
 fn is_refusal(line: &str) -> bool {
     let line = line.to_ascii_lowercase();
-    ["not permitted", "permission denied", "access denied"]
-        .iter()
-        .any(|words| line.contains(words))
+    ["not permitted", "permission denied", "access denied"].iter().any(|words| line.contains(words))
 }
 
 /// The last `count` lines that say something, on one line.
 fn last_lines(text: &str, count: usize) -> String {
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|line| !line.is_empty())
-        .collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
     lines[lines.len().saturating_sub(count)..].join("; ")
 }
 
@@ -81,17 +73,11 @@ mod tests {
 
     #[test]
     fn a_tools_refusal_is_told_from_its_failure() {
-        let refused = Error::of_tool(
-            "ip link add",
-            "RTNETLINK answers: Operation not permitted\n",
-        );
+        let refused = Error::of_tool("ip link add", "RTNETLINK answers: Operation not permitted\n");
         assert!(matches!(refused, Error::NotPermitted(_)), "{refused}");
         let failed = Error::of_tool("ip link add", "RTNETLINK answers: File exists\n");
         assert!(matches!(failed, Error::Failed(_)), "{failed}");
-        assert_eq!(
-            failed.to_string(),
-            "`ip link add`: RTNETLINK answers: File exists"
-        );
+        assert_eq!(failed.to_string(), "`ip link add`: RTNETLINK answers: File exists");
     }
 
     #[test]

@@ -13,6 +13,7 @@
 //!     │    ├ phase     what runs when, as a table
 //!     │    └ report    what was sent against what the engine says became of it
 //!     ├► blast      one load at an engine
+//!     ├► ebpf       the compiled XDP programs, rebuilt and compared
 //!     └► ci         every check, as a list of named steps
 //!          ├ tidy      rules about the source that no compiler knows
 //!          └ outcome   how many tests passed, failed, were skipped and why
@@ -22,6 +23,7 @@
 pub mod blast;
 pub mod ci;
 pub mod cli;
+pub mod ebpf;
 pub mod error;
 pub mod outcome;
 pub mod process;

@@ -18,17 +18,11 @@ pub struct Outcome {
 
 impl Outcome {
     pub fn pass() -> Self {
-        Outcome {
-            passed: 1,
-            ..Outcome::default()
-        }
+        Outcome { passed: 1, ..Outcome::default() }
     }
 
     pub fn skip(reason: impl Into<String>) -> Self {
-        Outcome {
-            skipped: vec![reason.into()],
-            ..Outcome::default()
-        }
+        Outcome { skipped: vec![reason.into()], ..Outcome::default() }
     }
 
     /// Reads a test run's standard output to its end. Shows what a person wants to see of it, and all of it when
@@ -39,20 +33,14 @@ impl Outcome {
         let mut all = String::new();
         let mut reader = BufReader::new(output);
         let mut bytes = Vec::new();
-        while reader
-            .read_until(b'\n', &mut bytes)
-            .is_ok_and(|count| count > 0)
-        {
+        while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
             let line = String::from_utf8_lossy(&bytes).into_owned();
             let trimmed = line.trim();
             if let Some(counts) = trimmed.strip_prefix("test result: ") {
                 passed += counted(counts, "passed");
                 outcome.failed += counted(counts, "failed");
                 if counted(counts, "passed") + counted(counts, "failed") > 0 {
-                    println!(
-                        "    {}",
-                        counts.split("; 0 measured").next().unwrap_or(counts)
-                    );
+                    println!("    {}", counts.split("; 0 measured").next().unwrap_or(counts));
                 }
             } else if let Some(reason) = skipped(trimmed) {
                 // Repeated when a test's output is shown twice, as it is for one that fails.
@@ -97,12 +85,8 @@ fn skipped(line: &str) -> Option<&str> {
 
 /// The number before `word` in `ok. 5 passed; 0 failed; ...`.
 fn counted(text: &str, word: &str) -> u64 {
-    let part = text
-        .split(['.', ';'])
-        .map(str::trim)
-        .find(|part| part.ends_with(word));
-    part.and_then(|part| part.split_whitespace().next()?.parse().ok())
-        .unwrap_or(0)
+    let part = text.split(['.', ';']).map(str::trim).find(|part| part.ends_with(word));
+    part.and_then(|part| part.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
 /// `test name ... ignored, reason`.
@@ -124,27 +108,20 @@ mod tests {
             0 filtered out; finished in 0.01s\n\ntest result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
         let outcome = Outcome::of_tests(text.as_bytes());
         assert_eq!((outcome.passed, outcome.failed), (6, 0));
-        assert_eq!(
-            outcome.skipped,
-            ["b: slow", "a: no right to load BPF programs"]
-        );
+        assert_eq!(outcome.skipped, ["b: slow", "a: no right to load BPF programs"]);
     }
 
     #[test]
     fn a_skip_is_seen_wherever_a_test_may_say_it() {
         assert_eq!(skipped("SKIPPED: a: no rights"), Some("a: no rights"));
-        assert_eq!(
-            skipped("test a ... SKIPPED: a: no rights"),
-            Some("a: no rights")
-        );
+        assert_eq!(skipped("test a ... SKIPPED: a: no rights"), Some("a: no rights"));
         assert_eq!(skipped("test a ... ok"), None);
         assert_eq!(skipped("it says SKIPPED: b"), None);
     }
 
     #[test]
     fn failures_are_counted() {
-        let text =
-            "test a ... FAILED\ntest result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
+        let text = "test a ... FAILED\ntest result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
         let outcome = Outcome::of_tests(text.as_bytes());
         assert_eq!((outcome.passed, outcome.failed), (1, 2));
     }
@@ -152,9 +129,6 @@ mod tests {
     #[test]
     fn an_example_that_is_not_run_is_no_skipped_test() {
         assert_eq!(ignored("test src/lib.rs - (line 5) ... ignored"), None);
-        assert_eq!(
-            ignored("test a::b ... ignored"),
-            Some("a::b: marked as ignored".into())
-        );
+        assert_eq!(ignored("test a::b ... ignored"), Some("a::b: marked as ignored".into()));
     }
 }

@@ -17,8 +17,7 @@ const POLL: Duration = Duration::from_millis(20);
 /// The workspace this program was built from. Cargo names the package's folder at run time too, which keeps a binary
 /// right that another clone with the same target directory has built.
 pub fn workspace_root() -> PathBuf {
-    let package =
-        env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
+    let package = env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
     let package = PathBuf::from(package);
     package.parent().unwrap_or(&package).to_path_buf()
 }
@@ -28,10 +27,7 @@ pub fn cargo() -> Command {
     command.current_dir(workspace_root());
     // What `cargo run` tells this package must not reach other packages' builds: they would be built again each time.
     for (key, _) in env::vars_os() {
-        if key
-            .to_str()
-            .is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_"))
-        {
+        if key.to_str().is_some_and(|key| key.starts_with("CARGO_PKG_") || key.starts_with("CARGO_MANIFEST_")) {
             command.env_remove(key);
         }
     }
@@ -45,11 +41,9 @@ pub fn target_directory() -> Result<&'static Path> {
         return Ok(found);
     }
     let text = capture(cargo().args(["metadata", "--no-deps", "--format-version", "1"]))?;
-    let metadata: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| Error::failed(format!("cargo metadata: {error}")))?;
-    let directory = metadata["target_directory"]
-        .as_str()
-        .ok_or_else(|| Error::failed("cargo names no target"))?;
+    let metadata: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| Error::failed(format!("cargo metadata: {error}")))?;
+    let directory = metadata["target_directory"].as_str().ok_or_else(|| Error::failed("cargo names no target"))?;
     Ok(FOUND.get_or_init(|| PathBuf::from(directory)))
 }
 
@@ -65,8 +59,7 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 
 fn is_executable(file: &Path) -> bool {
     use std::os::unix::fs::PermissionsExt;
-    file.metadata()
-        .is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
+    file.metadata().is_ok_and(|data| data.is_file() && data.permissions().mode() & 0o111 != 0)
 }
 
 /// A command for a system tool, by its full path where there is one.
@@ -103,11 +96,7 @@ pub fn own_group(command: &mut Command) {
 /// How a command line is shown to people.
 pub fn shown(command: &Command) -> String {
     let program = Path::new(command.get_program());
-    let mut text = program
-        .file_name()
-        .unwrap_or(program.as_os_str())
-        .to_string_lossy()
-        .into_owned();
+    let mut text = program.file_name().unwrap_or(program.as_os_str()).to_string_lossy().into_owned();
     for argument in command.get_args() {
         text.push(' ');
         text.push_str(&argument.to_string_lossy());
@@ -124,41 +113,21 @@ pub fn capture(command: &mut Command) -> Result<String> {
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        let said = String::from_utf8_lossy(if output.stderr.is_empty() {
-            &output.stdout
-        } else {
-            &output.stderr
-        });
-        Err(Error::of_tool(
-            &shown(command),
-            &format!("{said}\n({})", output.status),
-        ))
+        let said = String::from_utf8_lossy(if output.stderr.is_empty() { &output.stdout } else { &output.stderr });
+        Err(Error::of_tool(&shown(command), &format!("{said}\n({})", output.status)))
     }
 }
 
 /// Runs to the end in view of the user.
 pub fn visible(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|error| Error::failed(format!("`{}`: {error}", shown(command))))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(Error::failed(format!("`{}`: {status}", shown(command))))
-    }
+    let status = command.status().map_err(|error| Error::failed(format!("`{}`: {error}", shown(command))))?;
+    if status.success() { Ok(()) } else { Err(Error::failed(format!("`{}`: {status}", shown(command)))) }
 }
 
 /// Waits for the child, at most until `deadline`, and not on after a stop was asked for. `None`: it still runs.
-pub fn wait(
-    child: &mut Child,
-    deadline: Instant,
-    stop: Option<&Stop>,
-) -> Result<Option<ExitStatus>> {
+pub fn wait(child: &mut Child, deadline: Instant, stop: Option<&Stop>) -> Result<Option<ExitStatus>> {
     loop {
-        if let Some(status) = child
-            .try_wait()
-            .map_err(|error| Error::of_io("wait", &error))?
-        {
+        if let Some(status) = child.try_wait().map_err(|error| Error::of_io("wait", &error))? {
             return Ok(Some(status));
         }
         if Instant::now() >= deadline || stop.is_some_and(Stop::requested) {
@@ -204,18 +173,14 @@ mod tests {
 
     #[test]
     fn what_a_failing_command_said_is_in_the_error() {
-        let error = capture(Command::new("sh").args(["-c", "echo out; echo broken >&2; exit 3"]))
-            .unwrap_err();
+        let error = capture(Command::new("sh").args(["-c", "echo out; echo broken >&2; exit 3"])).unwrap_err();
         assert!(error.to_string().contains("broken"), "{error}");
         assert!(error.to_string().contains('3'), "{error}");
     }
 
     #[test]
     fn a_child_that_ignores_being_asked_is_killed() {
-        let mut child = bound_to_us("sh")
-            .args(["-c", "trap '' TERM; while :; do sleep 0.05; done"])
-            .spawn()
-            .unwrap();
+        let mut child = bound_to_us("sh").args(["-c", "trap '' TERM; while :; do sleep 0.05; done"]).spawn().unwrap();
         thread::sleep(Duration::from_millis(100));
         let status = terminate(&mut child, Duration::from_millis(200)).unwrap();
         assert!(!status.success());

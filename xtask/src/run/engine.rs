@@ -41,12 +41,7 @@ pub struct Engine {
 impl Engine {
     pub fn start(settings: Settings) -> Result<Self> {
         let mut command = process::bound_to_us(&settings.binary);
-        command
-            .arg("run")
-            .arg("--config")
-            .arg(&settings.config)
-            .arg("--report")
-            .arg(&settings.report);
+        command.arg("run").arg("--config").arg(&settings.config).arg("--report").arg(&settings.report);
         if let Some(iface) = &settings.iface {
             command.args(["--iface", iface]);
         }
@@ -58,18 +53,12 @@ impl Engine {
             .stdout(Stdio::piped())
             .spawn()
             .map_err(|error| Error::of_io(&settings.binary.display().to_string(), &error))?;
-        let stdout = child
-            .stdout
-            .take()
-            .ok_or_else(|| Error::failed("the engine has no output"))?;
+        let stdout = child.stdout.take().ok_or_else(|| Error::failed("the engine has no output"))?;
         let (say_ready, ready) = mpsc::channel();
         let printer = thread::spawn(move || {
             let mut reader = BufReader::new(stdout);
             let mut line = Vec::new();
-            while reader
-                .read_until(b'\n', &mut line)
-                .is_ok_and(|count| count > 0)
-            {
+            while reader.read_until(b'\n', &mut line).is_ok_and(|count| count > 0) {
                 // A closed terminal must not end this thread: the engine would block on a full pipe.
                 let _ = std::io::stdout().write_all(&line);
                 if line.starts_with(READY.as_bytes()) {
@@ -78,12 +67,7 @@ impl Engine {
                 line.clear();
             }
         });
-        Ok(Engine {
-            settings,
-            child,
-            ready,
-            printer: Some(printer),
-        })
+        Ok(Engine { settings, child, ready, printer: Some(printer) })
     }
 
     /// Until everything listens. Returns the line that says so; `None` when a stop was asked for before.
@@ -96,24 +80,17 @@ impl Engine {
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {}
             }
             if let Some(status) = self.exited()? {
-                return Err(Error::failed(format!(
-                    "the engine ended before it was ready: {status}"
-                )));
+                return Err(Error::failed(format!("the engine ended before it was ready: {status}")));
             }
             if Instant::now() > deadline {
-                return Err(Error::failed(format!(
-                    "the engine was not ready after {} s",
-                    READY_WITHIN.as_secs()
-                )));
+                return Err(Error::failed(format!("the engine was not ready after {} s", READY_WITHIN.as_secs())));
             }
         }
         Ok(None)
     }
 
     pub fn exited(&mut self) -> Result<Option<ExitStatus>> {
-        self.child
-            .try_wait()
-            .map_err(|error| Error::of_io("wait for the engine", &error))
+        self.child.try_wait().map_err(|error| Error::of_io("wait for the engine", &error))
     }
 
     /// The live ledger, with the keys of the report.
@@ -124,8 +101,7 @@ impl Engine {
             command.arg("--config").arg(&self.settings.config);
         }
         let text = capture(&mut command)?;
-        serde_json::from_str(&text)
-            .map_err(|error| Error::failed(format!("the engine's status: {error}")))
+        serde_json::from_str(&text).map_err(|error| Error::failed(format!("the engine's status: {error}")))
     }
 
     /// Asks the engine to drain, and waits for its end and its last words.
@@ -148,15 +124,8 @@ impl Drop for Engine {
 
 /// Looks for `key=HOST:PORT` in the line that says the engine is ready.
 pub fn port_of(ready: &str, key: &str) -> Option<u16> {
-    let value = ready
-        .split_whitespace()
-        .find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
-    value
-        .rsplit(':')
-        .next()?
-        .trim_end_matches([',', ';'])
-        .parse()
-        .ok()
+    let value = ready.split_whitespace().find_map(|word| word.strip_prefix(key)?.strip_prefix('='))?;
+    value.rsplit(':').next()?.trim_end_matches([',', ';']).parse().ok()
 }
 
 #[cfg(test)]
@@ -170,12 +139,7 @@ pub(super) mod tests {
     /// its execution fail as "text file busy".
     pub fn write_script(file: &Path, script: &str) {
         let write = "printf '#!/bin/sh\\n%s\\n' \"$2\" > \"$1\" && chmod 755 \"$1\"";
-        let written = Command::new("sh")
-            .args(["-c", write, "sh"])
-            .arg(file)
-            .arg(script)
-            .status()
-            .unwrap();
+        let written = Command::new("sh").args(["-c", write, "sh"]).arg(file).arg(script).status().unwrap();
         assert!(written.success());
     }
 
@@ -186,14 +150,7 @@ pub(super) mod tests {
         write_script(&binary, script);
         let report = folder.join("report.json");
         let config = folder.join("config.yaml");
-        Settings {
-            binary,
-            config,
-            config_is_default: true,
-            iface: None,
-            cpus: None,
-            report,
-        }
+        Settings { binary, config, config_is_default: true, iface: None, cpus: None, report }
     }
 
     #[test]
@@ -209,11 +166,7 @@ pub(super) mod tests {
         let mut engine = Engine::start(settings).unwrap();
         let ready = engine.wait_until_ready(&Stop::default()).unwrap().unwrap();
         assert_eq!(
-            (
-                port_of(&ready, "tcp"),
-                port_of(&ready, "udp"),
-                port_of(&ready, "x")
-            ),
+            (port_of(&ready, "tcp"), port_of(&ready, "udp"), port_of(&ready, "x")),
             (Some(9001), Some(9002), None)
         );
         assert_eq!(engine.status().unwrap()["seconds"], 2);

@@ -100,11 +100,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         Some(iface) => Ground::Interface(iface.clone()),
         None => testbed_or_loopback(),
     };
-    let work = if arguments.no_load || arguments.iface.is_some() {
-        Work::Wait
-    } else {
-        Work::Demonstration
-    };
+    let work = if arguments.no_load || arguments.iface.is_some() { Work::Wait } else { Work::Demonstration };
     drive(arguments, &binaries, &ground, work, &stop)
 }
 
@@ -114,48 +110,26 @@ pub fn run_one_load(kind: phase::Kind, extra: &[String], seconds: f64) -> Result
     let binaries = build()?;
     let stop = Stop::on_signals()?;
     let ground = Ground::Testbed(Testbed::create(&Options::demo())?);
-    let arguments = Arguments {
-        seconds: Some(seconds),
-        ..Arguments::default()
-    };
-    drive(
-        &arguments,
-        &binaries,
-        &ground,
-        Work::One { kind, extra },
-        &stop,
-    )
+    let arguments = Arguments { seconds: Some(seconds), ..Arguments::default() };
+    drive(&arguments, &binaries, &ground, Work::One { kind, extra }, &stop)
 }
 
 /// What is done while the engine runs.
 #[derive(Clone, Copy, Debug)]
 enum Work<'a> {
     Demonstration,
-    One {
-        kind: phase::Kind,
-        extra: &'a [String],
-    },
+    One { kind: phase::Kind, extra: &'a [String] },
     Wait,
 }
 
 pub fn build() -> Result<Binaries> {
     println!("Building the engine and the load generator.");
     let mut command = cargo();
-    command.args([
-        "build",
-        "--release",
-        "--package",
-        "eventstream",
-        "--bin",
-        "eventstream",
-    ]);
+    command.args(["build", "--release", "--package", "eventstream", "--bin", "eventstream"]);
     command.args(["--package", "eventstream-benches", "--bin", "blast"]);
     visible(&mut command)?;
     let folder = target_directory()?.join("release");
-    Ok(Binaries {
-        eventstream: folder.join("eventstream"),
-        blast: folder.join("blast"),
-    })
+    Ok(Binaries { eventstream: folder.join("eventstream"), blast: folder.join("blast") })
 }
 
 fn testbed_or_loopback() -> Ground {
@@ -175,34 +149,20 @@ fn testbed_or_loopback() -> Ground {
             Ground::Loopback
         }
         Err(error) => {
-            println!(
-                "Running on loopback with the socket backend: no veth pair can be built here ({error})."
-            );
+            println!("Running on loopback with the socket backend: no veth pair can be built here ({error}).");
             Ground::Loopback
         }
     }
 }
 
-fn drive(
-    arguments: &Arguments,
-    binaries: &Binaries,
-    ground: &Ground,
-    work: Work,
-    stop: &Stop,
-) -> Result<()> {
-    let report_file = arguments
-        .report
-        .clone()
-        .unwrap_or(target_directory()?.join("xtask-run.report.json"));
+fn drive(arguments: &Arguments, binaries: &Binaries, ground: &Ground, work: Work, stop: &Stop) -> Result<()> {
+    let report_file = arguments.report.clone().unwrap_or(target_directory()?.join("xtask-run.report.json"));
     let report_file = std::path::absolute(&report_file).unwrap_or(report_file);
     let cpus = allowed_cpus();
     let loaded = !matches!(work, Work::Wait);
     let mut engine = Engine::start(Settings {
         binary: binaries.eventstream.clone(),
-        config: arguments
-            .config
-            .clone()
-            .unwrap_or_else(|| workspace_root().join("configs/default.yaml")),
+        config: arguments.config.clone().unwrap_or_else(|| workspace_root().join("configs/default.yaml")),
         config_is_default: arguments.config.is_none(),
         iface: ground.iface().map(str::to_owned),
         // The load's core is its own, so that what is measured is the engine and not the scheduler.
@@ -216,22 +176,12 @@ fn drive(
                 udp_port: port_of(&ready, "udp").unwrap_or(UDP_PORT),
                 tcp_port: port_of(&ready, "tcp").unwrap_or(TCP_PORT),
             };
-            let mut session = Session {
-                blast: &binaries.blast,
-                target,
-                engine: &mut engine,
-                stop,
-                cpu: cpus[0],
-                phases: Vec::new(),
-            };
+            let mut session =
+                Session { blast: &binaries.blast, target, engine: &mut engine, stop, cpu: cpus[0], phases: Vec::new() };
             let done = match work {
                 Work::Wait => session.wait(arguments.seconds),
-                Work::Demonstration => {
-                    session.demonstrate(arguments.seconds.unwrap_or(DEMO_SECONDS))
-                }
-                Work::One { kind, extra } => {
-                    session.one(kind, extra, arguments.seconds.unwrap_or(DEMO_SECONDS))
-                }
+                Work::Demonstration => session.demonstrate(arguments.seconds.unwrap_or(DEMO_SECONDS)),
+                Work::One { kind, extra } => session.one(kind, extra, arguments.seconds.unwrap_or(DEMO_SECONDS)),
             };
             (done, session.phases)
         }
@@ -239,39 +189,27 @@ fn drive(
     };
     // The engine ends properly and says what it knows, whatever became of the load.
     let status = engine.stop()?;
-    let text = fs::read_to_string(&report_file).map_err(|error| {
-        Error::failed(format!("the engine ({status}) has left no report: {error}"))
-    })?;
-    let engine_report: Value = serde_json::from_str(&text)
-        .map_err(|error| Error::failed(format!("the engine's report: {error}")))?;
-    let load = loaded.then(|| {
-        phases
-            .iter()
-            .fold(Sent::default(), |mut sum, phase| (sum += phase.sent, sum).1)
-    });
+    let text = fs::read_to_string(&report_file)
+        .map_err(|error| Error::failed(format!("the engine ({status}) has left no report: {error}")))?;
+    let engine_report: Value =
+        serde_json::from_str(&text).map_err(|error| Error::failed(format!("the engine's report: {error}")))?;
+    let load = loaded.then(|| phases.iter().fold(Sent::default(), |mut sum, phase| (sum += phase.sent, sum).1));
     let merged = report::merge(engine_report, load.as_ref(), &phases);
     let pretty = serde_json::to_string_pretty(&merged).unwrap_or_default();
-    fs::write(&report_file, pretty + "\n")
-        .map_err(|error| Error::of_io(&report_file.display().to_string(), &error))?;
+    fs::write(&report_file, pretty + "\n").map_err(|error| Error::of_io(&report_file.display().to_string(), &error))?;
     print!("{}", report::table(&phases));
     if arguments.report.is_some() {
         println!("Report: {}", report_file.display());
     }
     done?;
-    conclude(
-        status.success(),
-        report::is_balanced(&merged),
-        &status.to_string(),
-    )
+    conclude(status.success(), report::is_balanced(&merged), &status.to_string())
 }
 
 fn conclude(ended_well: bool, balanced: bool, status: &str) -> Result<()> {
     match (ended_well, balanced) {
         (true, true) => Ok(()),
         (true, false) => Err(Error::failed("the ledger does not balance")),
-        (false, _) => Err(Error::failed(format!(
-            "the engine ended with {status}, balanced: {balanced}"
-        ))),
+        (false, _) => Err(Error::failed(format!("the engine ended with {status}, balanced: {balanced}"))),
     }
 }
 
@@ -324,18 +262,12 @@ impl Session<'_> {
         let mut commands = Vec::new();
         for (index, load) in phase.loads.iter().enumerate() {
             let producer = producer(self.phases.len(), index);
-            let slot = Slot {
-                seconds,
-                rate: Slot::rate_of(load, measured),
-                producer,
-                cpu: self.cpu,
-            };
+            let slot = Slot { seconds, rate: Slot::rate_of(load, measured), producer, cpu: self.cpu };
             commands.push((load, slot));
         }
         self.measured(phase.name, |session| {
-            let start = |(load, slot): &(&phase::Load, Slot)| {
-                Running::start(session.blast, load, &session.target, slot)
-            };
+            let start =
+                |(load, slot): &(&phase::Load, Slot)| Running::start(session.blast, load, &session.target, slot);
             commands.iter().map(start).collect()
         })
     }
@@ -343,12 +275,7 @@ impl Session<'_> {
     /// A load with arguments of the caller's own.
     fn one(&mut self, kind: phase::Kind, extra: &[String], seconds: f64) -> Result<()> {
         let load = crate::blast::load_of(kind);
-        let slot = Slot {
-            seconds,
-            rate: None,
-            producer: producer(0, 0),
-            cpu: self.cpu,
-        };
+        let slot = Slot { seconds, rate: None, producer: producer(0, 0), cpu: self.cpu };
         let arguments = crate::blast::merged(load::arguments(&load, &self.target, &slot), extra);
         self.measured(kind.name(), |session| {
             let mut command = load::command(session.blast, &session.target, load.path);
@@ -358,11 +285,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn measured(
-        &mut self,
-        name: &str,
-        start: impl FnOnce(&Self) -> Result<Vec<Running>>,
-    ) -> Result<Sent> {
+    fn measured(&mut self, name: &str, start: impl FnOnce(&Self) -> Result<Vec<Running>>) -> Result<Sent> {
         let before = Totals::of(&self.engine.status()?);
         let link_before = self.link_counters()?;
         let mut running = start(self)?;
@@ -373,18 +296,16 @@ impl Session<'_> {
             }
             process::sleep(SETTLE_STEP, self.stop);
         }
-        let results: Vec<Result<Sent>> = running
-            .into_iter()
-            .map(|load| load.finish(self.stop))
-            .collect();
+        let results: Vec<Result<_>> = running.into_iter().map(|load| load.finish(self.stop)).collect();
         let mut sum = Sent::default();
         let mut first = None;
         let mut failed = None;
         for result in results {
             match result {
-                Ok(sent) => {
+                Ok((sent, failure)) => {
                     sum += sent;
                     first.get_or_insert(sent);
+                    failed = failed.or(failure);
                 }
                 Err(error) => failed = failed.or(Some(error)),
             }
@@ -394,11 +315,7 @@ impl Session<'_> {
         if let (Some(before), Some(after)) = (link_before, self.link_counters()?) {
             sum.link_dropped = after.dropped_since(&before);
         }
-        self.phases.push(PhaseResult {
-            name: name.into(),
-            sent: sum,
-            engine: after.since(&before),
-        });
+        self.phases.push(PhaseResult { name: name.into(), sent: sum, engine: after.since(&before) });
         failed.map_or(Ok(first.unwrap_or_default()), Err)
     }
 
@@ -423,9 +340,7 @@ impl Session<'_> {
 
     fn check_engine(&mut self) -> Result<()> {
         match self.engine.exited()? {
-            Some(status) => Err(Error::failed(format!(
-                "the engine ended by itself: {status}"
-            ))),
+            Some(status) => Err(Error::failed(format!("the engine ended by itself: {status}"))),
             None => Ok(()),
         }
     }
@@ -433,37 +348,22 @@ impl Session<'_> {
 
 /// Whether the load may count on XDP: one queue on a socket is enough to make in-kernel load vanish there.
 fn all_queues_on_xdp(report: &Value) -> bool {
-    let queues = report["queues"]
-        .as_array()
-        .map(Vec::as_slice)
-        .unwrap_or_default();
-    let by_xdp = |queue: &Value| {
-        queue["mode"]
-            .as_str()
-            .is_some_and(|mode| mode.starts_with("xdp-"))
-    };
-    !queues.is_empty()
-        && queues
-            .iter()
-            .filter(|queue| !queue["iface"].is_null())
-            .all(by_xdp)
+    let queues = report["queues"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let by_xdp = |queue: &Value| queue["mode"].as_str().is_some_and(|mode| mode.starts_with("xdp-"));
+    !queues.is_empty() && queues.iter().filter(|queue| !queue["iface"].is_null()).all(by_xdp)
 }
 
 /// Different for every load of every run: an engine that remembers ids from its log would take equal ones for duplicates.
 pub(crate) fn producer(phase: usize, load: usize) -> u64 {
-    let seconds = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_secs());
-    (seconds << 16) | ((phase as u64) << 8) | (load as u64 + 1)
+    let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
+    // A load numbers its queues and connections upwards from its own: sixteen of them have room.
+    (seconds << 16) | ((phase as u64) << 8) | ((load as u64 + 1) << 4)
 }
 
 /// The processors this process may use.
 pub(crate) fn allowed_cpus() -> Vec<usize> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let list = status
-        .lines()
-        .find_map(|line| line.strip_prefix("Cpus_allowed_list:"))
-        .unwrap_or_default();
+    let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
     let cpus = parsed_list(list);
     if cpus.is_empty() { vec![0] } else { cpus }
 }
@@ -478,10 +378,7 @@ fn parsed_list(text: &str) -> Vec<usize> {
 }
 
 fn listed(cpus: &[usize]) -> String {
-    cpus.iter()
-        .map(usize::to_string)
-        .collect::<Vec<_>>()
-        .join(",")
+    cpus.iter().map(usize::to_string).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]

@@ -63,8 +63,7 @@ impl Totals {
             lost: sum(&events["lost"]),
             in_flight: sum(&events["in_flight"]),
             // The engine's rates are means over its run so far.
-            bits: report["rates"]["bits_per_s"].as_f64().unwrap_or(0.0)
-                * report["seconds"].as_f64().unwrap_or(0.0),
+            bits: report["rates"]["bits_per_s"].as_f64().unwrap_or(0.0) * report["seconds"].as_f64().unwrap_or(0.0),
         }
     }
 
@@ -120,36 +119,20 @@ impl PhaseResult {
         let known = self.sent.link_dropped
             + self.engine.parsed
             + self.engine.malformed
-            + self
-                .engine
-                .lost_datagrams()
-                .iter()
-                .map(|(_, count)| count)
-                .sum::<u64>();
+            + self.engine.lost_datagrams().iter().map(|(_, count)| count).sum::<u64>();
         difference(self.sent.datagrams, known)
     }
 
     /// Events that were sent and not accepted. Known only when every datagram arrived whole: what was in the others the
     /// engine cannot know.
     pub fn unattributed_events(&self) -> Option<i64> {
-        let lost = self.sent.link_dropped
-            + self
-                .engine
-                .lost_datagrams()
-                .iter()
-                .map(|(_, count)| count)
-                .sum::<u64>();
-        (lost == 0 && self.engine.malformed == 0)
-            .then(|| difference(self.sent.events, self.engine.accepted))
+        let lost = self.sent.link_dropped + self.engine.lost_datagrams().iter().map(|(_, count)| count).sum::<u64>();
+        (lost == 0 && self.engine.malformed == 0).then(|| difference(self.sent.events, self.engine.accepted))
     }
 
     pub fn to_json(&self) -> Value {
         let per_second = |count: f64| {
-            if self.sent.seconds > 0.0 {
-                count / self.sent.seconds
-            } else {
-                0.0
-            }
+            if self.sent.seconds > 0.0 { count / self.sent.seconds } else { 0.0 }
         };
         let engine = &self.engine;
         let mut loss = json!({
@@ -199,26 +182,15 @@ pub fn table(phases: &[PhaseResult]) -> String {
     let mut text = String::new();
     for phase in phases {
         let (sent, engine) = (&phase.sent, &phase.engine);
-        let rate = if sent.seconds > 0.0 {
-            engine.processed as f64 / sent.seconds / 1e6
-        } else {
-            0.0
-        };
-        text.push_str(&format!(
-            "\n{}: {:.1} s, {rate:.2} million events/s handled\n",
-            phase.name, sent.seconds
-        ));
+        let rate = if sent.seconds > 0.0 { engine.processed as f64 / sent.seconds / 1e6 } else { 0.0 };
+        text.push_str(&format!("\n{}: {:.1} s, {rate:.2} million events/s handled\n", phase.name, sent.seconds));
         let mut line = |what: &str, count: i64, always: bool| {
             if always || count != 0 {
                 text.push_str(&format!("  {what:<44} {:>16}\n", grouped(count)));
             }
         };
         line("datagrams sent", sent.datagrams as i64, true);
-        line(
-            "  dropped by the link before the engine",
-            sent.link_dropped as i64,
-            false,
-        );
+        line("  dropped by the link before the engine", sent.link_dropped as i64, false);
         for (place, count) in engine.lost_datagrams() {
             line(&format!("  {place}"), count as i64, false);
         }
@@ -234,9 +206,7 @@ pub fn table(phases: &[PhaseResult]) -> String {
         line("    still in flight", engine.in_flight as i64, false);
         match phase.unattributed_events() {
             Some(count) => line("  not attributed", count, true),
-            None => text.push_str(
-                "  the rest were in the datagrams dropped before they could be counted\n",
-            ),
+            None => text.push_str("  the rest were in the datagrams dropped before they could be counted\n"),
         }
     }
     text
@@ -278,28 +248,14 @@ mod tests {
     }
 
     fn phase(sent: Sent, engine: Totals) -> PhaseResult {
-        PhaseResult {
-            name: "paced".into(),
-            sent,
-            engine,
-        }
+        PhaseResult { name: "paced".into(), sent, engine }
     }
 
     #[test]
     fn counters_by_reason_and_class_are_summed_and_explanations_left_out() {
         let totals = Totals::of(&ledger(100, 20, 7, 1000.0, 2.0));
-        assert_eq!(
-            (totals.malformed, totals.processed, totals.dead_lettered),
-            (3, 10, 4)
-        );
-        assert_eq!(
-            totals
-                .lost_datagrams()
-                .iter()
-                .map(|(_, count)| count)
-                .sum::<u64>(),
-            7
-        );
+        assert_eq!((totals.malformed, totals.processed, totals.dead_lettered), (3, 10, 4));
+        assert_eq!(totals.lost_datagrams().iter().map(|(_, count)| count).sum::<u64>(), 7);
         assert_eq!(totals.bits, 2000.0);
         assert_eq!(Totals::of(&Value::Null), Totals::default());
     }
@@ -309,34 +265,14 @@ mod tests {
         let before = Totals::of(&ledger(100, 20, 7, 1000.0, 2.0));
         let after = Totals::of(&ledger(350, 90, 9, 2000.0, 4.0));
         let phase = after.since(&before);
-        assert_eq!(
-            (
-                phase.parsed,
-                phase.accepted,
-                phase.rx_dropped,
-                phase.processed
-            ),
-            (250, 70, 2, 0)
-        );
+        assert_eq!((phase.parsed, phase.accepted, phase.rx_dropped, phase.processed), (250, 70, 2, 0));
         assert_eq!(phase.bits, 6000.0);
     }
 
     #[test]
     fn every_datagram_is_attributed_or_said_to_be_missing() {
-        let sent = Sent {
-            datagrams: 100,
-            link_dropped: 5,
-            events: 230,
-            seconds: 2.0,
-            ..Sent::default()
-        };
-        let engine = Totals {
-            parsed: 80,
-            malformed: 5,
-            rx_dropped: 9,
-            processed: 46,
-            ..Totals::default()
-        };
+        let sent = Sent { datagrams: 100, link_dropped: 5, events: 230, seconds: 2.0, ..Sent::default() };
+        let engine = Totals { parsed: 80, malformed: 5, rx_dropped: 9, processed: 46, ..Totals::default() };
         let result = phase(sent, engine);
         assert_eq!(result.unattributed_datagrams(), 1);
         assert_eq!(result.unattributed_events(), None);
@@ -349,36 +285,16 @@ mod tests {
 
     #[test]
     fn a_phase_without_loss_accounts_for_its_events() {
-        let sent = Sent {
-            datagrams: 10,
-            events: 230,
-            seconds: 1.0,
-            ..Sent::default()
-        };
-        let engine = Totals {
-            parsed: 10,
-            accepted: 230,
-            processed: 228,
-            duplicate: 2,
-            ..Totals::default()
-        };
+        let sent = Sent { datagrams: 10, events: 230, seconds: 1.0, ..Sent::default() };
+        let engine = Totals { parsed: 10, accepted: 230, processed: 228, duplicate: 2, ..Totals::default() };
         assert_eq!(phase(sent, engine).unattributed_events(), Some(0));
     }
 
     #[test]
     fn the_engines_report_is_kept_and_added_to() {
         let engine = ledger(1, 1, 0, 0.0, 1.0);
-        let sent = Sent {
-            datagrams: 3,
-            events: 4,
-            link_dropped: 2,
-            ..Sent::default()
-        };
-        let merged = merge(
-            engine.clone(),
-            Some(&sent),
-            &[phase(sent, Totals::default())],
-        );
+        let sent = Sent { datagrams: 3, events: 4, link_dropped: 2, ..Sent::default() };
+        let merged = merge(engine.clone(), Some(&sent), &[phase(sent, Totals::default())]);
         assert_eq!(merged["ledger"], engine["ledger"]);
         assert_eq!(merged["load"]["sent_datagrams"], 3);
         assert_eq!(merged["load"]["link_dropped"], 2);

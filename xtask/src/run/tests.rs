@@ -13,12 +13,8 @@ fn lists_of_processors_are_read_and_written() {
 #[test]
 fn in_kernel_load_is_for_queues_that_are_all_on_xdp() {
     let queue = |mode: &str| json!({"iface": "x", "queue": 0, "mode": mode});
-    assert!(all_queues_on_xdp(
-        &json!({"queues": [queue("xdp-native-copy"), queue("xdp-generic-copy")]})
-    ));
-    assert!(!all_queues_on_xdp(
-        &json!({"queues": [queue("xdp-native-copy"), queue("socket")]})
-    ));
+    assert!(all_queues_on_xdp(&json!({"queues": [queue("xdp-native-copy"), queue("xdp-generic-copy")]})));
+    assert!(!all_queues_on_xdp(&json!({"queues": [queue("xdp-native-copy"), queue("socket")]})));
     assert!(!all_queues_on_xdp(&json!({"queues": []})));
     assert!(!all_queues_on_xdp(&Value::Null));
 }
@@ -58,11 +54,7 @@ fn folder(name: &str) -> PathBuf {
 fn pretenders(folder: &Path, mode: &str, load_seconds: f64) -> Binaries {
     let ledger = r#""ledger": {"balanced": true, "datagrams": {"parsed": 0}, "events": {}}"#;
     let queues = format!(r#"[{{"iface": "x", "queue": 0, "mode": "{mode}"}}]"#);
-    fs::write(
-        folder.join("ledger"),
-        format!(r#"{{"seconds": 1, "queues": {queues}, {ledger}}}"#),
-    )
-    .unwrap();
+    fs::write(folder.join("ledger"), format!(r#"{{"seconds": 1, "queues": {queues}, {ledger}}}"#)).unwrap();
     let folder_name = folder.display();
     let eventstream = format!(
         "if [ \"$1\" = status ]; then exec cat {folder_name}/ledger; fi\n\
@@ -71,33 +63,17 @@ fn pretenders(folder: &Path, mode: &str, load_seconds: f64) -> Binaries {
     );
     let sent = "{\"sent_datagrams\": 2, \"sent_events\": 46, \"seconds\": 0.1, \"rate_events_per_s\": 460}";
     let say = format!("echo '{sent}'; exit 0");
-    let blast = format!(
-        "trap \"{}\" TERM\nsleep {load_seconds} >/dev/null & wait\n{say}",
-        say.replace('"', "\\\"")
-    );
-    let binaries = Binaries {
-        eventstream: folder.join("eventstream"),
-        blast: folder.join("blast"),
-    };
+    let blast = format!("trap \"{}\" TERM\nsleep {load_seconds} >/dev/null & wait\n{say}", say.replace('"', "\\\""));
+    let binaries = Binaries { eventstream: folder.join("eventstream"), blast: folder.join("blast") };
     engine::tests::write_script(&binaries.eventstream, &eventstream);
     engine::tests::write_script(&binaries.blast, &blast);
     binaries
 }
 
-fn demonstrate(
-    folder: &Path,
-    ground: &Ground,
-    mode: &str,
-    seconds: f64,
-    stop: &Stop,
-) -> Result<Value> {
+fn demonstrate(folder: &Path, ground: &Ground, mode: &str, seconds: f64, stop: &Stop) -> Result<Value> {
     let binaries = pretenders(folder, mode, seconds / 4.0);
     let report = folder.join("report.json");
-    let arguments = Arguments {
-        report: Some(report.clone()),
-        seconds: Some(seconds),
-        ..Arguments::default()
-    };
+    let arguments = Arguments { report: Some(report.clone()), seconds: Some(seconds), ..Arguments::default() };
     drive(&arguments, &binaries, ground, Work::Demonstration, stop)?;
     Ok(serde_json::from_str(&fs::read_to_string(report).unwrap()).unwrap())
 }
@@ -125,12 +101,7 @@ fn a_run_on_a_testbed_sends_from_its_namespace() {
     let folder = folder("testbed");
     let ground = Ground::Testbed(testbed);
     let merged = demonstrate(&folder, &ground, "xdp-native-copy", 0.2, &Stop::default()).unwrap();
-    let names: Vec<&Value> = merged["phases"]
-        .as_array()
-        .unwrap()
-        .iter()
-        .map(|phase| &phase["name"])
-        .collect();
+    let names: Vec<&Value> = merged["phases"].as_array().unwrap().iter().map(|phase| &phase["name"]).collect();
     assert_eq!(names, ["ceiling", "calibration", "paced"]);
     assert_eq!(merged["load"]["link_dropped"], 0);
     fs::remove_dir_all(&folder).unwrap();
@@ -139,9 +110,7 @@ fn a_run_on_a_testbed_sends_from_its_namespace() {
 /// A run in a process of its own, once its engine is there: the run, and the engine's process number.
 fn start_run(folder: &Path) -> (std::process::Child, String) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "run::tests::runs_when_asked_to"])
-        .env(RUN, folder);
+    command.args(["--exact", "run::tests::runs_when_asked_to"]).env(RUN, folder);
     // It is a test program too, and whoever counts this one's lines must not count that one's.
     let run = command.stdout(std::process::Stdio::null()).spawn().unwrap();
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -178,20 +147,11 @@ fn a_signal_ends_load_and_engine_and_keeps_the_books() {
     let folder = folder("signal");
     let (mut run, engine) = start_run(&folder);
     let started = Instant::now();
-    assert!(
-        process::terminate(&mut run, Duration::from_secs(20))
-            .unwrap()
-            .success()
-    );
+    assert!(process::terminate(&mut run, Duration::from_secs(20)).unwrap().success());
     assert!(started.elapsed() < Duration::from_secs(10));
     assert!(ends_within(&engine, Duration::ZERO));
-    let merged: Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("report.json")).unwrap()).unwrap();
-    assert_eq!(
-        merged["load"]["sent_events"],
-        2 * 46,
-        "loads ended early say what they have sent"
-    );
+    let merged: Value = serde_json::from_str(&fs::read_to_string(folder.join("report.json")).unwrap()).unwrap();
+    assert_eq!(merged["load"]["sent_events"], 2 * 46, "loads ended early say what they have sent");
     fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -30,12 +30,8 @@ impl Distribution {
     /// A derivative names its parents in ID_LIKE.
     fn of_os_release(text: &str) -> Self {
         let value = |key: &str| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
-            line.unwrap_or_default()
-                .trim_matches('"')
-                .to_ascii_lowercase()
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+            line.unwrap_or_default().trim_matches('"').to_ascii_lowercase()
         };
         let words = format!("{} {}", value("ID"), value("ID_LIKE"));
         for word in words.split_whitespace() {
@@ -71,19 +67,13 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     for need in &missing {
         println!("  {:<24} {}", need.package(distribution), need.why);
     }
-    let packages: Vec<&str> = missing
-        .iter()
-        .filter(|need| need.tool == Tool::Package)
-        .map(|need| need.package(distribution))
-        .collect();
+    let packages: Vec<&str> =
+        missing.iter().filter(|need| need.tool == Tool::Package).map(|need| need.package(distribution)).collect();
     if !packages.is_empty() {
         install_packages(distribution, &packages)?;
     }
     for need in missing.iter().filter(|need| need.tool == Tool::BpfLinker) {
-        println!(
-            "Building {} with cargo; this takes some minutes.",
-            need.name
-        );
+        println!("Building {} with cargo; this takes some minutes.", need.name);
         install_bpf_linker()?;
     }
     let still = missing_names(purpose);
@@ -91,10 +81,7 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
         println!("Everything is installed.");
         Ok(())
     } else {
-        Err(Error::Prerequisites(format!(
-            "installed, and yet not found: {}",
-            still.join(", ")
-        )))
+        Err(Error::Prerequisites(format!("installed, and yet not found: {}", still.join(", "))))
     }
 }
 
@@ -121,10 +108,7 @@ pub fn missing_names(purpose: Purpose) -> Vec<&'static str> {
 }
 
 fn missing(purpose: Purpose) -> Vec<&'static Need> {
-    NEEDS
-        .iter()
-        .filter(|need| need.purpose <= purpose && !need.is_met())
-        .collect()
+    NEEDS.iter().filter(|need| need.purpose <= purpose && !need.is_met()).collect()
 }
 
 fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()> {
@@ -135,15 +119,10 @@ fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()>
         )));
     };
     let by_hand = |reason: &str| {
-        Error::Prerequisites(format!(
-            "missing: {}\n{reason}\nAs root, run:\n\n    {command}\n",
-            packages.join(" ")
-        ))
+        Error::Prerequisites(format!("missing: {}\n{reason}\nAs root, run:\n\n    {command}\n", packages.join(" ")))
     };
     if distribution != Distribution::Debian {
-        return Err(by_hand(
-            "On this distribution they have to be installed by hand.",
-        ));
+        return Err(by_hand("On this distribution they have to be installed by hand."));
     }
     if find_program("apt-get").is_none() {
         return Err(by_hand("There is no apt-get."));
@@ -153,9 +132,7 @@ fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()>
     // installation may work all the same, so this one's failure alone stops nothing.
     let updated = capture(&mut apt(&["update"]));
     if let Err(Error::NotPermitted(reason)) = &updated {
-        return Err(by_hand(&format!(
-            "They cannot be installed from here: {reason}"
-        )));
+        return Err(by_hand(&format!("They cannot be installed from here: {reason}")));
     }
     let arguments = [&["install", "-y", "--no-install-recommends"], packages].concat();
     let Err(error) = visible(&mut apt(&arguments)) else {
@@ -170,10 +147,7 @@ fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()>
 
 fn apt(arguments: &[&str]) -> Command {
     let mut command = tool("apt-get");
-    command
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(std::process::Stdio::null());
+    command.args(arguments).env("DEBIAN_FRONTEND", "noninteractive").stdin(std::process::Stdio::null());
     command
 }
 
@@ -181,13 +155,7 @@ fn apt(arguments: &[&str]) -> Command {
 fn install_bpf_linker() -> Result<()> {
     let mut command = cargo();
     command
-        .args([
-            "install",
-            "bpf-linker",
-            "--no-default-features",
-            "--features",
-            "llvm-22",
-        ])
+        .args(["install", "bpf-linker", "--no-default-features", "--features", "llvm-22"])
         .env("LLVM_PREFIX", needs::LLVM)
         .env("LLVM_SYS_221_PREFIX", needs::LLVM);
     visible(&mut command).map_err(|error| Error::Prerequisites(error.to_string()))
@@ -200,18 +168,9 @@ mod tests {
     #[test]
     fn distributions_are_told_by_themselves_or_their_parents() {
         let of = Distribution::of_os_release;
-        assert_eq!(
-            of("NAME=\"Debian GNU/Linux\"\nID=debian\n"),
-            Distribution::Debian
-        );
-        assert_eq!(
-            of("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"),
-            Distribution::Debian
-        );
-        assert_eq!(
-            of("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"),
-            Distribution::Fedora
-        );
+        assert_eq!(of("NAME=\"Debian GNU/Linux\"\nID=debian\n"), Distribution::Debian);
+        assert_eq!(of("ID=linuxmint\nID_LIKE=\"ubuntu debian\"\n"), Distribution::Debian);
+        assert_eq!(of("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\"\n"), Distribution::Fedora);
         assert_eq!(of("ID=manjaro\nID_LIKE=arch\n"), Distribution::Arch);
         assert_eq!(of("ID=nixos\n"), Distribution::Unknown);
         assert_eq!(of(""), Distribution::Unknown);
@@ -220,11 +179,7 @@ mod tests {
     #[test]
     fn every_need_has_a_name_everywhere_and_a_reason() {
         for need in NEEDS {
-            for distribution in [
-                Distribution::Debian,
-                Distribution::Fedora,
-                Distribution::Arch,
-            ] {
+            for distribution in [Distribution::Debian, Distribution::Fedora, Distribution::Arch] {
                 assert!(!need.package(distribution).is_empty());
             }
             assert!(need.why.len() > 10, "{}", need.name);
@@ -239,9 +194,7 @@ mod tests {
 
     #[test]
     fn the_command_names_the_packages() {
-        let command = Distribution::Debian
-            .install_command(&["clang", "llvm"])
-            .unwrap();
+        let command = Distribution::Debian.install_command(&["clang", "llvm"]).unwrap();
         assert_eq!(command, "apt-get install -y clang llvm");
         assert_eq!(Distribution::Unknown.install_command(&[]), None);
     }

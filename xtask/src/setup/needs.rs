@@ -44,94 +44,24 @@ pub struct Need {
     arch: &'static str,
 }
 
-const fn need(
-    name: &'static str,
-    probe: Probe,
-    fedora: &'static str,
-    arch: &'static str,
-    why: &'static str,
-) -> Need {
-    Need {
-        name,
-        why,
-        purpose: Purpose::Run,
-        tool: Tool::Package,
-        probe,
-        fedora,
-        arch,
-    }
+const fn need(name: &'static str, probe: Probe, fedora: &'static str, arch: &'static str, why: &'static str) -> Need {
+    Need { name, why, purpose: Purpose::Run, tool: Tool::Package, probe, fedora, arch }
 }
 
 const fn ebpf(name: &'static str, tool: Tool, probe: Probe, why: &'static str) -> Need {
-    Need {
-        name,
-        why,
-        purpose: Purpose::Ebpf,
-        tool,
-        probe,
-        fedora: name,
-        arch: name,
-    }
+    Need { name, why, purpose: Purpose::Ebpf, tool, probe, fedora: name, arch: name }
 }
 
 /// By their names on Debian. pkg-config stands before the libraries it is asked about.
 pub const NEEDS: &[Need] = &[
-    need(
-        "gcc",
-        Probe::Program("gcc"),
-        "gcc",
-        "gcc",
-        "compiles and links the C parts of libbpf and libxdp",
-    ),
-    need(
-        "libc6-dev",
-        Probe::File("/usr/include/stdio.h"),
-        "glibc-devel",
-        "glibc",
-        "headers of the C library",
-    ),
-    need(
-        "make",
-        Probe::Program("make"),
-        "make",
-        "make",
-        "builds libbpf and libxdp",
-    ),
-    need(
-        "m4",
-        Probe::Program("m4"),
-        "m4",
-        "m4",
-        "libxdp's build generates code with it",
-    ),
-    need(
-        "pkg-config",
-        Probe::Program("pkg-config"),
-        "pkgconf-pkg-config",
-        "pkgconf",
-        "finds the libraries below",
-    ),
-    need(
-        "clang",
-        Probe::Program("clang"),
-        "clang",
-        "clang",
-        "compiles libxdp's own small BPF programs",
-    ),
-    need(
-        "llvm",
-        Probe::Program("llvm-strip"),
-        "llvm",
-        "llvm",
-        "strips debug data from BPF objects",
-    ),
-    need(
-        "libclang-dev",
-        Probe::LibClang,
-        "clang-devel",
-        "clang",
-        "generates the Rust bindings of libxdp and hwloc",
-    ),
+    need("gcc", Probe::Program("gcc"), "gcc", "gcc", "compiles and links the C parts of libbpf and libxdp"),
+    need("libc6-dev", Probe::File("/usr/include/stdio.h"), "glibc-devel", "glibc", "headers of the C library"),
+    need("make", Probe::Program("make"), "make", "make", "builds libbpf and libxdp"),
+    need("m4", Probe::Program("m4"), "m4", "m4", "libxdp's build generates code with it"),
+    need("pkg-config", Probe::Program("pkg-config"), "pkgconf-pkg-config", "pkgconf", "finds the libraries below"),
+    need("clang", Probe::Program("clang"), "clang", "clang", "compiles libxdp's own small BPF programs"),
+    need("llvm", Probe::Program("llvm-strip"), "llvm", "llvm", "strips debug data from BPF objects"),
+    need("libclang-dev", Probe::LibClang, "clang-devel", "clang", "generates the Rust bindings of libxdp and hwloc"),
     need(
         "libelf-dev",
         Probe::PkgConfig("libelf"),
@@ -139,20 +69,8 @@ pub const NEEDS: &[Need] = &[
         "libelf",
         "libbpf reads BPF objects with it",
     ),
-    need(
-        "zlib1g-dev",
-        Probe::PkgConfig("zlib"),
-        "zlib-devel",
-        "zlib",
-        "libbpf and libelf are linked with it",
-    ),
-    need(
-        "libpcap-dev",
-        Probe::PkgConfig("libpcap"),
-        "libpcap-devel",
-        "libpcap",
-        "libxdp's configure demands it",
-    ),
+    need("zlib1g-dev", Probe::PkgConfig("zlib"), "zlib-devel", "zlib", "libbpf and libelf are linked with it"),
+    need("libpcap-dev", Probe::PkgConfig("libpcap"), "libpcap-devel", "libpcap", "libxdp's configure demands it"),
     need(
         "libhwloc-dev",
         Probe::PkgConfig("hwloc"),
@@ -174,26 +92,9 @@ pub const NEEDS: &[Need] = &[
         "iproute2",
         "builds the veth pair and namespace of demo and tests",
     ),
-    need(
-        "ethtool",
-        Probe::Program("ethtool"),
-        "ethtool",
-        "ethtool",
-        "reads what a link has dropped, per queue",
-    ),
-    need(
-        "python3",
-        Probe::Program("python3"),
-        "python3",
-        "python",
-        "runs the example client of the README",
-    ),
-    ebpf(
-        "rustc-web",
-        Tool::Package,
-        Probe::File("/usr/bin/rustc"),
-        "compiles for BPF without a nightly toolchain",
-    ),
+    need("ethtool", Probe::Program("ethtool"), "ethtool", "ethtool", "reads what a link has dropped, per queue"),
+    need("python3", Probe::Program("python3"), "python3", "python", "runs the example client of the README"),
+    ebpf("rustc-web", Tool::Package, Probe::File("/usr/bin/rustc"), "compiles for BPF without a nightly toolchain"),
     ebpf(
         "libstd-rust-web-dev-bpf",
         Tool::Package,
@@ -206,12 +107,7 @@ pub const NEEDS: &[Need] = &[
         Probe::File("/usr/lib/llvm-22/include/llvm-c"),
         "bpf-linker is built against it",
     ),
-    ebpf(
-        "bpf-linker",
-        Tool::BpfLinker,
-        Probe::Cargo("bpf-linker"),
-        "links the XDP program; built with cargo install",
-    ),
+    ebpf("bpf-linker", Tool::BpfLinker, Probe::Cargo("bpf-linker"), "links the XDP program; built with cargo install"),
 ];
 
 impl Need {
@@ -227,8 +123,7 @@ impl Need {
         match self.probe {
             Probe::Program(name) => find_program(name).is_some(),
             Probe::PkgConfig(library) => {
-                find_program("pkg-config").is_some()
-                    && capture(tool("pkg-config").args(["--exists", library])).is_ok()
+                find_program("pkg-config").is_some() && capture(tool("pkg-config").args(["--exists", library])).is_ok()
             }
             Probe::LibClang => libclang_present(),
             Probe::File(path) => Path::new(path).exists(),
@@ -243,39 +138,18 @@ fn libclang_present() -> bool {
     if named.is_some_and(|path| path.is_file() || holds_libclang(&path)) {
         return true;
     }
-    let versions = std::fs::read_dir("/usr/lib")
-        .into_iter()
-        .flatten()
-        .flatten();
-    let llvms = versions
-        .map(|entry| entry.path().join("lib"))
-        .filter(|path| path.to_string_lossy().contains("llvm"));
-    let fixed = [
-        "/usr/lib64",
-        "/usr/lib",
-        "/usr/local/lib",
-        "/usr/lib/x86_64-linux-gnu",
-        "/usr/lib/aarch64-linux-gnu",
-    ];
-    llvms
-        .chain(fixed.map(Into::into))
-        .any(|folder| holds_libclang(&folder))
+    let versions = std::fs::read_dir("/usr/lib").into_iter().flatten().flatten();
+    let llvms = versions.map(|entry| entry.path().join("lib")).filter(|path| path.to_string_lossy().contains("llvm"));
+    let fixed = ["/usr/lib64", "/usr/lib", "/usr/local/lib", "/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu"];
+    llvms.chain(fixed.map(Into::into)).any(|folder| holds_libclang(&folder))
 }
 
 /// `libclang.so`, `libclang.so.14`, `libclang-14.so`; not `libclang-cpp`, which is another library.
 fn holds_libclang(folder: &Path) -> bool {
-    let names = std::fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .flatten()
-        .map(|entry| entry.file_name());
+    let names = std::fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.file_name());
     names
         .map(|name| name.to_string_lossy().into_owned())
-        .any(|name| {
-            name.starts_with("libclang")
-                && !name.starts_with("libclang-cpp")
-                && name.contains(".so")
-        })
+        .any(|name| name.starts_with("libclang") && !name.starts_with("libclang-cpp") && name.contains(".so"))
 }
 
 fn in_cargo_home(name: &str) -> bool {

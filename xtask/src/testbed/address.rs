@@ -23,14 +23,8 @@ pub struct Prefix {
 impl Prefix {
     pub fn new(address: IpAddr, length: u8) -> Self {
         match address {
-            IpAddr::V4(address) => Prefix {
-                bits: address.to_ipv6_mapped().to_bits(),
-                length: length.min(32) + 96,
-            },
-            IpAddr::V6(address) => Prefix {
-                bits: address.to_bits(),
-                length: length.min(128),
-            },
+            IpAddr::V4(address) => Prefix { bits: address.to_ipv6_mapped().to_bits(), length: length.min(32) + 96 },
+            IpAddr::V6(address) => Prefix { bits: address.to_bits(), length: length.min(128) },
         }
     }
 
@@ -46,22 +40,14 @@ impl Prefix {
 
     fn overlaps(self, other: Prefix) -> bool {
         let length = self.length.min(other.length);
-        let mask = if length == 0 {
-            0
-        } else {
-            u128::MAX << (128 - u32::from(length))
-        };
+        let mask = if length == 0 { 0 } else { u128::MAX << (128 - u32::from(length)) };
         (self.bits ^ other.bits) & mask == 0
     }
 
     /// A default route, or one of the halves and quarters VPNs split it into: it covers everything and reserves nothing.
     fn is_default(self) -> bool {
         let mapped = self.bits >> 32 == 0xffff;
-        if mapped {
-            self.length < 96 + 8
-        } else {
-            self.length < 8
-        }
+        if mapped { self.length < 96 + 8 } else { self.length < 8 }
     }
 }
 
@@ -89,20 +75,12 @@ impl Addresses {
 
 /// The first free subnet at or after `start`.
 pub fn choose(start: u32, taken: &[Prefix]) -> Option<Addresses> {
-    let taken: Vec<Prefix> = taken
-        .iter()
-        .copied()
-        .filter(|prefix| !prefix.is_default())
-        .collect();
-    (0..SUBNET_COUNT)
-        .map(|step| Addresses::of_subnet((start + step) % SUBNET_COUNT))
-        .find(|candidate| {
-            let v4 = Prefix::new(candidate.engine_v4.into(), PREFIX_V4);
-            let v6 = Prefix::new(candidate.engine_v6.into(), PREFIX_V6);
-            !taken
-                .iter()
-                .any(|prefix| prefix.overlaps(v4) || prefix.overlaps(v6))
-        })
+    let taken: Vec<Prefix> = taken.iter().copied().filter(|prefix| !prefix.is_default()).collect();
+    (0..SUBNET_COUNT).map(|step| Addresses::of_subnet((start + step) % SUBNET_COUNT)).find(|candidate| {
+        let v4 = Prefix::new(candidate.engine_v4.into(), PREFIX_V4);
+        let v6 = Prefix::new(candidate.engine_v6.into(), PREFIX_V6);
+        !taken.iter().any(|prefix| prefix.overlaps(v4) || prefix.overlaps(v6))
+    })
 }
 
 /// Prefixes in what `ip -json address` and `ip -json route` print.
@@ -112,9 +90,7 @@ pub fn prefixes(addresses: &Value, routes: &Value) -> Vec<Prefix> {
     for interface in items(addresses) {
         for entry in items(&interface["addr_info"]) {
             let address = entry["local"].as_str().and_then(|text| text.parse().ok());
-            let length = entry["prefixlen"]
-                .as_u64()
-                .and_then(|length| u8::try_from(length).ok());
+            let length = entry["prefixlen"].as_u64().and_then(|length| u8::try_from(length).ok());
             if let (Some(address), Some(length)) = (address, length) {
                 found.push(Prefix::new(address, length));
             }
@@ -133,9 +109,7 @@ mod tests {
     use serde_json::json;
 
     fn taken(list: &[&str]) -> Vec<Prefix> {
-        list.iter()
-            .map(|text| Prefix::parse(text).unwrap())
-            .collect()
+        list.iter().map(|text| Prefix::parse(text).unwrap()).collect()
     }
 
     #[test]
@@ -143,10 +117,7 @@ mod tests {
         let chosen = choose(0, &taken(&["10.0.0.0/8", "192.168.1.7", "fe80::/64"])).unwrap();
         assert_eq!(chosen.engine_v4, Ipv4Addr::new(198, 18, 0, 1));
         assert_eq!(chosen.peer_v4, Ipv4Addr::new(198, 18, 0, 2));
-        assert_eq!(
-            chosen.engine_v6,
-            "fd45:5343::1".parse::<Ipv6Addr>().unwrap()
-        );
+        assert_eq!(chosen.engine_v6, "fd45:5343::1".parse::<Ipv6Addr>().unwrap());
     }
 
     #[test]
@@ -155,10 +126,7 @@ mod tests {
         assert_eq!(chosen.engine_v4, Ipv4Addr::new(198, 18, 0, 13));
         let chosen = choose(0, &taken(&["fd45:5343::/64"])).unwrap();
         assert_eq!(chosen.engine_v4, Ipv4Addr::new(198, 18, 0, 5));
-        assert_eq!(
-            chosen.engine_v6,
-            "fd45:5343:0:1::1".parse::<Ipv6Addr>().unwrap()
-        );
+        assert_eq!(chosen.engine_v6, "fd45:5343:0:1::1".parse::<Ipv6Addr>().unwrap());
     }
 
     #[test]
@@ -184,13 +152,9 @@ mod tests {
     fn what_ip_prints_is_understood() {
         let addresses = json!([{"ifname": "lo", "addr_info": [{"family": "inet", "local": "127.0.0.1", "prefixlen": 8}]},
             {"ifname": "x", "addr_info": [{"family": "inet6", "local": "fe80::1", "prefixlen": 64}, {}]}]);
-        let routes =
-            json!([{"dst": "default", "dev": "x"}, {"dst": "198.18.0.0/30"}, {"dst": "10.1.2.3"}]);
+        let routes = json!([{"dst": "default", "dev": "x"}, {"dst": "198.18.0.0/30"}, {"dst": "10.1.2.3"}]);
         let found = prefixes(&addresses, &routes);
-        assert_eq!(
-            found,
-            taken(&["127.0.0.1/8", "fe80::1/64", "198.18.0.0/30", "10.1.2.3/32"])
-        );
+        assert_eq!(found, taken(&["127.0.0.1/8", "fe80::1/64", "198.18.0.0/30", "10.1.2.3/32"]));
         assert_eq!(prefixes(&Value::Null, &Value::Null), vec![]);
     }
 }

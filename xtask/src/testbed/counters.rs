@@ -56,18 +56,10 @@ pub fn statistics(text: &str) -> BTreeMap<String, u64> {
 /// Sums a per-queue counter: `prefix`, the queue's number, `suffix`, and nothing else between them.
 fn sum(statistics: &BTreeMap<String, u64>, prefix: &str, suffix: &str) -> u64 {
     let of_queue = |name: &str| {
-        let number = name
-            .strip_prefix(prefix)
-            .and_then(|rest| rest.strip_suffix(suffix));
-        number.is_some_and(|number| {
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
+        let number = name.strip_prefix(prefix).and_then(|rest| rest.strip_suffix(suffix));
+        number.is_some_and(|number| !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit()))
     };
-    statistics
-        .iter()
-        .filter(|(name, _)| of_queue(name))
-        .map(|(_, value)| value)
-        .sum()
+    statistics.iter().filter(|(name, _)| of_queue(name)).map(|(_, value)| value).sum()
 }
 
 #[cfg(test)]
@@ -93,9 +85,6 @@ mod tests {
 
     #[test]
     fn a_device_without_statistics_has_lost_nothing() {
-        assert_eq!(
-            read(&Value::Null, "no stats available\n", ""),
-            LinkCounters::default()
-        );
+        assert_eq!(read(&Value::Null, "no stats available\n", ""), LinkCounters::default());
     }
 }

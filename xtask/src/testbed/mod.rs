@@ -53,21 +53,11 @@ pub struct Options {
 
 impl Options {
     pub fn demo() -> Self {
-        Options {
-            purpose: Purpose::Demo,
-            queue_count: 2,
-            mtu: 1500,
-            ipv6: false,
-        }
+        Options { purpose: Purpose::Demo, queue_count: 2, mtu: 1500, ipv6: false }
     }
 
     pub fn test() -> Self {
-        Options {
-            purpose: Purpose::Test,
-            queue_count: 2,
-            mtu: 1500,
-            ipv6: true,
-        }
+        Options { purpose: Purpose::Test, queue_count: 2, mtu: 1500, ipv6: true }
     }
 }
 
@@ -104,9 +94,7 @@ impl Testbed {
         let routes = Value::Array(
             ["-4", "-6"]
                 .into_iter()
-                .map(|family| {
-                    json(tool("ip").args(["-json", family, "route", "show", "table", "all"]))
-                })
+                .map(|family| json(tool("ip").args(["-json", family, "route", "show", "table", "all"])))
                 .collect::<Result<Vec<_>>>()?
                 .into_iter()
                 .flat_map(|routes| routes.as_array().cloned().unwrap_or_default())
@@ -114,93 +102,48 @@ impl Testbed {
         );
         let Some(addresses) = address::choose(number, &address::prefixes(&present, &routes)) else {
             record.remove();
-            return Err(Error::failed(
-                "no free subnet in 198.18.0.0/15: this host has addresses or routes there",
-            ));
+            return Err(Error::failed("no free subnet in 198.18.0.0/15: this host has addresses or routes there"));
         };
         let link = Link::named(options.purpose, number, &addresses);
         let written = record.write(&link.to_json());
         // From here on, dropping removes whatever has been built.
-        let testbed = Testbed {
-            link,
-            record: Some(record),
-        };
-        written.and_then(|()| testbed.build(options))?;
-        Ok(testbed)
+        let testbed = Testbed { link, record: Some(record) };
+        match written.and_then(|()| testbed.build(options)) {
+            Ok(()) => Ok(testbed),
+            Err(error) => {
+                // Removing waits for the turn that is still ours.
+                drop(turn);
+                drop(testbed);
+                Err(error)
+            }
+        }
     }
 
     fn build(&self, options: &Options) -> Result<()> {
-        let Link {
-            iface,
-            peer,
-            namespace,
-            engine_mac,
-            peer_mac,
-            ..
-        } = &self.link;
+        let Link { iface, peer, namespace, engine_mac, peer_mac, .. } = &self.link;
         let queues = options.queue_count.to_string();
         let mtu = options.mtu.to_string();
         ip(&["netns", "add", namespace])?;
         let own = ["link", "add", iface, "address", engine_mac, "mtu", &mtu];
-        let own_queues = [
-            "numrxqueues",
-            &queues,
-            "numtxqueues",
-            &queues,
-            "type",
-            "veth",
-        ];
-        let peers = [
-            "peer", "name", peer, "netns", namespace, "address", peer_mac, "mtu", &mtu,
-        ];
+        let own_queues = ["numrxqueues", &queues, "numtxqueues", &queues, "type", "veth"];
+        let peers = ["peer", "name", peer, "netns", namespace, "address", peer_mac, "mtu", &mtu];
         let peers_queues = ["numrxqueues", &queues, "numtxqueues", &queues];
         ip(&[&own[..], &own_queues, &peers, &peers_queues].concat())?;
         configure_ipv6(iface, options.ipv6)?;
-        self.link
-            .in_namespace(|| configure_ipv6(peer, options.ipv6))
-            .and_then(|done| done)?;
+        self.link.in_namespace(|| configure_ipv6(peer, options.ipv6)).and_then(|done| done)?;
         ip(&["-netns", namespace, "link", "set", "lo", "up"])?;
         let ends = [
-            (
-                None,
-                iface,
-                self.engine_ip,
-                self.engine_ip6,
-                self.peer_ip,
-                self.peer_ip6,
-                peer_mac,
-            ),
-            (
-                Some(namespace),
-                peer,
-                self.peer_ip,
-                self.peer_ip6,
-                self.engine_ip,
-                self.engine_ip6,
-                engine_mac,
-            ),
+            (None, iface, self.engine_ip, self.engine_ip6, self.peer_ip, self.peer_ip6, peer_mac),
+            (Some(namespace), peer, self.peer_ip, self.peer_ip6, self.engine_ip, self.engine_ip6, engine_mac),
         ];
         for (namespace, device, own, own6, other, other6, other_mac) in ends {
             let ip = |arguments: &[&str]| match namespace {
                 Some(namespace) => ip(&[&["-netns", namespace.as_str()], arguments].concat()),
                 None => ip(arguments),
             };
-            ip(&[
-                "address",
-                "add",
-                &format!("{own}/{PREFIX_V4}"),
-                "dev",
-                device,
-            ])?;
+            ip(&["address", "add", &format!("{own}/{PREFIX_V4}"), "dev", device])?;
             if options.ipv6 {
-                ip(&[
-                    "address",
-                    "add",
-                    &format!("{own6}/{PREFIX_V6}"),
-                    "dev",
-                    device,
-                    "nodad",
-                ])?;
+                ip(&["address", "add", &format!("{own6}/{PREFIX_V6}"), "dev", device, "nodad"])?;
             }
             ip(&["link", "set", device, "up"])?;
             // A generator that writes its own headers answers no ARP, and a flooded link must not lose one.
@@ -208,17 +151,7 @@ impl Testbed {
             others.extend(options.ipv6.then_some(IpAddr::V6(other6)));
             for other in others {
                 let other = other.to_string();
-                ip(&[
-                    "neighbour",
-                    "replace",
-                    &other,
-                    "lladdr",
-                    other_mac,
-                    "dev",
-                    device,
-                    "nud",
-                    "permanent",
-                ])?;
+                ip(&["neighbour", "replace", &other, "lladdr", other_mac, "dev", device, "nud", "permanent"])?;
             }
         }
         Ok(())
@@ -269,10 +202,7 @@ impl Link {
 
     /// The links of testbeds whose owners live, this process's included.
     pub fn living() -> Vec<Link> {
-        record::living(Path::new(record::FOLDER))
-            .iter()
-            .filter_map(Link::from_json)
-            .collect()
+        record::living(Path::new(record::FOLDER)).iter().filter_map(Link::from_json).collect()
     }
 
     /// A command that runs at the senders' end and is killed when this process is gone.
@@ -302,20 +232,11 @@ impl Link {
     }
 
     pub fn counters(&self) -> Result<LinkCounters> {
-        let peer_link = json(tool("ip").args([
-            "-netns",
-            &self.namespace,
-            "-json",
-            "-statistics",
-            "link",
-            "show",
-            &self.peer,
-        ]))?;
+        let peer_link =
+            json(tool("ip").args(["-netns", &self.namespace, "-json", "-statistics", "link", "show", &self.peer]))?;
         let ethtool = tool("ethtool");
         let mut peer = tool("ip");
-        peer.args(["netns", "exec", &self.namespace])
-            .arg(ethtool.get_program())
-            .args(["-S", &self.peer]);
+        peer.args(["netns", "exec", &self.namespace]).arg(ethtool.get_program()).args(["-S", &self.peer]);
         let peer = capture(&mut peer)?;
         let engine = capture(tool("ethtool").args(["-S", &self.iface]))?;
         Ok(counters::read(&peer_link, &peer, &engine))
@@ -352,21 +273,13 @@ fn names(purpose: Purpose, number: u32) -> (String, String, String) {
         Purpose::Demo => ('d', "demo"),
         Purpose::Test => ('t', "test"),
     };
-    (
-        format!("esc-{letter}{}", 2 * number),
-        format!("esc-{letter}{}", 2 * number + 1),
-        format!("esc-{word}-{number}"),
-    )
+    (format!("esc-{letter}{}", 2 * number), format!("esc-{letter}{}", 2 * number + 1), format!("esc-{word}-{number}"))
 }
 
 /// The first number whose names nothing and nobody uses. The record is named by the number alone: it is part of the
 /// addresses as well.
 fn claim(turn: &Turn, purpose: Purpose, present: &Value) -> Result<(u32, Record)> {
-    let exists = |name: &str| {
-        present
-            .as_array()
-            .is_some_and(|list| list.iter().any(|item| item["ifname"] == name))
-    };
+    let exists = |name: &str| present.as_array().is_some_and(|list| list.iter().any(|item| item["ifname"] == name));
     for number in 0..MAX_TESTBEDS {
         let (iface, peer, namespace) = names(purpose, number);
         if exists(&iface) || exists(&peer) || Path::new("/run/netns").join(namespace).exists() {
@@ -376,9 +289,7 @@ fn claim(turn: &Turn, purpose: Purpose, present: &Value) -> Result<(u32, Record)
             return Ok((number, record));
         }
     }
-    Err(Error::failed(format!(
-        "{MAX_TESTBEDS} testbeds exist already"
-    )))
+    Err(Error::failed(format!("{MAX_TESTBEDS} testbeds exist already")))
 }
 
 fn remove_leftovers(turn: &Turn) -> Result<()> {
@@ -388,15 +299,9 @@ fn remove_leftovers(turn: &Turn) -> Result<()> {
             record.remove();
             continue;
         };
-        println!(
-            "Removing what a killed run left: {} and namespace {}.",
-            link.iface, link.namespace
-        );
+        println!("Removing what a killed run left: {} and namespace {}.", link.iface, link.namespace);
         if !remove(&link) {
-            return Err(Error::NotPermitted(format!(
-                "{} is left over and cannot be removed",
-                link.iface
-            )));
+            return Err(Error::NotPermitted(format!("{} is left over and cannot be removed", link.iface)));
         }
         record.remove();
     }
@@ -421,10 +326,7 @@ fn remove(link: &Link) -> bool {
 /// Whoever is still in a namespace of ours was put there by us.
 fn end_processes_in(namespace: &str) {
     let text = capture(tool("ip").args(["netns", "pids", namespace])).unwrap_or_default();
-    for process in text
-        .lines()
-        .filter_map(|line| rustix::process::Pid::from_raw(line.trim().parse().ok()?))
-    {
+    for process in text.lines().filter_map(|line| rustix::process::Pid::from_raw(line.trim().parse().ok()?)) {
         let _ = rustix::process::kill_process(process, rustix::process::Signal::KILL);
     }
 }
@@ -434,11 +336,7 @@ fn configure_ipv6(device: &str, wanted: bool) -> Result<()> {
     let folder = Path::new("/proc/sys/net/ipv6/conf").join(device);
     if !folder.exists() {
         // The kernel has no IPv6: nothing to be quiet about.
-        return if wanted {
-            Err(Error::failed("this kernel has no IPv6"))
-        } else {
-            Ok(())
-        };
+        return if wanted { Err(Error::failed("this kernel has no IPv6")) } else { Ok(()) };
     }
     let disable = if wanted { "0" } else { "1" };
     // addr_gen_mode 1: no link-local address, hence no duplicate detection and no router solicitation.
@@ -452,8 +350,7 @@ fn configure_ipv6(device: &str, wanted: bool) -> Result<()> {
     ];
     for (key, value) in settings {
         let file = folder.join(key);
-        fs::write(&file, value)
-            .map_err(|error| Error::of_io(&file.display().to_string(), &error))?;
+        fs::write(&file, value).map_err(|error| Error::of_io(&file.display().to_string(), &error))?;
     }
     Ok(())
 }
@@ -468,8 +365,7 @@ fn json(command: &mut Command) -> Result<Value> {
     if text.trim().is_empty() {
         return Ok(Value::Array(Vec::new()));
     }
-    serde_json::from_str(&text)
-        .map_err(|error| Error::failed(format!("`{}`: {error}", crate::process::shown(command))))
+    serde_json::from_str(&text).map_err(|error| Error::failed(format!("`{}`: {error}", crate::process::shown(command))))
 }
 
 #[cfg(test)]

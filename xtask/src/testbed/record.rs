@@ -34,10 +34,7 @@ impl Turn {
         fs::create_dir_all(folder).map_err(text)?;
         let lock = open(&folder.join("lock")).map_err(text)?;
         lock.lock().map_err(text)?;
-        Ok(Turn {
-            folder: folder.to_path_buf(),
-            _lock: lock,
-        })
+        Ok(Turn { folder: folder.to_path_buf(), _lock: lock })
     }
 
     /// Takes a name nobody has. `None`: it is taken, by a living owner or by what a dead one left.
@@ -48,8 +45,7 @@ impl Turn {
         }
         let text = |error| Error::of_io(&path.display().to_string(), &error);
         let file = open(&path).map_err(text)?;
-        file.try_lock()
-            .map_err(|error| Error::failed(format!("{}: {error}", path.display())))?;
+        file.try_lock().map_err(|error| Error::failed(format!("{}: {error}", path.display())))?;
         Ok(Some(Record { path, file }))
     }
 
@@ -103,21 +99,14 @@ pub fn living(folder: &Path) -> Vec<Value> {
 
 fn files(folder: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(folder).into_iter().flatten().flatten();
-    let mut paths: Vec<PathBuf> = entries
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "json"))
-        .collect();
+    let mut paths: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
     paths.sort();
     paths
 }
 
 fn open(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// An owner that died between creating and writing its record has left an empty one, which reads as null.
@@ -163,12 +152,7 @@ mod tests {
         drop(turn.claim("b").unwrap());
         assert!(living(&folder).is_empty());
         assert!(turn.claim("a").unwrap().is_none());
-        let contents: Vec<Value> = turn
-            .leftovers()
-            .unwrap()
-            .into_iter()
-            .map(|(_, content)| content)
-            .collect();
+        let contents: Vec<Value> = turn.leftovers().unwrap().into_iter().map(|(_, content)| content).collect();
         assert_eq!(contents, vec![json!(1), Value::Null]);
         fs::remove_dir_all(&folder).unwrap();
     }

@@ -31,19 +31,11 @@ struct Built {
 
 impl Built {
     fn of(link: &Link) -> Self {
-        Built {
-            link: link.clone(),
-            index: Self::index(link),
-        }
+        Built { link: link.clone(), index: Self::index(link) }
     }
 
     fn index(link: &Link) -> Option<String> {
-        fs::read_to_string(
-            Path::new("/sys/class/net")
-                .join(&link.iface)
-                .join("ifindex"),
-        )
-        .ok()
+        fs::read_to_string(Path::new("/sys/class/net").join(&link.iface).join("ifindex")).ok()
     }
 
     fn is_gone(&self) -> bool {
@@ -57,9 +49,7 @@ impl Built {
 /// One datagram from the senders' end to the engine's.
 fn exchange(link: &Link, to: IpAddr, from: IpAddr) {
     let receiver = UdpSocket::bind((to, 0)).unwrap();
-    receiver
-        .set_read_timeout(Some(Duration::from_secs(2)))
-        .unwrap();
+    receiver.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let address = receiver.local_addr().unwrap();
     let send = || {
         let sender = UdpSocket::bind((from, 0)).unwrap();
@@ -73,10 +63,7 @@ fn exchange(link: &Link, to: IpAddr, from: IpAddr) {
 
 #[test]
 fn names_fit_an_interface_name_and_tell_the_purpose() {
-    assert_eq!(
-        names(Purpose::Demo, 0),
-        ("esc-d0".into(), "esc-d1".into(), "esc-demo-0".into())
-    );
+    assert_eq!(names(Purpose::Demo, 0), ("esc-d0".into(), "esc-d1".into(), "esc-demo-0".into()));
     let (iface, peer, _) = names(Purpose::Test, MAX_TESTBEDS);
     assert!(iface.len() <= 15 && peer.len() <= 15);
 }
@@ -92,19 +79,12 @@ fn a_record_holds_the_whole_link() {
 fn two_testbeds_stand_side_by_side_and_leave_nothing() {
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
     let name = "two_testbeds_stand_side_by_side_and_leave_nothing";
-    let quiet = Options {
-        ipv6: false,
-        mtu: 3000,
-        ..Options::test()
-    };
+    let quiet = Options { ipv6: false, mtu: 3000, ..Options::test() };
     let Some(first) = create(name, &quiet) else {
         return;
     };
     let second = Testbed::create(&Options::test()).unwrap();
-    assert_ne!(
-        (&first.iface, first.engine_ip),
-        (&second.iface, second.engine_ip)
-    );
+    assert_ne!((&first.iface, first.engine_ip), (&second.iface, second.engine_ip));
     assert!(Link::living().contains(first.link()) && Link::living().contains(second.link()));
 
     for link in [first.link(), second.link()] {
@@ -113,20 +93,26 @@ fn two_testbeds_stand_side_by_side_and_leave_nothing() {
     exchange(&second, second.engine_ip6.into(), second.peer_ip6.into());
 
     let counters = first.counters().unwrap();
-    assert_eq!(
-        counters.peer_tx_packets, 1,
-        "the link carries nothing but what is sent"
-    );
+    assert_eq!(counters.peer_tx_packets, 1, "the link carries nothing but what is sent");
     assert_eq!(counters.dropped_since(&LinkCounters::default()), 0);
-    let queues = fs::read_dir(format!("/sys/class/net/{}/queues", first.iface))
-        .unwrap()
-        .count();
+    let queues = fs::read_dir(format!("/sys/class/net/{}/queues", first.iface)).unwrap().count();
     assert_eq!(queues, 4, "two to receive, two to send");
 
     let built = [Built::of(&first), Built::of(&second)];
     assert!(!built[0].is_gone() && !built[1].is_gone());
     drop((first, second));
     assert!(built[0].is_gone() && built[1].is_gone());
+}
+
+/// With the rights it fails at the link, without them at the namespace: either way it must come back and leave nothing.
+#[test]
+fn what_cannot_be_built_is_an_error_and_leaves_nothing() {
+    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let impossible = Options { queue_count: 1_000_000, ..Options::test() };
+    let Err(error) = Testbed::create(&impossible) else { panic!("a million queues") };
+    if !matches!(error, Error::NotPermitted(_)) {
+        assert!(Testbed::create(&Options::test()).is_ok());
+    }
 }
 
 #[test]
@@ -136,10 +122,7 @@ fn a_command_runs_at_the_senders_end() {
         return;
     };
     let shown = capture(testbed.command("ip").args(["-brief", "link"])).unwrap();
-    assert!(
-        shown.contains(&testbed.peer) && !shown.contains(&format!("{}@", testbed.iface)),
-        "{shown}"
-    );
+    assert!(shown.contains(&testbed.peer) && !shown.contains(&format!("{}@", testbed.iface)), "{shown}");
 }
 
 #[test]
@@ -153,9 +136,7 @@ fn what_a_killed_owner_left_is_removed_and_a_living_ones_is_not() {
     let (living_built, left_built) = (Built::of(&living), Built::of(&left));
     // Somebody who is still in the namespace must not keep the link alive.
     let mut straggler = tool("ip");
-    straggler
-        .args(["netns", "exec", &left.namespace, "sleep", "300"])
-        .stdin(Stdio::null());
+    straggler.args(["netns", "exec", &left.namespace, "sleep", "300"]).stdin(Stdio::null());
     let mut straggler = straggler.spawn().unwrap();
     holder.kill().unwrap();
     holder.wait().unwrap();
@@ -171,9 +152,7 @@ fn what_a_killed_owner_left_is_removed_and_a_living_ones_is_not() {
 /// A copy of this program that holds a testbed, and the testbed.
 fn start_holder() -> (Child, Link) {
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command
-        .args(["--exact", "testbed::tests::holds_a_testbed_when_asked_to"])
-        .env(HOLD, "1");
+    command.args(["--exact", "testbed::tests::holds_a_testbed_when_asked_to"]).env(HOLD, "1");
     let holder = command.stdout(Stdio::null()).spawn().unwrap();
     let ready = std::env::temp_dir().join(format!("esc-holder-{}", holder.id()));
     let deadline = Instant::now() + Duration::from_secs(20);
@@ -182,10 +161,7 @@ fn start_holder() -> (Child, Link) {
     }
     let namespace = fs::read_to_string(&ready).expect("the holder has built nothing");
     let _ = fs::remove_file(ready);
-    let link = Link::living()
-        .into_iter()
-        .find(|link| link.namespace == namespace)
-        .unwrap();
+    let link = Link::living().into_iter().find(|link| link.namespace == namespace).unwrap();
     (holder, link)
 }
 

@@ -25,10 +25,7 @@ pub fn undocumented(name: &str, text: &str) -> Vec<String> {
 fn key_of(line: &str) -> Option<&str> {
     let line = line.strip_prefix("- ").unwrap_or(line);
     let (key, rest) = line.split_once(':')?;
-    let is_key = !key.is_empty()
-        && key
-            .bytes()
-            .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+    let is_key = !key.is_empty() && key.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
     (is_key && (rest.is_empty() || rest.starts_with(' '))).then_some(key)
 }
 
@@ -46,11 +43,7 @@ mod tests {
         let found = undocumented("c.yaml", text);
         assert_eq!(
             found,
-            [
-                "c.yaml:4: `c` is not explained",
-                "c.yaml:8: `e` is not explained",
-                "c.yaml:9: `f` is not explained"
-            ]
+            ["c.yaml:4: `c` is not explained", "c.yaml:8: `e` is not explained", "c.yaml:9: `f` is not explained"]
         );
     }
 

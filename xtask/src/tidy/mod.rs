@@ -14,9 +14,7 @@ use crate::{Error, Result};
 /// Folders that are built or fetched.
 const NOT_OURS: &[&str] = &["target", ".git", "corpus", "artifacts", "node_modules"];
 /// Endings of what is read as text. Cargo.lock is not among them: it names the registry, and nobody writes it by hand.
-const TEXT: &[&str] = &[
-    "rs", "md", "toml", "yaml", "yml", "sh", "py", "proto", "txt",
-];
+const TEXT: &[&str] = &["rs", "md", "toml", "yaml", "yml", "sh", "py", "proto", "txt"];
 
 /// `cargo xtask tidy`.
 pub fn run() -> Result<()> {
@@ -45,9 +43,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
             complaints.extend(source::unsafe_code(&name, &text));
         }
     }
-    let read = |name: &str| {
-        fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"))
-    };
+    let read = |name: &str| fs::read_to_string(root.join(name)).map_err(|error| format!("{name}: {error}"));
     match read("configs/default.yaml") {
         Ok(text) => complaints.extend(configuration::undocumented("configs/default.yaml", &text)),
         Err(complaint) => complaints.push(complaint),
@@ -83,10 +79,7 @@ fn files(root: &Path) -> Vec<PathBuf> {
 
 fn is_text(path: &Path) -> bool {
     let ending = path.extension().and_then(|ending| ending.to_str());
-    ending.map_or_else(
-        || path.ends_with(".ci/run"),
-        |ending| TEXT.contains(&ending),
-    )
+    ending.map_or_else(|| path.ends_with(".ci/run"), |ending| TEXT.contains(&ending))
 }
 
 #[cfg(test)]
@@ -96,11 +89,7 @@ mod tests {
     #[test]
     fn only_texts_of_the_project_are_read() {
         assert!(is_text(Path::new("a/b.rs")) && is_text(Path::new(".ci/run")));
-        assert!(
-            !is_text(Path::new("Cargo.lock"))
-                && !is_text(Path::new("steer.o"))
-                && !is_text(Path::new("LICENSE"))
-        );
+        assert!(!is_text(Path::new("Cargo.lock")) && !is_text(Path::new("steer.o")) && !is_text(Path::new("LICENSE")));
         let files = files(&workspace_root());
         assert!(files.contains(&PathBuf::from("xtask/src/tidy/mod.rs")));
         assert!(!files.iter().any(|path| path.starts_with("target")));

@@ -18,10 +18,7 @@ pub fn check(name: &str, text: &str, root: &Path) -> Vec<String> {
         if !in_block {
             continue;
         }
-        let line = line
-            .trim()
-            .trim_start_matches("$ ")
-            .trim_start_matches("sudo ");
+        let line = line.trim().trim_start_matches("$ ").trim_start_matches("sudo ");
         let command = line.split(" #").next().unwrap_or(line);
         let words: Vec<&str> = command.split_whitespace().collect();
         if let ["cargo", "xtask", arguments @ ..] = words.as_slice()
@@ -29,11 +26,7 @@ pub fn check(name: &str, text: &str, root: &Path) -> Vec<String> {
             && error.use_stderr()
         {
             let reason = error.to_string();
-            found.push(format!(
-                "{name}:{}: `{command}`: {}",
-                index + 1,
-                reason.lines().next().unwrap_or_default()
-            ));
+            found.push(format!("{name}:{}: `{command}`: {}", index + 1, reason.lines().next().unwrap_or_default()));
         }
         for word in words.iter().filter(|word| word.starts_with("configs/")) {
             if !root.join(word).exists() {
@@ -54,10 +47,7 @@ mod tests {
                     cargo xtask fly\ncargo xtask run --wings\ncargo xtask run --config configs/none.yaml\n```\n";
         let found = check("README.md", text, Path::new("/nowhere"));
         assert_eq!(found.len(), 3, "{found:?}");
-        assert!(
-            found[0].starts_with("README.md:5:") && found[1].starts_with("README.md:6:"),
-            "{found:?}"
-        );
+        assert!(found[0].starts_with("README.md:5:") && found[1].starts_with("README.md:6:"), "{found:?}");
         assert_eq!(found[2], "README.md:7: there is no configs/none.yaml");
     }
 }

@@ -40,10 +40,7 @@ pub fn mentions(name: &str, text: &str) -> Vec<String> {
             found.push(format!("{name}:{}: mentions `{word}`", index + 1));
         }
         if let Some(number) = issue_number(line) {
-            found.push(format!(
-                "{name}:{}: mentions `{number}`, which only a tracker knows",
-                index + 1
-            ));
+            found.push(format!("{name}:{}: mentions `{number}`, which only a tracker knows", index + 1));
         }
     }
     found
@@ -56,10 +53,7 @@ fn issue_number(line: &str) -> Option<&str> {
         let begins = before.is_none_or(|before| before.is_whitespace() || "([,;".contains(before));
         let rest = &line[start + 1..];
         let digits = rest.bytes().take_while(u8::is_ascii_digit).count();
-        let ends = rest[digits..]
-            .chars()
-            .next()
-            .is_none_or(|after| !after.is_alphanumeric());
+        let ends = rest[digits..].chars().next().is_none_or(|after| !after.is_alphanumeric());
         if begins && digits > 0 && ends {
             return Some(&line[start..start + 1 + digits]);
         }
@@ -72,25 +66,18 @@ pub fn length(name: &str, text: &str) -> Option<String> {
     if lines > LINES_WANTED && lines <= LINES_ALLOWED {
         println!("tidy: {name} has {lines} lines, wanted are at most {LINES_WANTED}");
     }
-    (lines > LINES_ALLOWED)
-        .then(|| format!("{name}: {lines} lines, at most {LINES_ALLOWED} are allowed"))
+    (lines > LINES_ALLOWED).then(|| format!("{name}: {lines} lines, at most {LINES_ALLOWED} are allowed"))
 }
 
 pub fn unsafe_code(name: &str, text: &str) -> Vec<String> {
-    if UNSAFE_ALLOWED
-        .iter()
-        .any(|allowed| name.starts_with(allowed))
-    {
+    if UNSAFE_ALLOWED.iter().any(|allowed| name.starts_with(allowed)) {
         return Vec::new();
     }
     let mut found = Vec::new();
     for (index, line) in code(text).lines().enumerate() {
         let mut words = line.split(|letter: char| !letter.is_alphanumeric() && letter != '_');
         if words.any(|word| word == "unsafe") {
-            found.push(format!(
-                "{name}:{}: unsafe code outside the modules for it",
-                index + 1
-            ));
+            found.push(format!("{name}:{}: unsafe code outside the modules for it", index + 1));
         }
     }
     found
@@ -106,9 +93,7 @@ fn code(text: &str) -> String {
             ('/', Some('/')) => until_newline(&letters, at),
             ('/', Some('*')) => after_block_comment(&letters, at),
             ('"', _) => after_string(&letters, at),
-            ('r', Some('"' | '#')) if !continues_word(&letters, at) => {
-                after_raw_string(&letters, at)
-            }
+            ('r', Some('"' | '#')) if !continues_word(&letters, at) => after_raw_string(&letters, at),
             ('\'', _) => after_character(&letters, at),
             _ => at,
         };
@@ -116,11 +101,7 @@ fn code(text: &str) -> String {
             out.push(letters[at]);
             at += 1;
         } else {
-            out.extend(
-                letters[at..end]
-                    .iter()
-                    .map(|letter| if *letter == '\n' { '\n' } else { ' ' }),
-            );
+            out.extend(letters[at..end].iter().map(|letter| if *letter == '\n' { '\n' } else { ' ' }));
             at = end;
         }
     }
@@ -129,16 +110,11 @@ fn code(text: &str) -> String {
 
 fn continues_word(letters: &[char], at: usize) -> bool {
     // `br"` is a raw string too, and its `b` is no word of its own.
-    at > 0
-        && (letters[at - 1].is_alphanumeric() || letters[at - 1] == '_')
-        && letters[at - 1] != 'b'
+    at > 0 && (letters[at - 1].is_alphanumeric() || letters[at - 1] == '_') && letters[at - 1] != 'b'
 }
 
 fn until_newline(letters: &[char], at: usize) -> usize {
-    letters[at..]
-        .iter()
-        .position(|letter| *letter == '\n')
-        .map_or(letters.len(), |length| at + length)
+    letters[at..].iter().position(|letter| *letter == '\n').map_or(letters.len(), |length| at + length)
 }
 
 fn after_block_comment(letters: &[char], mut at: usize) -> usize {
@@ -175,10 +151,7 @@ fn after_string(letters: &[char], at: usize) -> usize {
 }
 
 fn after_raw_string(letters: &[char], at: usize) -> usize {
-    let hashes = letters[at + 1..]
-        .iter()
-        .take_while(|letter| **letter == '#')
-        .count();
+    let hashes = letters[at + 1..].iter().take_while(|letter| **letter == '#').count();
     let quote = at + 1 + hashes;
     if letters.get(quote) != Some(&'"') {
         // A raw identifier.
@@ -187,12 +160,7 @@ fn after_raw_string(letters: &[char], at: usize) -> usize {
     let mut next = quote + 1;
     while next < letters.len() {
         let closed = letters[next] == '"'
-            && letters[next + 1..]
-                .iter()
-                .take(hashes)
-                .filter(|letter| **letter == '#')
-                .count()
-                == hashes;
+            && letters[next + 1..].iter().take(hashes).filter(|letter| **letter == '#').count() == hashes;
         if closed {
             return next + 1 + hashes;
         }
@@ -204,11 +172,9 @@ fn after_raw_string(letters: &[char], at: usize) -> usize {
 /// A character literal, so that `'"'` opens no string; a lifetime is left alone.
 fn after_character(letters: &[char], at: usize) -> usize {
     match letters.get(at + 1) {
-        Some('\\') => letters[at + 2..]
-            .iter()
-            .skip(1)
-            .position(|letter| *letter == '\'')
-            .map_or(at, |length| at + 4 + length),
+        Some('\\') => {
+            letters[at + 2..].iter().skip(1).position(|letter| *letter == '\'').map_or(at, |length| at + 4 + length)
+        }
         Some(_) if letters.get(at + 2) == Some(&'\'') => at + 3,
         _ => at,
     }
@@ -226,12 +192,9 @@ mod tests {
             unsafe_code("engine/src/worker/mod.rs", text),
             ["engine/src/worker/mod.rs:5: unsafe code outside the modules for it"]
         );
-        for name in [
-            "engine/src/queue/mpsc.rs",
-            "engine/src/runtime/clock.rs",
-            "tests/src/lib.rs",
-            "ebpf/program/src/main.rs",
-        ] {
+        for name in
+            ["engine/src/queue/mpsc.rs", "engine/src/runtime/clock.rs", "tests/src/lib.rs", "ebpf/program/src/main.rs"]
+        {
             assert!(unsafe_code(name, text).is_empty(), "{name}");
         }
         assert_eq!(unsafe_code("engine/src/runtime/idle.rs", text).len(), 1);
@@ -240,21 +203,10 @@ mod tests {
     #[test]
     fn issue_numbers_are_told_from_other_number_signs() {
         let sign = '#';
-        for line in [
-            format!("see {sign}12"),
-            format!("({sign}3)"),
-            format!("{sign}7"),
-        ] {
+        for line in [format!("see {sign}12"), format!("({sign}3)"), format!("{sign}7")] {
             assert!(issue_number(&line).is_some(), "{line}");
         }
-        for line in [
-            "{:#010x}",
-            "page#12",
-            "# 1 heading",
-            "r#\"x\"#",
-            "#[derive]",
-            "colour #12ab",
-        ] {
+        for line in ["{:#010x}", "page#12", "# 1 heading", "r#\"x\"#", "#[derive]", "colour #12ab"] {
             assert!(issue_number(line).is_none(), "{line}");
         }
     }
