@@ -323,3 +323,6 @@ impl Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -38,5 +38,7 @@ pub use queue::{BURST, Batch, Receipt, Received, XskQueue};
 #[cfg(test)]
 pub(crate) use rings::fake;
 pub use rings::{Descriptor, Rings, XskStatistics};
+#[cfg(test)]
+pub(crate) use udp_socket::send_in_segments;
 pub use udp_socket::{Gro, Message, Messages, UdpSocket, UdpSocketOptions};
 pub use xsk::XskRings;

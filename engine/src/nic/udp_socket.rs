@@ -179,6 +179,13 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
     done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), bytes) })
 }
 
+/// Makes the kernel cut each message of a sending socket into datagrams of this size: how a test gets a run of them
+/// onto loopback.
+#[cfg(test)]
+pub(crate) fn send_in_segments(socket: impl AsFd, bytes: u16) -> io::Result<()> {
+    set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(bytes))
+}
+
 fn done(answer: libc::c_int) -> io::Result<()> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
