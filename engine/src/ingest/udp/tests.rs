@@ -73,6 +73,10 @@ fn datagram(numbers: impl Iterator<Item = usize>) -> Vec<u8> {
     numbers.flat_map(frame).collect()
 }
 
+fn send_each(sender: &std::net::UdpSocket, numbers: std::ops::Range<usize>, bytes: impl Fn(usize) -> Vec<u8>) {
+    numbers.for_each(|number| assert_ne!(sender.send(&bytes(number)).unwrap(), 0));
+}
+
 impl Bench {
     fn step(&mut self, busy: bool) -> usize {
         self.intake.push_pending();
@@ -249,4 +253,149 @@ fn the_largest_datagram_fits_and_a_slot_too_small_is_said_so() {
     assert_eq!((small.received(), small.parsed()), (1, 1));
     small.intake.pool.reclaim();
     assert_eq!(small.intake.pool.free() + small.backend.slots.len(), 16);
+}
+
+#[test]
+fn a_paused_socket_refuses_what_is_new_and_reads_what_is_old() {
+    let mut bench = bench(&PLAIN);
+    let refused = bench.backend.refused_gauge();
+    let sender = bench.sender("127.0.0.1");
+    sender.send(&frame(1)).unwrap();
+    bench.enter(State::Paused);
+    send_each(&sender, 0..3, |_| frame(2));
+    assert_eq!(bench.all_numbers(), [1]);
+    assert!(!bench.is_ready(), "nothing keeps a paused runner awake");
+    assert_eq!(bench.dropped(), 3, "the kernel counts what the filter rejects, once");
+    assert_eq!((bench.dropped(), refused.load(Ordering::Acquire)), (3, 3));
+    bench.enter(State::Running);
+    sender.send(&frame(4)).unwrap();
+    assert_eq!(bench.all_numbers(), [4]);
+    assert_eq!((bench.received(), bench.dropped(), refused.load(Ordering::Acquire)), (2, 3, 3));
+}
+
+#[test]
+fn drained_is_empty_behind_the_filter_for_a_while() {
+    let mut bench = bench(&PLAIN);
+    let sender = bench.sender("127.0.0.1");
+    send_each(&sender, 0..100, frame);
+    bench.step(false);
+    bench.enter(State::Paused);
+    bench.enter(State::Draining);
+    sender.send(&frame(100)).unwrap();
+    assert!(!bench.backend.drained());
+    assert_eq!(bench.all_numbers(), (0..100).collect::<Vec<_>>());
+    assert!(!bench.backend.drained(), "seen empty once");
+    let until = bench.now + DRAIN_PAUSE_NS;
+    assert_eq!(bench.backend.blocking(), Blocking::Until(until));
+    bench.now = until;
+    bench.step(true);
+    assert!(bench.backend.drained());
+    bench.intake.pool.reclaim();
+    assert_eq!(bench.intake.pool.free(), PLAIN.slots, "no slot is kept by a drained socket");
+    bench.enter(State::Running);
+    assert!(!bench.backend.drained());
+    sender.send(&frame(101)).unwrap();
+    assert_eq!(bench.all_numbers(), [101]);
+}
+
+#[test]
+fn a_blocked_intake_goes_on_where_it_stopped() {
+    let mut bench = bench(&Setup { depth: 256, ..PLAIN });
+    let sender = bench.sender("127.0.0.1");
+    send_each(&sender, 0..10, |batch| datagram(batch * 100..batch * 100 + 100));
+    assert_eq!(bench.step(false), 3, "the third does not fit whole and waits in the intake");
+    assert_eq!(bench.received(), 3, "what was read and not handed on is not counted yet");
+    assert_eq!((bench.step(false), bench.backend.blocking()), (0, Blocking::Forbidden));
+    assert_eq!(bench.all_numbers(), (0..1000).collect::<Vec<_>>());
+    assert_eq!((bench.received(), bench.backend.blocking()), (10, Blocking::Allowed));
+    assert!(bench.count(Counter::MPSC_BACKPRESSURED) > 0);
+}
+
+#[test]
+fn a_cycle_ends_after_a_burst_of_events() {
+    let mut bench = bench(&PLAIN);
+    let sender = bench.sender("127.0.0.1");
+    send_each(&sender, 0..4, |batch| datagram(batch * 1500..batch * 1500 + 1500));
+    assert_eq!((bench.step(true), bench.backend.blocking()), (2, Blocking::Forbidden));
+    assert_eq!((bench.step(true), bench.backend.blocking()), (2, Blocking::Allowed));
+    assert_eq!(bench.numbers(), (0..6000).collect::<Vec<_>>());
+}
+
+#[test]
+fn a_busy_runner_asks_an_empty_socket_at_an_interval() {
+    let mut bench = bench(&Setup { slots: 256, ..PLAIN });
+    let interval = UdpOptions::default().poll_interval_ns;
+    let sender = bench.sender("127.0.0.1");
+    assert_eq!(bench.step(true), 0);
+    sender.send(&frame(0)).unwrap();
+    bench.now += interval - 1;
+    assert_eq!(bench.step(true), 0, "too soon");
+    bench.now += 1;
+    assert_eq!(bench.step(true), 1);
+    sender.send(&frame(1)).unwrap();
+    assert_eq!((bench.step(true), bench.step(false)), (0, 1), "an idle one at once");
+    send_each(&sender, 0..129, frame);
+    bench.now += interval;
+    assert_eq!([bench.step(true), bench.step(true), bench.step(true), bench.step(true)], [64, 64, 1, 0]);
+    bench.numbers();
+}
+
+#[test]
+fn without_a_slot_nothing_is_read_and_the_runner_may_sleep() {
+    let mut bench = bench(&Setup { slots: 8, ..PLAIN });
+    let sender = bench.sender("127.0.0.1");
+    send_each(&sender, 0..20, frame);
+    assert_eq!(bench.step(false), 8, "as many as there are slots");
+    assert!(bench.is_ready());
+    assert_eq!(bench.step(false), 0);
+    assert!(!bench.is_ready(), "a full socket would keep the runner awake for nothing");
+    assert_eq!(bench.backend.blocking(), Blocking::Until(bench.now + SLOT_PAUSE_NS));
+    let first = bench.numbers();
+    assert_eq!((first.len(), bench.step(false)), (8, 8));
+    assert!(bench.is_ready());
+    assert_eq!(bench.numbers(), (8..16).collect::<Vec<_>>());
+    assert_eq!(bench.all_numbers(), (16..20).collect::<Vec<_>>());
+}
+
+#[test]
+fn what_does_not_fit_the_buffer_is_counted_to_the_datagram() {
+    let mut bench = bench(&Setup { receive_buffer_bytes: 16 << 10, ..PLAIN });
+    let sender = bench.sender("127.0.0.1");
+    send_each(&sender, 0..1000, frame);
+    let numbers = bench.all_numbers();
+    assert!(numbers.len() < 1000 && numbers == (0..numbers.len()).collect::<Vec<_>>());
+    assert_eq!(numbers.len() as u64 + bench.dropped(), 1000, "though no datagram came after the last drop");
+    assert_eq!(bench.backend.refused_gauge().load(Ordering::Acquire), 0);
+}
+
+#[test]
+fn a_dropped_run_counts_once() {
+    let mut bench = bench(&Setup { gro: Gro::On, ..PLAIN });
+    let sender = bench.sender("127.0.0.1");
+    send_in_segments(&sender, frame(0).len() as u16).unwrap();
+    bench.enter(State::Paused);
+    sender.send(&datagram(0..10)).unwrap();
+    assert_eq!(bench.dropped(), 1, "if a newer kernel says 10, the module's header can say less");
+}
+
+#[test]
+fn the_kernels_drop_count_wraps() {
+    let mut drops = Drops::default();
+    assert_eq!([u32::MAX - 1, 3, 3].map(|now| drops.advance(now)), [u64::from(u32::MAX - 1), 5, 0]);
+    assert_eq!(drops.total, (1 << 32) + 3);
+}
+
+#[test]
+fn a_port_is_shared_only_by_those_who_all_say_so() {
+    let shared = UdpSocketOptions { reuse_port: true, ..options(&PLAIN) };
+    let first = UdpSocket::bind(&shared).unwrap();
+    let port = first.local_port();
+    assert_ne!(port, 0);
+    assert!(first.receive_buffer_bytes() > 0);
+    UdpSocket::bind(&UdpSocketOptions { port, ..shared.clone() }).unwrap();
+    let error = UdpSocket::bind(&UdpSocketOptions { port, reuse_port: false, ..shared }).unwrap_err();
+    assert!(error.contains(&port.to_string()) && error.contains("EADDRINUSE"), "{error}");
+    let elsewhere = UdpSocketOptions { address: "192.0.2.1".parse().unwrap(), ..options(&PLAIN) };
+    let error = UdpSocket::bind(&elsewhere).unwrap_err();
+    assert!(error.starts_with("UDP socket on 192.0.2.1:0: bind: "), "{error}");
 }
