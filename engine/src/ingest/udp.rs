@@ -8,9 +8,9 @@
 //!   holds between any two duty cycles. One that did not fit its slot is counted truncated and nothing else; slots of
 //!   64 KiB fit every datagram, and every run of them, that UDP can carry.
 //!
-//! While the engine is paused or draining the socket has a filter that rejects everything; what was in its buffer before
-//! was taken in and is still read. The kernel counts what the filter rejects as drops of the socket, so those are in
-//! `datagrams_socket_dropped` too, once; [`UdpBackend::refused_gauge`] tells how many of them there were.
+//! While the engine is paused or draining the socket has a filter that rejects everything; what was in its buffer
+//! before was taken in and is still read. The kernel counts what the filter rejects as drops of the socket, so those
+//! are in `datagrams_socket_dropped` too, once; [`UdpBackend::refused_gauge`] tells how many of them there were.
 
 use std::collections::VecDeque;
 use std::io;

@@ -275,8 +275,8 @@ impl Messages {
         // MSG_TRUNC: tell a message's real length, from which the number of datagrams in a truncated run follows.
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         let headers = self.headers.as_mut_ptr();
-        // SAFETY: the first `count` headers were set above to places in our boxes and in slots, all borrowed for writing
-        // until this returns.
+        // SAFETY: the first `count` headers were set above to places in our boxes and in slots, all borrowed for
+        // writing until this returns.
         let answer = unsafe {
             libc::recvmmsg(socket.fd.as_raw_fd(), headers, count as libc::c_uint, flags as _, std::ptr::null_mut())
         };
@@ -293,7 +293,7 @@ impl Messages {
     pub fn message(&self, index: usize) -> Message {
         assert!(index < self.received, "message {index} of {}", self.received);
         let header = &self.headers[index];
-        let told = (header.msg_hdr.msg_controllen as usize).min(CONTROL_BYTES);
+        let told = header.msg_hdr.msg_controllen.min(CONTROL_BYTES);
         Message {
             bytes: header.msg_len as usize,
             segment_bytes: segment_bytes(&self.controls[index].0[..told]).unwrap_or(0),
@@ -303,7 +303,8 @@ impl Messages {
     }
 }
 
-/// The length of a run's datagrams, from the control messages: each a length that includes its header, level, type, content.
+/// The length of a run's datagrams, from the control messages: each is a length that includes its header, a level, a
+/// type, and the content.
 #[inline]
 fn segment_bytes(mut control: &[u8]) -> Option<usize> {
     loop {
