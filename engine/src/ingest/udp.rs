@@ -189,21 +189,18 @@ impl UdpBackend {
         }
         self.drain = match self.drain {
             Drain::Open if self.should_refuse => Drain::EmptySince(self.now),
-            Drain::EmptySince(since) if self.now.saturating_sub(since) >= DRAIN_PAUSE_NS => {
-                // Nothing will come for them before the engine goes on.
-                self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
-                Drain::Over
-            }
+            Drain::EmptySince(since) if self.now.saturating_sub(since) >= DRAIN_PAUSE_NS => Drain::Over,
             other => other,
         };
+        if self.drain == Drain::Over {
+            // Nothing will come for them before the engine goes on.
+            self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
+        }
     }
 
     /// Whether the socket may be asked now.
     #[inline]
     fn is_due(&self, state: State, cycle: &Cycle) -> bool {
-        if self.drain == Drain::Over {
-            return false;
-        }
         // Where the kernel did not take the filter, a paused engine leaves everything in the buffer.
         if state == State::Paused && !self.refuses {
             return false;
