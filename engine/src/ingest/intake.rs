@@ -90,8 +90,8 @@ impl Intake {
     }
 
     /// Takes in a run of datagrams of one sender that the kernel has put behind one another at the start of `slot`:
-    /// each `segment_bytes` long, the last one perhaps shorter. Each is parsed or malformed on its own, as if it had come
-    /// alone; the events of the good ones share the slot. Returns the number of events.
+    /// each `segment_bytes` long, the last one perhaps shorter. Each is parsed or malformed on its own, as if it had
+    /// come alone; the events of the good ones share the slot. Returns the number of events.
     ///
     /// The caller has counted `length / segment_bytes` datagrams, rounded up, as received; `length` is within the slot.
     pub fn segments(
