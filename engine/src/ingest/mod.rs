@@ -4,6 +4,7 @@
 //! [`IngestAgent`] that steps a backend, and in [`intake`] the way from bytes to events in the dispatcher's queue.
 
 pub mod intake;
+pub mod tcp;
 pub mod xdp;
 
 pub use intake::{Intake, IntakeSpec};
