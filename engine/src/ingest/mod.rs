@@ -4,7 +4,6 @@
 //! [`IngestAgent`] that steps a backend, and in [`intake`] the way from bytes to events in the dispatcher's queue.
 
 pub mod intake;
-#[cfg(test)]
 pub mod memory;
 pub mod tcp;
 pub mod udp;
