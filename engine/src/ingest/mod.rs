@@ -103,6 +103,10 @@ impl<B: Backend> Agent for IngestAgent<B> {
         pushed + self.backend.receive(&mut self.intake, state, cycle)
     }
 
+    fn is_source(&self) -> bool {
+        true
+    }
+
     fn housekeeping(&mut self, now: Nanos) {
         self.backend.housekeeping(&mut self.intake, now);
         self.intake.pool.reclaim();
