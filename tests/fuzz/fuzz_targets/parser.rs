@@ -3,7 +3,9 @@
 //! From the folder `tests`: `cargo +nightly fuzz run parser -- -max_total_time=60`.
 #![no_main]
 
-use eventstream::frame::{FrameView, LENGTH_BYTES, Limits, Malformed, ParsedFrame, Parser, Priority, StreamStep, Transport};
+use eventstream::frame::{
+    FrameView, LENGTH_BYTES, Limits, Malformed, ParsedFrame, Parser, Priority, StreamStep, Transport,
+};
 use libfuzzer_sys::fuzz_target;
 
 #[path = "../../../engine/src/frame/tests/reference.rs"]
