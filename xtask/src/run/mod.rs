@@ -176,14 +176,10 @@ fn drive(arguments: &Arguments, binaries: &Binaries, ground: &Ground, work: Work
                 udp_port: port_of(&ready, "udp").unwrap_or(UDP_PORT),
                 tcp_port: port_of(&ready, "tcp").unwrap_or(TCP_PORT),
             };
-            let mut session =
-                Session { blast: &binaries.blast, target, engine: &mut engine, stop, cpu: cpus[0], phases: Vec::new() };
-            let done = match work {
-                Work::Wait => session.wait(arguments.seconds),
-                Work::Demonstration => session.demonstrate(arguments.seconds.unwrap_or(DEMO_SECONDS)),
-                Work::One { kind, extra } => session.one(kind, extra, arguments.seconds.unwrap_or(DEMO_SECONDS)),
-            };
-            (done, session.phases)
+            let blast = &binaries.blast;
+            let (phases, failures) = (Vec::new(), Vec::new());
+            let session = Session { blast, target, engine: &mut engine, stop, cpu: cpus[0], phases, failures };
+            session.through(work, arguments.seconds)
         }
         None => (Ok(()), Vec::new()),
     };
@@ -221,9 +217,23 @@ struct Session<'a> {
     stop: &'a Stop,
     cpu: usize,
     phases: Vec<PhaseResult>,
+    /// What loads failed with. The others go on: what they show is worth having, and in the end it is a failure.
+    failures: Vec<String>,
 }
 
 impl Session<'_> {
+    fn through(mut self, work: Work, seconds: Option<f64>) -> (Result<()>, Vec<PhaseResult>) {
+        let done = match work {
+            Work::Wait => self.wait(seconds),
+            Work::Demonstration => self.demonstrate(seconds.unwrap_or(DEMO_SECONDS)),
+            Work::One { kind, extra } => self.one(kind, extra, seconds.unwrap_or(DEMO_SECONDS)),
+        };
+        let failures = self.failures;
+        let done =
+            done.and_then(|()| if failures.is_empty() { Ok(()) } else { Err(Error::failed(failures.join("; "))) });
+        (done, self.phases)
+    }
+
     fn wait(&mut self, seconds: Option<f64>) -> Result<()> {
         if seconds.is_none() {
             println!("Ctrl-C ends it.");
@@ -296,27 +306,23 @@ impl Session<'_> {
             }
             process::sleep(SETTLE_STEP, self.stop);
         }
-        let results: Vec<Result<_>> = running.into_iter().map(|load| load.finish(self.stop)).collect();
         let mut sum = Sent::default();
-        let mut first = None;
-        let mut failed = None;
-        for result in results {
-            match result {
-                Ok((sent, failure)) => {
-                    sum += sent;
-                    first.get_or_insert(sent);
-                    failed = failed.or(failure);
-                }
-                Err(error) => failed = failed.or(Some(error)),
+        let mut first = Sent::default();
+        for (index, load) in running.into_iter().enumerate() {
+            let (sent, failure) = load.finish(self.stop).unwrap_or_else(|error| (Sent::default(), Some(error)));
+            sum += sent;
+            if index == 0 {
+                first = sent;
             }
+            self.failures.extend(failure.map(|error| format!("{name}: {error}")));
         }
-        let after = self.settled()?;
+        let engine = self.settled()?.since(&before);
         // The link's counters know more than each sender: theirs overlap where loads run side by side.
         if let (Some(before), Some(after)) = (link_before, self.link_counters()?) {
-            sum.link_dropped = after.dropped_since(&before);
+            sum.link_dropped = after.dropped_since(&before, engine.redirects_failed());
         }
-        self.phases.push(PhaseResult { name: name.into(), sent: sum, engine: after.since(&before) });
-        failed.map_or(Ok(first.unwrap_or_default()), Err)
+        self.phases.push(PhaseResult { name: name.into(), sent: sum, engine });
+        Ok(first)
     }
 
     /// Waits until the engine's books stand still with nothing in flight.

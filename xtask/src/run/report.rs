@@ -91,6 +91,11 @@ impl Totals {
         }
     }
 
+    /// Datagrams the XDP program sent to a socket that had no room for them.
+    pub fn redirects_failed(&self) -> u64 {
+        self.rx_dropped + self.rx_ring_full + self.redirect_failed
+    }
+
     /// Where datagrams can go that reach neither the parser nor the engine's own books of malformed ones.
     fn lost_datagrams(&self) -> [(&'static str, u64); 6] {
         [

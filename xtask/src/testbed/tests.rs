@@ -94,7 +94,7 @@ fn two_testbeds_stand_side_by_side_and_leave_nothing() {
 
     let counters = first.counters().unwrap();
     assert_eq!(counters.peer_tx_packets, 1, "the link carries nothing but what is sent");
-    assert_eq!(counters.dropped_since(&LinkCounters::default()), 0);
+    assert_eq!(counters.dropped_since(&LinkCounters::default(), 0), 0);
     let queues = fs::read_dir(format!("/sys/class/net/{}/queues", first.iface)).unwrap().count();
     assert_eq!(queues, 4, "two to receive, two to send");
 
