@@ -259,3 +259,47 @@ fn a_goodbye_nobody_reads_ends_by_its_deadline() {
     bench.until_closed(1);
     bench.check();
 }
+
+/// Many streams with everything short at once: whatever is scarce, each arrives whole and in order.
+#[test]
+fn everything_short_at_once_loses_nothing() {
+    let mut seed = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    for round in 0..6 {
+        let mut setup = Setup { slots: 3, large_slots: 2, queue: 256, ..Setup::default() };
+        setup.options.credits.limit = [3, 40, 1000][round % 3];
+        setup.options.carry_bytes = [300, 6000, 100_000][(round + 1) % 3];
+        setup.options.connection_budget_bytes = 1 + random(5000);
+        // The test's clock runs faster than its bytes.
+        setup.options.large_wait_ns = 1 << 60;
+        let mut bench = setup.start();
+        let mut streams: Vec<_> = (0..5)
+            .map(|client| {
+                let stream = bench.connect();
+                stream.set_nonblocking(true).unwrap();
+                let sizes: Vec<_> = (0..60).map(|_| [random(20), random(600), random(9000)][random(3)]).collect();
+                let bytes: Vec<u8> = sizes.iter().flat_map(|size| frame("t", &vec![client; *size])).collect();
+                (stream, sizes, bytes, 0)
+            })
+            .collect();
+        while streams.iter().any(|(_, _, bytes, sent)| *sent < bytes.len()) {
+            let (stream, _, bytes, sent) = &mut streams[random(5)];
+            let end = (*sent + 1 + random(3000)).min(bytes.len());
+            *sent += stream.write(&bytes[*sent..end]).unwrap_or(0);
+            bench.step();
+        }
+        bench.until_taken(300);
+        for (client, (_, sizes, ..)) in streams.iter().enumerate() {
+            let mine = bench.taken.iter().filter(|taken| !taken.payload.is_empty() && taken.payload[0] == client as u8);
+            let wanted: Vec<_> = sizes.iter().copied().filter(|size| *size > 0).collect();
+            assert_eq!(mine.map(|taken| taken.payload.len()).collect::<Vec<_>>(), wanted, "round {round}");
+        }
+        drop(streams);
+        bench.until_closed(5);
+        assert_eq!(bench.count(Counter::TCP_FRAMES_FOUND), 300);
+        bench.check();
+    }
+}
