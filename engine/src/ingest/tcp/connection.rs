@@ -35,7 +35,11 @@ pub(super) enum Phase {
     Open,
     /// Told goodbye: nothing more is taken in. What still comes is thrown away for a while, because closing a socket
     /// with unread bytes sends a reset, which would destroy the last answer on its way.
-    Closing { deadline: Nanos, discard_left: usize, shut: bool },
+    Closing {
+        deadline: Nanos,
+        discard_left: usize,
+        shut: bool,
+    },
 }
 
 #[derive(Debug)]
@@ -61,7 +65,8 @@ pub(super) struct Connection {
     pub(super) out: Vec<u8>,
     /// The client's side refuses bytes; answers to it are dropped.
     deaf: bool,
-    pub(super) last_read: Nanos,
+    /// When bytes of it last came in or were worked on.
+    pub(super) last_active: Nanos,
     /// Bytes of a typical frame, for sizing reads by credit.
     pub(super) frame_bytes: u32,
     /// While draining: bytes that were in the socket when it began.
@@ -86,7 +91,7 @@ impl Connection {
             carry_starved: false,
             out: Vec::new(),
             deaf: false,
-            last_read: now,
+            last_active: now,
             frame_bytes: FRAME_BYTES_GUESS,
             drain_left: None,
             refused: false,

@@ -42,6 +42,7 @@ impl TcpBackend {
             Outcome::Idle => {}
             Outcome::Again | Outcome::NoSlot => self.make_ready(index),
             Outcome::NoLarge => {
+                self.reader.large_is_queued = true;
                 if self.connections.set_waiting(index, true) {
                     self.waiting.push_back(index);
                 }
@@ -54,6 +55,7 @@ impl TcpBackend {
     /// Serves the ready ones, each at most once. Returns how many had something to do.
     fn serve_ready(&mut self, intake: &mut Intake) -> usize {
         let (mut served, mut bytes) = (0, 0);
+        self.reader.large_is_queued = !self.waiting.is_empty();
         for _ in 0..self.ready.len().min(CYCLE_SERVES) {
             if bytes >= CYCLE_BYTES || intake.is_blocked() {
                 break;
@@ -82,6 +84,7 @@ impl TcpBackend {
             self.waiting.pop_front();
             self.connections.set_waiting(index, false);
             if deadline.is_some() {
+                self.reader.large_is_queued = false;
                 self.serve(index, intake);
                 served += 1;
             }
@@ -130,7 +133,7 @@ impl TcpBackend {
         }
         // One that waits for its turn, or for us, is not idle.
         let waits = has_turn || connection.large_deadline.is_some();
-        let silent = now.saturating_sub(connection.last_read);
+        let silent = now.saturating_sub(connection.last_active);
         if !waits && self.idle_timeout_ns.is_some_and(|timeout| silent >= timeout) {
             self.reader.expire(connection, intake, now);
             self.make_ready(index);
@@ -160,8 +163,8 @@ impl TcpBackend {
         let now = self.now;
         for index in 0..self.connections.capacity() as u32 {
             let Some(connection) = self.connections.get_mut(index) else { continue };
-            let waited_from = connection.last_read.max(self.paused_at);
-            connection.last_read += now.saturating_sub(waited_from);
+            let waited_from = connection.last_active.max(self.paused_at);
+            connection.last_active += now.saturating_sub(waited_from);
             if let Some(deadline) = &mut connection.large_deadline {
                 *deadline += now.saturating_sub(self.paused_at);
             }

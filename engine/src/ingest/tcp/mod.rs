@@ -209,6 +209,8 @@ impl TcpBackend {
     fn admit(&mut self, socket: OwnedFd, intake: &mut Intake) {
         // An answer waits for nobody; a socket that refuses the option works all the same.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
+        // A peer that vanished without a word is found out in the end, also without an idle timeout.
+        let _ = sockopt::set_socket_keepalive(&socket, true);
         let refused = self.connections.len() >= self.max_connections;
         let counter = if refused { Counter::TCP_CONNECTIONS_REFUSED } else { Counter::TCP_CONNECTIONS_OPENED };
         let Some(key) = self.connections.next_key() else {
@@ -226,6 +228,10 @@ impl TcpBackend {
             connection.refused = true;
             self.reader.refuse(&mut connection, self.refusal(), self.now);
         }
+        // Here, so that the lists never grow while bytes are taken in.
+        let most = self.connections.capacity();
+        self.ready.reserve(most - self.ready.len().min(most));
+        self.waiting.reserve(most - self.waiting.len().min(most));
         if let Some(index) = self.connections.insert(connection)
             && refused
         {

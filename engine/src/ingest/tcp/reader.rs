@@ -84,6 +84,8 @@ pub(super) struct Reader {
     published: bool,
     budget_bytes: usize,
     large_wait_ns: Nanos,
+    /// Somebody waits for a large slot: only the backend's queue hands them out.
+    pub(super) large_is_queued: bool,
     /// Of the duty cycle.
     now: Nanos,
 }
@@ -103,6 +105,7 @@ impl Reader {
             published: false,
             budget_bytes: options.connection_budget_bytes.max(1),
             large_wait_ns: options.large_wait_ns,
+            large_is_queued: false,
             now: 0,
         }
     }
@@ -121,9 +124,8 @@ impl Reader {
 
     /// Closes the open slot if it is old, or whatever its age.
     pub(super) fn close_slot(&mut self, intake: &mut Intake, now: Option<Nanos>) {
-        let is_due = |open: &OpenSlot| {
-            now.is_none_or(|now| now.saturating_sub(intake.pool.arrival_ns(open)) >= SLOT_AGE_NS)
-        };
+        let is_due =
+            |open: &OpenSlot| now.is_none_or(|now| now.saturating_sub(intake.pool.arrival_ns(open)) >= SLOT_AGE_NS);
         if let Some(open) = self.open.take_if(|open| is_due(open)) {
             intake.pool.close(open);
         }
@@ -239,7 +241,7 @@ impl Reader {
             Err(_) => return self.cut_off(c, intake),
         };
         *left -= count.min(*left);
-        c.last_read = now;
+        c.last_active = now;
         if count < want && !c.hangup {
             c.readable = false;
         }

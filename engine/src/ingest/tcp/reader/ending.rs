@@ -76,7 +76,7 @@ impl Reader {
     pub(in super::super) fn expire(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) {
         let at_byte = c.position;
         self.count_truncated(c, intake);
-        let seconds = now.saturating_sub(c.last_read) as f64 / 1e9;
+        let seconds = now.saturating_sub(c.last_active) as f64 / 1e9;
         let message = format!("nothing was received for {seconds:.1} s");
         self.now = now;
         self.say_goodbye(c, Fault { code: "idle", message, at_byte });
@@ -101,13 +101,13 @@ impl Reader {
         c.flush();
         let Phase::Closing { deadline, mut discard_left, shut } = c.phase else { return Step::Go };
         if !c.out.is_empty() {
-            return Step::Done(Outcome::Idle);
+            // Nobody waits once the engine is going.
+            return Step::Done(if c.drain_left.is_some() { Outcome::Close } else { Outcome::Idle });
         }
         if !shut && rustix::net::shutdown(&c.socket, Shutdown::Write).is_err() {
             return Step::Done(Outcome::Close);
         }
         let outcome = if c.drain_left.is_some() {
-            // The engine is going: nobody waits.
             Some(Outcome::Close)
         } else if c.readable {
             match c.receive(&mut self.discard, RecvFlags::TRUNC) {

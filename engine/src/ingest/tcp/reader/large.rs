@@ -23,7 +23,9 @@ impl Reader {
             count_malformed(&mut intake.counters, MalformedReason::LengthLimit);
             return self.say_goodbye(c, Fault::malformed(MalformedReason::LengthLimit, c.position));
         }
-        let Some(mut slot) = self.large.acquire() else {
+        // Whoever has waited longest goes first.
+        let free = if self.large_is_queued { None } else { self.large.acquire() };
+        let Some(mut slot) = free else {
             let deadline = *c.large_deadline.get_or_insert(now + self.large_wait_ns);
             return if now < deadline { Step::Done(Outcome::NoLarge) } else { self.large_timeout(c, intake) };
         };
@@ -46,13 +48,7 @@ impl Reader {
         self.say_goodbye(c, Fault { code: "large_frame_timeout", message, at_byte: c.position })
     }
 
-    pub(super) fn fill_large(
-        &mut self,
-        c: &mut Connection,
-        intake: &mut Intake,
-        now: Nanos,
-        left: &mut usize,
-    ) -> Step {
+    pub(super) fn fill_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
         let Some(mut large) = c.large.take() else { return Step::Go };
         let want = (large.needed - large.filled).min(*left).min(c.drain_left.unwrap_or(usize::MAX));
         let into = &mut self.large.bytes_mut(&mut large.slot)[large.filled..large.filled + want];
@@ -65,7 +61,7 @@ impl Reader {
             Ok(0) => self.ended(c, intake),
             Ok(count) => {
                 *left -= count.min(*left);
-                c.last_read = now;
+                c.last_active = now;
                 took(c, intake, count);
                 if count < want && !c.hangup {
                     c.readable = false;
@@ -96,6 +92,7 @@ impl Reader {
             return Step::Go;
         }
         c.position += found.consumed as u64;
+        c.last_active = now;
         if self.frames.is_empty() {
             self.large.give_back(large.slot);
         } else {

@@ -31,6 +31,7 @@ impl Reader {
     /// none if there was no event among them, so that they are overwritten.
     pub(super) fn publish(&mut self, c: &mut Connection, intake: &mut Intake, consumed: usize, now: Nanos) -> usize {
         c.position += consumed as u64;
+        c.last_active = now;
         let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) else { return 0 };
         intake.stream(open, consumed, &self.frames, c.number, now);
         self.count_accepted(intake);
