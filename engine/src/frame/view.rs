@@ -23,6 +23,11 @@ impl<'a> FrameView<'a> {
         Self { bytes, head, topic_start, payload_start }
     }
 
+    /// Where the topic begins in the bytes.
+    pub fn topic_offset(&self) -> usize {
+        self.topic_start
+    }
+
     #[inline]
     pub fn topic_bytes(&self) -> &'a [u8] {
         &self.bytes[self.topic_start..self.payload_start]

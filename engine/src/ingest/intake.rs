@@ -90,8 +90,8 @@ impl Intake {
     }
 
     /// Takes in a run of datagrams of one sender that the kernel has put behind one another at the start of `slot`:
-    /// each `segment_bytes` long, the last one perhaps shorter. Each is parsed or malformed on its own, as if it had come
-    /// alone; the events of the good ones share the slot. Returns the number of events.
+    /// each `segment_bytes` long, the last one perhaps shorter. Each is parsed or malformed on its own, as if it had
+    /// come alone; the events of the good ones share the slot. Returns the number of events.
     ///
     /// The caller has counted `length / segment_bytes` datagrams, rounded up, as received; `length` is within the slot.
     pub fn segments(
@@ -163,28 +163,26 @@ impl Intake {
 
     /// Publishes frames of a stream that lie in the next `bytes` of an open slot: `frames` have offsets relative to the
     /// slot's sealed end. For TCP: the caller counts frames and events.
+    #[inline]
     pub fn stream(&mut self, open: &mut OpenSlot, bytes: usize, frames: &[ParsedFrame], connection: u32, now: Nanos) {
-        debug_assert!(!self.is_blocked());
-        let base = open.sealed() as u32;
-        // An open slot is closed long before this saturates (4.3 s).
-        let delta = now.saturating_sub(self.pool.arrival_ns(open)).min(u64::from(u32::MAX)) as u32;
-        let mut maker = self.pool.seal_part(open, bytes, frames.len() as u32);
-        let mut rest = frames;
-        let make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
-            let route = Route { head: frame.head, topic: frame.topic_hash, connection, arrival_delta_ns: delta };
-            maker.make(base + frame.offset, frame.length, frame.topic_length, route)
-        };
-        while !rest.is_empty() {
-            let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
-            let Some(mut claim) = self.queue.claim(chunk.len()) else {
-                self.counters.add(Counter::MPSC_BACKPRESSURED, 1);
-                break;
-            };
-            chunk.iter().for_each(|frame| claim.write(make(frame, &mut maker)));
-            rest = after;
-        }
-        self.pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));
-        self.pending.reverse();
+        debug_assert!(self.pending.is_empty());
+        let Self { pool, queue, counters, pending, .. } = self;
+        publish(pool, queue, counters, pending, Part { open, bytes, frames, connection, now });
+    }
+
+    /// The same for a slot of another pool than the intake's own: one for frames above a slot.
+    pub fn stream_from(
+        &mut self,
+        pool: &mut FramePool,
+        open: &mut OpenSlot,
+        bytes: usize,
+        frames: &[ParsedFrame],
+        connection: u32,
+        now: Nanos,
+    ) {
+        debug_assert!(self.pending.is_empty());
+        let Self { queue, counters, pending, .. } = self;
+        publish(pool, queue, counters, pending, Part { open, bytes, frames, connection, now });
     }
 
     /// Tries again to publish what had no room. Returns how many events went.
@@ -221,6 +219,46 @@ impl Intake {
         self.pending_gauge.store(self.pending.len() as u64, Ordering::Release);
         self.counters.flush();
     }
+}
+
+/// The next bytes of an open slot and the frames in them.
+struct Part<'a> {
+    open: &'a mut OpenSlot,
+    bytes: usize,
+    frames: &'a [ParsedFrame],
+    connection: u32,
+    now: Nanos,
+}
+
+#[inline]
+fn publish(
+    pool: &mut FramePool,
+    queue: &mut mpsc::Producer<Event>,
+    counters: &mut Counters,
+    pending: &mut Vec<Event>,
+    part: Part<'_>,
+) {
+    let Part { open, bytes, frames, connection, now } = part;
+    let base = open.sealed() as u32;
+    // An open slot is closed long before this saturates (4.3 s).
+    let delta = now.saturating_sub(pool.arrival_ns(open)).min(u64::from(u32::MAX)) as u32;
+    let mut maker = pool.seal_part(open, bytes, frames.len() as u32);
+    let mut rest = frames;
+    let make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
+        let route = Route { head: frame.head, topic: frame.topic_hash, connection, arrival_delta_ns: delta };
+        maker.make(base + frame.offset, frame.length, frame.topic_length, route)
+    };
+    while !rest.is_empty() {
+        let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
+        let Some(mut claim) = queue.claim(chunk.len()) else {
+            counters.add(Counter::MPSC_BACKPRESSURED, 1);
+            break;
+        };
+        chunk.iter().for_each(|frame| claim.write(make(frame, &mut maker)));
+        rest = after;
+    }
+    pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));
+    pending.reverse();
 }
 
 /// What a deliberately faulty build adds to the count of accepted events; zero in every other.

@@ -8,9 +8,9 @@
 //!   holds between any two duty cycles. One that did not fit its slot is counted truncated and nothing else; slots of
 //!   64 KiB fit every datagram, and every run of them, that UDP can carry.
 //!
-//! While the engine is paused or draining the socket has a filter that rejects everything; what was in its buffer before
-//! was taken in and is still read. The kernel counts what the filter rejects as drops of the socket, so those are in
-//! `datagrams_socket_dropped` too, once; [`UdpBackend::refused_gauge`] tells how many of them there were.
+//! While the engine is paused or draining the socket has a filter that rejects everything; what was in its buffer
+//! before was taken in and is still read. The kernel counts what the filter rejects as drops of the socket, so those
+//! are in `datagrams_socket_dropped` too, once; [`UdpBackend::refused_gauge`] tells how many of them there were.
 
 use std::collections::VecDeque;
 use std::io;
@@ -189,21 +189,18 @@ impl UdpBackend {
         }
         self.drain = match self.drain {
             Drain::Open if self.should_refuse => Drain::EmptySince(self.now),
-            Drain::EmptySince(since) if self.now.saturating_sub(since) >= DRAIN_PAUSE_NS => {
-                // Nothing will come for them before the engine goes on.
-                self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
-                Drain::Over
-            }
+            Drain::EmptySince(since) if self.now.saturating_sub(since) >= DRAIN_PAUSE_NS => Drain::Over,
             other => other,
         };
+        if self.drain == Drain::Over {
+            // Nothing will come for them before the engine goes on.
+            self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
+        }
     }
 
     /// Whether the socket may be asked now.
     #[inline]
     fn is_due(&self, state: State, cycle: &Cycle) -> bool {
-        if self.drain == Drain::Over {
-            return false;
-        }
         // Where the kernel did not take the filter, a paused engine leaves everything in the buffer.
         if state == State::Paused && !self.refuses {
             return false;
@@ -323,3 +320,6 @@ impl Readiness {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

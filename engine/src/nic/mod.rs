@@ -13,6 +13,8 @@
 //! and only then the program. The way back is the reverse: the program is detached before a socket is closed, or
 //! packets would be steered into nothing.
 //!
+//! Beside it stands [`UdpSocket`], the kernel's own way in for what is not steered.
+//!
 //! Unsafe code that deals with the kernel stands in this folder; what it hands out is safe to use wrongly.
 
 mod addresses;
@@ -39,5 +41,7 @@ pub use queue::{BURST, Batch, Receipt, Received, XskQueue};
 #[cfg(test)]
 pub(crate) use rings::fake;
 pub use rings::{Descriptor, Rings, XskStatistics};
+#[cfg(test)]
+pub(crate) use udp_socket::send_in_segments;
 pub use udp_socket::{Gro, Message, Messages, UdpSocket, UdpSocketOptions};
 pub use xsk::XskRings;

@@ -179,6 +179,13 @@ fn set_option<T>(fd: BorrowedFd<'_>, level: libc::c_int, name: libc::c_int, valu
     done(unsafe { libc::setsockopt(fd.as_raw_fd(), level, name, std::ptr::from_ref(value).cast(), bytes) })
 }
 
+/// Makes the kernel cut each message of a sending socket into datagrams of this size: how a test gets a run of them
+/// onto loopback.
+#[cfg(test)]
+pub(crate) fn send_in_segments(socket: impl AsFd, bytes: u16) -> io::Result<()> {
+    set_int(socket.as_fd(), libc::SOL_UDP, libc::UDP_SEGMENT, i32::from(bytes))
+}
+
 fn done(answer: libc::c_int) -> io::Result<()> {
     if answer < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
@@ -268,8 +275,8 @@ impl Messages {
         // MSG_TRUNC: tell a message's real length, from which the number of datagrams in a truncated run follows.
         let flags = libc::MSG_DONTWAIT | libc::MSG_TRUNC;
         let headers = self.headers.as_mut_ptr();
-        // SAFETY: the first `count` headers were set above to places in our boxes and in slots, all borrowed for writing
-        // until this returns.
+        // SAFETY: the first `count` headers were set above to places in our boxes and in slots, all borrowed for
+        // writing until this returns.
         let answer = unsafe {
             libc::recvmmsg(socket.fd.as_raw_fd(), headers, count as libc::c_uint, flags as _, std::ptr::null_mut())
         };
@@ -286,7 +293,7 @@ impl Messages {
     pub fn message(&self, index: usize) -> Message {
         assert!(index < self.received, "message {index} of {}", self.received);
         let header = &self.headers[index];
-        let told = (header.msg_hdr.msg_controllen as usize).min(CONTROL_BYTES);
+        let told = header.msg_hdr.msg_controllen.min(CONTROL_BYTES);
         Message {
             bytes: header.msg_len as usize,
             segment_bytes: segment_bytes(&self.controls[index].0[..told]).unwrap_or(0),
@@ -296,7 +303,8 @@ impl Messages {
     }
 }
 
-/// The length of a run's datagrams, from the control messages: each a length that includes its header, level, type, content.
+/// The length of a run's datagrams, from the control messages: each is a length that includes its header, a level, a
+/// type, and the content.
 #[inline]
 fn segment_bytes(mut control: &[u8]) -> Option<usize> {
     loop {

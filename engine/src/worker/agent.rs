@@ -23,8 +23,10 @@ use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::DeadLetterSender;
 
-/// Events a duty cycle takes: their frames stay in L1/L2 between the passes over them.
+/// Events handled in one go: their frames stay in L1 between the passes over them.
 const BURST: usize = 256;
+/// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
+const BURSTS: usize = 8;
 
 /// What a worker is made of.
 pub struct WorkerSpec<H> {
@@ -339,7 +341,13 @@ impl<H: Handler> Agent for Worker<H> {
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
         let mut work = self.run_retries(cycle.now);
         for ring in 0..self.spec.rings.len() {
-            work += self.burst(ring, cycle.now);
+            for _ in 0..BURSTS {
+                let count = self.burst(ring, cycle.now);
+                work += count;
+                if count < BURST {
+                    break;
+                }
+            }
         }
         if work > 0 {
             // Frames first: a ring position given back says that its frame is no longer pinned.

@@ -1,0 +1,239 @@
+//! Turns: which connection is served when, what deadlines do, and how the engine's states are followed.
+//!
+//! Connections that can be served now stand on the ready list, each at most once, and are served round robin with a
+//! budget. Deadlines need no timers: a sweep looks at a bounded number of connections in each housekeeping, so the idle
+//! timeout of one among very many may come some seconds late.
+
+use std::os::fd::{AsFd, BorrowedFd};
+
+use super::connection::Phase;
+use super::reader::{LINGER_NS, Outcome};
+use super::{TcpBackend, listener::Listener};
+use crate::control::State;
+use crate::ingest::{Backend, Intake};
+use crate::runtime::agent::{Blocking, Cycle};
+use crate::runtime::clock::Nanos;
+
+/// How often a busy runner asks the kernel for readiness.
+const HARVEST_INTERVAL_NS: Nanos = 50_000;
+/// Connections served in one duty cycle,
+const CYCLE_SERVES: usize = 128;
+/// and bytes read from them: four slots, which stay in L2 until the next stage has read them.
+const CYCLE_BYTES: usize = 256 << 10;
+/// Connections looked at in one housekeeping: some microseconds.
+const SWEEP_CONNECTIONS: usize = 1024;
+/// How soon to look again for what no descriptor announces: a large slot given back,
+const LARGE_RETRY_NS: Nanos = 1_000_000;
+/// or the deadline of a connection that is closing.
+const SWEEP_RETRY_NS: Nanos = 10_000_000;
+/// Room for unfinished frames that must be there before those are tried again that found none.
+const CARRY_RETRY_BYTES: usize = 64 << 10;
+
+impl TcpBackend {
+    /// Serves one connection and puts it where it belongs. Returns the outcome, and the bytes worked on.
+    fn serve(&mut self, index: u32, intake: &mut Intake) -> (Outcome, usize) {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(index) else { return (Outcome::Idle, 0) };
+        let (outcome, bytes) = self.reader.serve(connection, intake, now);
+        if connection.carry_starved || connection.phase != Phase::Open {
+            self.watch_until = now + LINGER_NS + SWEEP_RETRY_NS;
+        }
+        match outcome {
+            Outcome::Idle => {}
+            Outcome::Again | Outcome::NoSlot => self.make_ready(index),
+            Outcome::NoLarge => {
+                self.reader.large_is_queued = true;
+                if self.connections.set_waiting(index, true) {
+                    self.waiting.push_back(index);
+                }
+            }
+            Outcome::Close => self.close(index, intake),
+        }
+        (outcome, bytes)
+    }
+
+    /// Serves the ready ones, each at most once. Returns how many had something to do.
+    fn serve_ready(&mut self, intake: &mut Intake) -> usize {
+        let (mut served, mut bytes) = (0, 0);
+        self.reader.large_is_queued = !self.waiting.is_empty();
+        for _ in 0..self.ready.len().min(CYCLE_SERVES) {
+            if bytes >= CYCLE_BYTES || intake.is_blocked() {
+                break;
+            }
+            let Some(index) = self.ready.pop_front() else { break };
+            self.connections.set_ready(index, false);
+            let (outcome, count) = self.serve(index, intake);
+            bytes += count;
+            served += usize::from(count > 0 || outcome == Outcome::Close);
+            if outcome == Outcome::NoSlot {
+                break;
+            }
+        }
+        served
+    }
+
+    /// Serves those who wait for a large slot, first come first served, as far as there are any or time is up.
+    fn serve_waiting(&mut self, intake: &mut Intake) -> usize {
+        let mut served = 0;
+        while let Some(&index) = self.waiting.front() {
+            let deadline = self.connections.get_mut(index).and_then(|connection| connection.large_deadline);
+            let is_due = deadline.is_none_or(|deadline| self.now >= deadline || self.reader.has_large());
+            if !is_due || intake.is_blocked() {
+                break;
+            }
+            self.waiting.pop_front();
+            self.connections.set_waiting(index, false);
+            if deadline.is_some() {
+                self.reader.large_is_queued = false;
+                self.serve(index, intake);
+                served += 1;
+            }
+        }
+        served
+    }
+
+    pub(super) fn close(&mut self, index: u32, intake: &mut Intake) {
+        // Closing the socket takes it out of the epoll set.
+        if let Some(mut connection) = self.connections.remove(index) {
+            self.reader.forget(&mut connection, intake);
+        }
+    }
+
+    /// Looks at the next connections for deadlines that have passed.
+    fn sweep(&mut self, intake: &mut Intake, now: Nanos) {
+        let count = self.connections.capacity();
+        for _ in 0..count.min(SWEEP_CONNECTIONS) {
+            let index = if (self.sweep_next as usize) < count { self.sweep_next } else { 0 };
+            self.sweep_next = index + 1;
+            self.look_at(index, intake, now);
+        }
+    }
+
+    fn look_at(&mut self, index: u32, intake: &mut Intake, now: Nanos) {
+        let has_turn = self.connections.is_ready(index);
+        let Some(connection) = self.connections.get_mut(index) else { return };
+        if let Phase::Closing { deadline, .. } = connection.phase {
+            self.watch_until = self.watch_until.max(deadline);
+            if now >= deadline {
+                self.close(index, intake);
+            }
+            return;
+        }
+        if self.state == State::Paused {
+            return;
+        }
+        if connection.carry_starved {
+            self.watch_until = now + LINGER_NS;
+            if self.reader.carries.can_hold(&connection.carry, connection.carry.len() + CARRY_RETRY_BYTES) {
+                connection.carry_starved = false;
+                connection.readable = true;
+                self.make_ready(index);
+            }
+            return;
+        }
+        // One that waits for its turn, or for us, is not idle.
+        let waits = has_turn || connection.large_deadline.is_some();
+        let silent = now.saturating_sub(connection.last_active);
+        if !waits && self.idle_timeout_ns.is_some_and(|timeout| silent >= timeout) {
+            self.reader.expire(connection, intake, now);
+            self.make_ready(index);
+        }
+    }
+
+    /// From here on only what is in the sockets already is taken in.
+    fn start_draining(&mut self, intake: &mut Intake) {
+        self.listener = None;
+        for index in 0..self.connections.capacity() as u32 {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            if connection.phase != Phase::Open {
+                self.close(index, intake);
+                continue;
+            }
+            // How much that is must be known beforehand: a sender that goes on would never let a read find nothing.
+            let unread = rustix::io::ioctl_fionread(&connection.socket).unwrap_or(0);
+            connection.drain_left = Some(usize::try_from(unread).unwrap_or(0));
+            connection.readable = true;
+            connection.carry_starved = false;
+            self.make_ready(index);
+        }
+    }
+
+    /// Deadlines stood still while nothing was read.
+    fn resume(&mut self) {
+        let now = self.now;
+        for index in 0..self.connections.capacity() as u32 {
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            let waited_from = connection.last_active.max(self.paused_at);
+            connection.last_active += now.saturating_sub(waited_from);
+            if let Some(deadline) = &mut connection.large_deadline {
+                *deadline += now.saturating_sub(self.paused_at);
+            }
+        }
+    }
+}
+
+impl Backend for TcpBackend {
+    fn receive(&mut self, intake: &mut Intake, state: State, cycle: &Cycle) -> usize {
+        self.now = cycle.now;
+        if !cycle.busy || cycle.now.saturating_sub(self.last_harvest) >= HARVEST_INTERVAL_NS {
+            self.harvest();
+        }
+        if state == State::Paused {
+            return 0;
+        }
+        let mut work = self.accept(intake);
+        work += self.serve_waiting(intake);
+        work += self.serve_ready(intake);
+        if self.reader.take_published() {
+            intake.wake();
+        }
+        if self.drained() {
+            self.reader.close_slot(intake, None);
+        }
+        work
+    }
+
+    fn state_changed(&mut self, intake: &mut Intake, state: State) {
+        match (self.state, state) {
+            (State::Draining, _) => {}
+            (_, State::Draining) => self.start_draining(intake),
+            (State::Paused, State::Paused) => {}
+            (_, State::Paused) => self.paused_at = self.now,
+            (State::Paused, _) => self.resume(),
+            _ => {}
+        }
+        self.state = state;
+    }
+
+    fn drained(&self) -> bool {
+        self.listener.is_none() && self.connections.is_empty()
+    }
+
+    fn housekeeping(&mut self, intake: &mut Intake, now: Nanos) {
+        self.reader.housekeeping(intake, now);
+        self.sweep(intake, now);
+    }
+
+    fn blocking(&self) -> Blocking {
+        let due = self.listener.as_ref().and_then(Listener::due);
+        let until = |delay| Blocking::Until(self.now + delay);
+        if self.state == State::Paused {
+            return if self.now < self.watch_until { until(SWEEP_RETRY_NS) } else { Blocking::Allowed };
+        }
+        if !self.ready.is_empty() || due.is_some_and(|due| due <= self.now) {
+            return Blocking::Forbidden;
+        }
+        if !self.waiting.is_empty() {
+            return until(LARGE_RETRY_NS);
+        }
+        match due {
+            Some(due) => Blocking::Until(due),
+            None if self.now < self.watch_until => until(SWEEP_RETRY_NS),
+            None => Blocking::Allowed,
+        }
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        vec![self.epoll.as_fd()]
+    }
+}

@@ -1,0 +1,264 @@
+//! Taking events in over TCP: thousands of connections on one thread.
+//!
+//! - **Thread**: the ingest agent's. **In**: byte streams, watched by an epoll set of our own, edge-triggered.
+//!   **Out**: events, through the [`Intake`], pointing into the slots the kernel wrote the bytes to.
+//! - **Overload**: nothing of a TCP sender is ever dropped for want of room: it is not read. That holds for credit
+//!   (events accepted and not yet taken by a worker), free slots, room for unfinished frames and the dispatcher's
+//!   queue. A connection left with unread bytes stays on the ready list and gets its turn, with a byte budget.
+//! - **Invariant**: `frames found = accepted + control + malformed`. A frame counts as found when it is whole, or when
+//!   its stream is refused or ends inside it; bytes of a frame never read are nobody's but the sender's.
+//!
+//! [`duty`] gives connections their turns, [`reader`] serves one, [`scan`] looks through its bytes, [`control`] answers the protocol's own frames,
+//! [`carry`] keeps what lies between two reads, [`slab`] and [`connection`] hold the state, [`listener`] accepts.
+
+mod carry;
+mod connection;
+mod control;
+mod duty;
+mod listener;
+mod reader;
+mod scan;
+mod slab;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use rustix::event::{Timespec, epoll};
+use rustix::net::{SendFlags, Shutdown, sockopt};
+
+use self::connection::Connection;
+use self::control::Fault;
+use self::listener::Listener;
+use self::reader::Reader;
+use self::slab::{Key, Slab};
+use super::Intake;
+use crate::control::State;
+use crate::frame::LENGTH_BYTES;
+use crate::memory::FramePool;
+use crate::metrics::Counter;
+use crate::runtime::clock::Nanos;
+
+/// Readiness events taken from the kernel at once.
+const HARVEST_EVENTS: usize = 128;
+/// Connections accepted in one duty cycle.
+const CYCLE_ACCEPTS: usize = 64;
+/// Connections over the limit that may wait for their refusal to be read.
+const REFUSED_WAITING_MAX: usize = 64;
+/// Numbers connections for events: unique in the process as long as fewer than 2^32 are between two that live.
+static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
+
+const LISTENER: u64 = u64::MAX;
+
+/// How many events may be on their way to the workers.
+#[derive(Clone, Debug)]
+pub struct Credits {
+    /// Events accepted and not settled, at most.
+    pub limit: u64,
+    /// Events of this backend that workers have taken, or that ended before; counted up by those who end them.
+    pub settled: Arc<AtomicU64>,
+}
+
+impl Credits {
+    fn left(&self, accepted: u64) -> u64 {
+        // Relaxed: the count alone matters; the events themselves went the other way through queues.
+        let settled = self.settled.load(Ordering::Relaxed);
+        self.limit.saturating_sub(accepted.saturating_sub(settled))
+    }
+}
+
+/// How TCP is served by one agent.
+#[derive(Clone, Debug)]
+pub struct TcpOptions {
+    pub address: IpAddr,
+    /// 0: any free one.
+    pub port: u16,
+    /// Several agents listen on the port.
+    pub reuse_port: bool,
+    pub max_connections: usize,
+    /// Bytes read from one connection before the next one gets its turn.
+    pub connection_budget_bytes: usize,
+    /// How long a connection waits for a large slot.
+    pub large_wait_ns: Nanos,
+    /// Bytes of unfinished frames, over all connections.
+    pub carry_bytes: usize,
+    /// Closes a connection that sent nothing for so long.
+    pub idle_timeout_ns: Option<Nanos>,
+    /// The largest value of a frame's length field; the same as the parser's.
+    pub max_frame_bytes: u32,
+    /// Told to clients.
+    pub dedup_window_ms: u64,
+    /// Told to clients.
+    pub run_id: String,
+    pub credits: Credits,
+}
+
+/// Receives from all connections of one listener.
+pub struct TcpBackend {
+    epoll: OwnedFd,
+    last_harvest: Nanos,
+    /// Gone once the engine drains.
+    listener: Option<Listener>,
+    local_port: u16,
+    max_connections: usize,
+    idle_timeout_ns: Option<Nanos>,
+    connections: Slab,
+    /// Connections that could be served now.
+    ready: VecDeque<u32>,
+    /// Connections that wait for a large slot, by deadline.
+    waiting: VecDeque<u32>,
+    reader: Reader,
+    state: State,
+    paused_at: Nanos,
+    now: Nanos,
+    /// Until when some deadline needs the sweep to come round.
+    watch_until: Nanos,
+    sweep_next: u32,
+}
+
+impl TcpBackend {
+    /// Binds and listens. Slots of `large` take the frames that do not fit a slot of the intake's pool.
+    pub fn bind(options: TcpOptions, large: FramePool) -> Result<Self, String> {
+        let frame_bytes = options.max_frame_bytes as usize + LENGTH_BYTES;
+        if large.slot_bytes() < frame_bytes {
+            return Err(format!("large slots of {} bytes cannot hold frames of {frame_bytes}", large.slot_bytes()));
+        }
+        let listener = Listener::bind(options.address, options.port, options.reuse_port)?;
+        let watch = || {
+            let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
+            let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+            epoll::add(&set, &listener, epoll::EventData::new_u64(LISTENER), flags)?;
+            rustix::io::Result::Ok(set)
+        };
+        let epoll = watch().map_err(|error| format!("cannot watch TCP port {}: {error}", listener.port()))?;
+        Ok(Self {
+            epoll,
+            last_harvest: 0,
+            local_port: listener.port(),
+            listener: Some(listener),
+            max_connections: options.max_connections,
+            idle_timeout_ns: options.idle_timeout_ns,
+            connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX),
+            ready: VecDeque::new(),
+            waiting: VecDeque::new(),
+            reader: Reader::new(&options, large),
+            state: State::Running,
+            paused_at: 0,
+            now: 0,
+            watch_until: 0,
+            sweep_next: 0,
+        })
+    }
+
+    /// The port that was bound.
+    pub fn local_port(&self) -> u16 {
+        self.local_port
+    }
+
+    /// The pool of slots for frames above a slot: it needs its place among the [`Frames`](crate::memory::Frames).
+    pub fn large_pool(&self) -> &FramePool {
+        self.reader.large()
+    }
+
+    fn make_ready(&mut self, index: u32) {
+        if self.connections.set_ready(index, true) {
+            self.ready.push_back(index);
+        }
+    }
+
+    /// Takes readiness from the kernel; edges must be taken even when nothing may be read, or the set stays readable
+    /// and the runner awake.
+    fn harvest(&mut self) {
+        self.last_harvest = self.now;
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let none = epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) };
+        let mut events = [none; HARVEST_EVENTS];
+        let Ok(count) = epoll::wait(&self.epoll, &mut events[..], Some(&at_once)) else { return };
+        for event in events.iter().take(count) {
+            let (flags, data) = (event.flags, event.data.u64());
+            if data == LISTENER {
+                self.listener.iter_mut().for_each(Listener::set_ready);
+                continue;
+            }
+            let Some((index, connection)) = self.connections.find(Key::from_raw(data)) else { continue };
+            let ends = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
+            connection.hangup |= flags.intersects(ends);
+            connection.readable |= flags.intersects(ends | epoll::EventFlags::IN);
+            // Otherwise only writable, which matters to one with something to say, or for which reading had stopped.
+            if connection.readable || !connection.out.is_empty() {
+                self.make_ready(index);
+            }
+        }
+    }
+
+    fn accept(&mut self, intake: &mut Intake) -> usize {
+        for accepted in 0..CYCLE_ACCEPTS {
+            let now = self.now;
+            let Some(socket) = self.listener.as_mut().and_then(|listener| listener.accept(now)) else {
+                return accepted;
+            };
+            self.admit(socket, intake);
+        }
+        CYCLE_ACCEPTS
+    }
+
+    fn admit(&mut self, socket: OwnedFd, intake: &mut Intake) {
+        // An answer waits for nobody; a socket that refuses the option works all the same.
+        let _ = sockopt::set_tcp_nodelay(&socket, true);
+        // A peer that vanished without a word is found out in the end, also without an idle timeout.
+        let _ = sockopt::set_socket_keepalive(&socket, true);
+        let refused = self.connections.len() >= self.max_connections;
+        let counter = if refused { Counter::TCP_CONNECTIONS_REFUSED } else { Counter::TCP_CONNECTIONS_OPENED };
+        let Some(key) = self.connections.next_key() else {
+            intake.counters.add(Counter::TCP_CONNECTIONS_REFUSED, 1);
+            return self.refuse_at_once(&socket);
+        };
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::RDHUP | epoll::EventFlags::ET;
+        if epoll::add(&self.epoll, &socket, epoll::EventData::new_u64(key.raw()), flags).is_err() {
+            intake.counters.add(Counter::TCP_CONNECTIONS_REFUSED, 1);
+            return self.refuse_at_once(&socket);
+        }
+        intake.counters.add(counter, 1);
+        let mut connection = Box::new(Connection::new(socket, next_number(), self.now));
+        if refused {
+            connection.refused = true;
+            self.reader.refuse(&mut connection, self.refusal(), self.now);
+        }
+        // Here, so that the lists never grow while bytes are taken in.
+        let most = self.connections.capacity();
+        self.ready.reserve(most - self.ready.len().min(most));
+        self.waiting.reserve(most - self.waiting.len().min(most));
+        if let Some(index) = self.connections.insert(connection)
+            && refused
+        {
+            self.make_ready(index);
+        }
+    }
+
+    #[cold]
+    fn refusal(&self) -> Fault {
+        let message = format!("{} connections are open, no more are served", self.connections.len());
+        Fault { code: "too_many_connections", message, at_byte: 0 }
+    }
+
+    /// No place even to wait for the refusal to be read: it may be lost to a reset.
+    #[cold]
+    fn refuse_at_once(&self, socket: &OwnedFd) {
+        let mut frame = Vec::new();
+        self.refusal().encode(&mut frame, true);
+        let _ = rustix::net::send(socket, &frame, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
+        let _ = rustix::net::shutdown(socket, Shutdown::Write);
+    }
+}
+
+fn next_number() -> u32 {
+    // Relaxed: only uniqueness matters.
+    match NEXT_NUMBER.fetch_add(1, Ordering::Relaxed) {
+        0 => NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
+        number => number,
+    }
+}

@@ -1,0 +1,275 @@
+//! Serving one connection: from its socket into the agent's slot, and from there on as events.
+//!
+//! - **Thread**: the ingest agent's. **In**: a connection that may have bytes. **Out**: events, through the [`Intake`];
+//!   answers to the client; what is to become of the connection.
+//! - **Overload**: without credit, slot or room for an unfinished frame nothing is read, and the kernel's window
+//!   stops the sender. Bytes that were read ahead of the credit wait in the connection's carry, in order.
+//! - **Invariant**: only bytes of published frames are sealed in a slot. What follows them there has been copied to
+//!   the connection's carry before anybody else is served, and is overwritten by the next read.
+
+mod ending;
+mod large;
+mod publish;
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::carry::CarryPool;
+use super::connection::{Connection, Phase};
+use super::control::hello_answer;
+use super::scan::Stop;
+use super::{Credits, TcpOptions};
+use crate::frame::{LENGTH_BYTES, ParsedFrame, Parser};
+use crate::ingest::Intake;
+use crate::memory::{FramePool, OpenSlot, Peer};
+use crate::metrics::Counter;
+use crate::runtime::clock::Nanos;
+
+/// An open slot is closed at this age: an event's arrival is a u32 of nanoseconds after its slot's.
+const SLOT_AGE_NS: Nanos = 1_000_000_000;
+/// A slot with less than this part of it left is closed rather than read into: system calls for crumbs cost more.
+const CRUMBS: usize = 16;
+/// The least a read asks for when credit is short.
+const READ_BYTES_MIN: usize = 512;
+/// Frames published at once: what a slot of 64 KiB can hold of the smallest.
+const FRAMES_MAX: usize = Parser::max_frames(64 << 10);
+/// After its last answer a connection gets this long to read it and to close,
+pub(super) const LINGER_NS: Nanos = 2_000_000_000;
+/// and may send this much more before it is cut off.
+const LINGER_BYTES: usize = 16 << 20;
+/// Thrown away by one system call.
+const DISCARD_BYTES: usize = 64 << 10;
+
+/// What becomes of a connection that was served.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Nothing to do until epoll says so.
+    Idle,
+    /// There is more to do: its budget is used up, or it waits for credit.
+    Again,
+    /// It could go on if there were a free slot.
+    NoSlot,
+    /// It waits for a large slot.
+    NoLarge,
+    Close,
+}
+
+/// Bytes that lie in the slot and still in the socket.
+struct Peeked {
+    /// Before them: bytes of the carry.
+    front: usize,
+    count: usize,
+    /// There were no more of them.
+    all: bool,
+}
+
+/// What one step of serving came to.
+enum Step {
+    Go,
+    Done(Outcome),
+}
+
+pub(super) struct Reader {
+    large: FramePool,
+    pub(super) carries: CarryPool,
+    open: Option<OpenSlot>,
+    frames: Vec<ParsedFrame>,
+    /// Given to the kernel as the place of bytes nobody wants; with MSG_TRUNC it writes nothing there.
+    discard: Box<[u8]>,
+    hello_answer: Vec<u8>,
+    credits: Credits,
+    accepted: u64,
+    stalled: bool,
+    /// Events were published and the dispatcher has not been woken since.
+    published: bool,
+    budget_bytes: usize,
+    large_wait_ns: Nanos,
+    /// Somebody waits for a large slot: only the backend's queue hands them out.
+    pub(super) large_is_queued: bool,
+    /// Of the duty cycle.
+    now: Nanos,
+}
+
+impl Reader {
+    pub(super) fn new(options: &TcpOptions, large: FramePool) -> Self {
+        Self {
+            large,
+            carries: CarryPool::new(options.carry_bytes),
+            open: None,
+            frames: Vec::with_capacity(FRAMES_MAX),
+            discard: vec![0; DISCARD_BYTES].into(),
+            hello_answer: hello_answer(options.max_frame_bytes, options.dedup_window_ms, &options.run_id),
+            credits: options.credits.clone(),
+            accepted: 0,
+            stalled: false,
+            published: false,
+            budget_bytes: options.connection_budget_bytes.max(1),
+            large_wait_ns: options.large_wait_ns,
+            large_is_queued: false,
+            now: 0,
+        }
+    }
+
+    pub(super) fn large(&self) -> &FramePool {
+        &self.large
+    }
+
+    pub(super) fn has_large(&mut self) -> bool {
+        self.large.free() > 0 || self.large.reclaim() > 0
+    }
+
+    pub(super) fn take_published(&mut self) -> bool {
+        std::mem::take(&mut self.published)
+    }
+
+    /// Closes the open slot if it is old, or whatever its age.
+    pub(super) fn close_slot(&mut self, intake: &mut Intake, now: Option<Nanos>) {
+        let is_due =
+            |open: &OpenSlot| now.is_none_or(|now| now.saturating_sub(intake.pool.arrival_ns(open)) >= SLOT_AGE_NS);
+        if let Some(open) = self.open.take_if(|open| is_due(open)) {
+            intake.pool.close(open);
+        }
+    }
+
+    pub(super) fn housekeeping(&mut self, intake: &mut Intake, now: Nanos) {
+        self.close_slot(intake, Some(now));
+        self.large.reclaim();
+        self.large.publish_gauges();
+    }
+
+    /// Serves a connection up to its budget. Returns what becomes of it and how many bytes that were.
+    pub(super) fn serve(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> (Outcome, usize) {
+        self.now = now;
+        let mut left = self.budget_bytes;
+        let outcome = loop {
+            let step = match c.phase {
+                Phase::Closing { .. } => self.linger(c, &mut left),
+                Phase::Open => self.step(c, intake, now, &mut left),
+            };
+            match step {
+                Step::Done(outcome) => break outcome,
+                Step::Go if left == 0 || intake.is_blocked() => break Outcome::Again,
+                Step::Go => {}
+            }
+        };
+        if !c.out.is_empty() {
+            c.flush();
+        }
+        (outcome, self.budget_bytes - left)
+    }
+
+    fn step(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
+        if !c.can_answer() {
+            return Step::Done(Outcome::Idle);
+        }
+        if c.has_pending() {
+            return match self.has_credit(intake) {
+                false => Step::Done(Outcome::Again),
+                true if c.large.is_some() => self.publish_large(c, intake, now),
+                true => self.replay(c, intake, now, left),
+            };
+        }
+        if c.large.is_none() && c.needed > intake.pool.slot_bytes() {
+            return self.reserve_large(c, intake, now);
+        }
+        if !c.readable || c.drain_left == Some(0) {
+            let draining = c.drain_left.is_some();
+            return if draining { self.cut_off(c, intake) } else { Step::Done(Outcome::Idle) };
+        }
+        if c.large.is_some() {
+            return self.fill_large(c, intake, now, left);
+        }
+        if !self.has_credit(intake) {
+            return Step::Done(Outcome::Again);
+        }
+        self.read(c, intake, now, left)
+    }
+
+    /// Events that may still be accepted.
+    fn credit(&self) -> u64 {
+        self.credits.left(self.accepted)
+    }
+
+    fn has_credit(&mut self, intake: &mut Intake) -> bool {
+        let has_credit = self.credit() > 0;
+        if !has_credit && !self.stalled {
+            intake.counters.add(Counter::TCP_CREDIT_STALLS, 1);
+        }
+        self.stalled = !has_credit;
+        has_credit
+    }
+
+    /// Makes sure that the open slot is fresh and has `room` left, opening another if not. False: no slot is free.
+    fn ensure_slot(&mut self, intake: &mut Intake, room: usize, now: Nanos) -> bool {
+        let slot_bytes = intake.pool.slot_bytes();
+        self.close_slot(intake, Some(now));
+        if self.open.as_ref().is_some_and(|open| slot_bytes - open.sealed() >= room) {
+            return true;
+        }
+        self.close_slot(intake, None);
+        let slot = intake.pool.acquire();
+        // Connections share the slot, so it has no peer; events tell them apart by number.
+        self.open = slot.map(|slot| intake.pool.open(slot, now, Peer::NONE));
+        self.open.is_some()
+    }
+
+    /// Reads once, behind what is carried, and publishes what has become whole.
+    fn read(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
+        let slot_bytes = intake.pool.slot_bytes();
+        let (front, needed) = (c.carry.len(), c.needed.max(LENGTH_BYTES));
+        if !self.ensure_slot(intake, needed.max(slot_bytes / CRUMBS), now) {
+            return Step::Done(Outcome::NoSlot);
+        }
+        let by_credit = self.credit().saturating_mul(c.frame_bytes.into()).max(READ_BYTES_MIN as u64);
+        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoSlot) };
+        let room = slot_bytes - open.sealed() - front;
+        let missing = needed.saturating_sub(front).max(1);
+        // By the connection's typical frame, so that a read seldom brings more frames than may be published.
+        let by_credit = usize::try_from(by_credit).unwrap_or(usize::MAX);
+        let want = (*left).min(by_credit).max(missing).min(room).min(c.drain_left.unwrap_or(usize::MAX));
+        // Any part of it may have to be carried.
+        let peek = !self.carries.can_hold(&c.carry, front + want);
+        let flags = if peek { RecvFlags::PEEK } else { RecvFlags::empty() };
+        let received = c.receive(&mut intake.pool.spare_mut(open)[front..front + want], flags);
+        let count = match received {
+            Ok(0) => return self.ended(c, intake),
+            Ok(count) => count,
+            Err(Errno::AGAIN) => {
+                c.readable = false;
+                return Step::Go;
+            }
+            Err(_) => return self.cut_off(c, intake),
+        };
+        *left -= count.min(*left);
+        c.last_active = now;
+        if count < want && !c.hangup {
+            c.readable = false;
+        }
+        if peek {
+            return self.take_peeked(c, intake, now, Peeked { front, count, all: count < want });
+        }
+        took(c, intake, count);
+        let bytes = &mut intake.pool.spare_mut(open)[..front + count];
+        if front + count < needed {
+            // Not whole yet: only the new bytes are copied, so a frame that comes in crumbs costs each byte once.
+            self.carries.append(&mut c.carry, &bytes[front..]);
+            c.needed = needed;
+            intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, count as u64);
+            return Step::Go;
+        }
+        bytes[..front].copy_from_slice(c.carry.bytes());
+        let scan = self.scan_slot(c, intake, front + count);
+        let sealed = self.publish(c, intake, scan.consumed, now);
+        self.carries.clear(&mut c.carry);
+        if !matches!(scan.stop, Stop::Fatal(_)) {
+            self.keep_tail(c, intake, scan.consumed - sealed, front + count - scan.consumed);
+        }
+        self.stopped(c, scan.stop)
+    }
+}
+
+/// Counts bytes that are ours now.
+fn took(c: &mut Connection, intake: &mut Intake, count: usize) {
+    intake.counters.add(Counter::BYTES_RECEIVED, count as u64);
+    c.drain_left = c.drain_left.map(|left| left.saturating_sub(count));
+}

@@ -1,0 +1,110 @@
+//! Frames that no slot holds: a large slot is reserved when the length is announced, and filled over many reads.
+//!
+//! With none free the connection is not read, and after a deadline closed: the memory for such frames is bounded,
+//! and a client that sends many at once is told so rather than left waiting.
+
+use rustix::io::Errno;
+use rustix::net::RecvFlags;
+
+use super::super::connection::{Connection, Filling};
+use super::super::control::Fault;
+use super::super::scan::{Context, Stop, count_malformed, scan};
+use super::{Outcome, Reader, Step, took};
+use crate::ingest::Intake;
+use crate::memory::Peer;
+use crate::metrics::{Counter, MalformedReason};
+use crate::runtime::clock::Nanos;
+
+impl Reader {
+    pub(super) fn reserve_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
+        let needed = c.needed;
+        if needed > self.large.slot_bytes() {
+            // The parser's limit is above what the large slots were made for.
+            count_malformed(&mut intake.counters, MalformedReason::LengthLimit);
+            return self.say_goodbye(c, Fault::malformed(MalformedReason::LengthLimit, c.position));
+        }
+        // Whoever has waited longest goes first.
+        let free = if self.large_is_queued { None } else { self.large.acquire() };
+        let Some(mut slot) = free else {
+            let deadline = *c.large_deadline.get_or_insert(now + self.large_wait_ns);
+            return if now < deadline { Step::Done(Outcome::NoLarge) } else { self.large_timeout(c, intake) };
+        };
+        let filled = c.carry.len().min(needed);
+        self.large.bytes_mut(&mut slot)[..filled].copy_from_slice(&c.carry.bytes()[..filled]);
+        intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, filled as u64);
+        self.carries.clear(&mut c.carry);
+        c.large = Some(Filling { slot, filled, needed });
+        c.large_deadline = None;
+        Step::Go
+    }
+
+    /// The announced frame counts as found and cut off: its stream ends inside it, by our doing.
+    #[cold]
+    fn large_timeout(&mut self, c: &mut Connection, intake: &mut Intake) -> Step {
+        intake.counters.add(Counter::TCP_LARGE_FRAME_TIMEOUTS, 1);
+        count_malformed(&mut intake.counters, MalformedReason::StreamTruncated);
+        let waited = self.large_wait_ns / 1_000_000;
+        let message = format!("no memory for a frame of {} bytes became free within {waited} ms", c.needed);
+        self.say_goodbye(c, Fault { code: "large_frame_timeout", message, at_byte: c.position })
+    }
+
+    pub(super) fn fill_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
+        let Some(mut large) = c.large.take() else { return Step::Go };
+        let want = (large.needed - large.filled).min(*left).min(c.drain_left.unwrap_or(usize::MAX));
+        let into = &mut self.large.bytes_mut(&mut large.slot)[large.filled..large.filled + want];
+        let received = c.receive(into, RecvFlags::empty());
+        if let Ok(count) = received {
+            large.filled += count;
+        }
+        c.large = Some(large);
+        match received {
+            Ok(0) => self.ended(c, intake),
+            Ok(count) => {
+                *left -= count.min(*left);
+                c.last_active = now;
+                took(c, intake, count);
+                if count < want && !c.hangup {
+                    c.readable = false;
+                }
+                Step::Go
+            }
+            Err(Errno::AGAIN) => {
+                c.readable = false;
+                Step::Go
+            }
+            Err(_) => self.cut_off(c, intake),
+        }
+    }
+
+    /// The frame is whole and there is credit for it.
+    pub(super) fn publish_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
+        let Some(large) = c.large.take() else { return Step::Go };
+        let context = Context {
+            parser: &intake.parser,
+            counters: &mut intake.counters,
+            frames: &mut self.frames,
+            credit: self.credits.left(self.accepted),
+            hello_answer: &self.hello_answer,
+        };
+        let found = scan(&self.large.bytes(&large.slot)[..large.needed], c, context);
+        if found.consumed == 0 && matches!(found.stop, Stop::OutFull | Stop::NoCredit) {
+            c.large = Some(large);
+            return Step::Go;
+        }
+        c.position += found.consumed as u64;
+        c.last_active = now;
+        if self.frames.is_empty() {
+            self.large.give_back(large.slot);
+        } else {
+            let mut open = self.large.open(large.slot, now, Peer::NONE);
+            intake.stream_from(&mut self.large, &mut open, large.needed, &self.frames, c.number, now);
+            self.large.close(open);
+            self.count_accepted(intake);
+        }
+        c.needed = 0;
+        match found.stop {
+            Stop::Fatal(fault) => self.say_goodbye(c, fault),
+            _ => Step::Go,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! From bytes in a slot or a carry to events, and what remains of them to the carry.
+
+use rustix::net::RecvFlags;
+
+use super::super::connection::Connection;
+use super::super::control::Fault;
+use super::super::scan::{Context, Scan, Stop, count_malformed, scan};
+use super::{Outcome, Peeked, Reader, Step, took};
+use crate::frame::FLAG_ACK;
+use crate::ingest::Intake;
+use crate::ingest::intake::miscount;
+use crate::metrics::{Counter, MalformedReason};
+use crate::runtime::clock::Nanos;
+
+impl Reader {
+    /// Looks through the first `length` unsealed bytes of the open slot.
+    pub(super) fn scan_slot(&mut self, c: &mut Connection, intake: &mut Intake, length: usize) -> Scan {
+        let credit = self.credit();
+        let Some(open) = self.open.as_mut() else { return Scan { consumed: 0, stop: Stop::NoCredit } };
+        let context = Context {
+            parser: &intake.parser,
+            counters: &mut intake.counters,
+            frames: &mut self.frames,
+            credit,
+            hello_answer: &self.hello_answer,
+        };
+        scan(&intake.pool.spare_mut(open)[..length], c, context)
+    }
+
+    /// Publishes the frames found in the next `consumed` bytes of the open slot. Returns how many bytes of it were sealed:
+    /// none if there was no event among them, so that they are overwritten.
+    pub(super) fn publish(&mut self, c: &mut Connection, intake: &mut Intake, consumed: usize, now: Nanos) -> usize {
+        c.position += consumed as u64;
+        c.last_active = now;
+        let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) else { return 0 };
+        intake.stream(open, consumed, &self.frames, c.number, now);
+        self.count_accepted(intake);
+        let typical = (consumed / self.frames.len()) as u32;
+        c.frame_bytes = c.frame_bytes - c.frame_bytes / 4 + typical / 4;
+        consumed
+    }
+
+    pub(super) fn count_accepted(&mut self, intake: &mut Intake) {
+        let events = self.frames.len() as u64;
+        let asked_for_ack = self.frames.iter().filter(|frame| frame.head & FLAG_ACK != 0).count();
+        self.accepted += events;
+        self.published = true;
+        intake.counters.add(Counter::TCP_FRAMES_ACCEPTED, events);
+        intake.counters.add(Counter::EVENTS_ACCEPTED, events.wrapping_add(miscount()));
+        intake.counters.add(Counter::ACK_FLAG_IGNORED, asked_for_ack as u64);
+    }
+
+    /// Copies what a read left over, `offset` behind the slot's sealed end, to the carry.
+    pub(super) fn keep_tail(&mut self, c: &mut Connection, intake: &mut Intake, offset: usize, length: usize) {
+        let Some(open) = self.open.as_mut() else { return };
+        let tail = &intake.pool.spare_mut(open)[offset..offset + length];
+        self.carries.append(&mut c.carry, tail);
+        intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, length as u64);
+    }
+
+    /// What follows from where a scan stopped.
+    pub(super) fn stopped(&mut self, c: &mut Connection, stop: Stop) -> Step {
+        c.needed = match stop {
+            Stop::Incomplete { needed } => needed,
+            Stop::NoCredit | Stop::OutFull => 0,
+            Stop::Fatal(fault) => return self.say_goodbye(c, fault),
+        };
+        Step::Go
+    }
+
+    /// Publishes whole frames that were read ahead of the credit.
+    pub(super) fn replay(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
+        if !self.ensure_slot(intake, c.carry.len(), now) {
+            return Step::Done(Outcome::NoSlot);
+        }
+        let mut carry = std::mem::take(&mut c.carry);
+        let context = Context {
+            parser: &intake.parser,
+            counters: &mut intake.counters,
+            frames: &mut self.frames,
+            credit: self.credits.left(self.accepted),
+            hello_answer: &self.hello_answer,
+        };
+        // Where they lie first: only what may be published now is copied to the slot.
+        let Scan { consumed, stop } = scan(carry.bytes(), c, context);
+        if let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) {
+            intake.pool.spare_mut(open)[..consumed].copy_from_slice(&carry.bytes()[..consumed]);
+        }
+        self.publish(c, intake, consumed, now);
+        self.carries.consume(&mut carry, consumed);
+        c.carry = carry;
+        *left -= consumed.min(*left);
+        self.stopped(c, stop)
+    }
+
+    /// Takes from the socket exactly what can be published at once: there is no room to carry anything. The rest
+    /// stays there until more arrives or room comes back.
+    pub(super) fn take_peeked(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, peeked: Peeked) -> Step {
+        let Peeked { front, count, all } = peeked;
+        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoSlot) };
+        intake.pool.spare_mut(open)[..front].copy_from_slice(c.carry.bytes());
+        let Scan { consumed, stop } = self.scan_slot(c, intake, front + count);
+        let mut from_socket = consumed.saturating_sub(front);
+        while from_socket > 0 {
+            let length = from_socket.min(self.discard.len());
+            // The same bytes again, so nobody needs them. They were there, and nobody else takes them.
+            match c.receive(&mut self.discard[..length], RecvFlags::TRUNC) {
+                Ok(taken) if taken > 0 => {
+                    took(c, intake, taken);
+                    from_socket -= taken.min(from_socket);
+                }
+                _ => break,
+            }
+        }
+        self.publish(c, intake, consumed, now);
+        self.carries.consume(&mut c.carry, consumed.min(front));
+        match &stop {
+            Stop::Incomplete { needed } if *needed <= intake.pool.slot_bytes() => {
+                let is_end = all && c.hangup;
+                if is_end {
+                    // The rest of the frame can never come.
+                    count_malformed(&mut intake.counters, MalformedReason::StreamTruncated);
+                    let end = c.position + (front + count - consumed) as u64;
+                    return self.say_goodbye(c, Fault::malformed(MalformedReason::StreamTruncated, end));
+                }
+                c.carry_starved = all;
+            }
+            // Whole frames, or the start of a large one, are still in the socket.
+            _ => c.readable = true,
+        }
+        self.stopped(c, stop)
+    }
+}

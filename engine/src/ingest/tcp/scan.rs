@@ -1,0 +1,126 @@
+//! What lies in the bytes of a stream: frames to publish, requests to answer, or the fault that ends it.
+//!
+//! - **Thread**: the ingest agent's. **In**: bytes of one connection, from the start of a frame. **Out**: the places of
+//!   frames, answers in the connection's buffer, and how far the bytes were used up.
+//! - **Overload**: stops before the first frame that has no credit and before the first request whose answer has no
+//!   room; what lies behind is looked at again later.
+//! - **Invariant**: each frame passed is counted as found, and as one of accepted (by who publishes it), control or
+//!   malformed.
+
+use super::connection::Connection;
+use super::control::{Fault, Request, request};
+use crate::frame::{FrameView, LENGTH_BYTES, ParsedFrame, Parser, StreamStep};
+use crate::metrics::{Counter, Counters, MalformedReason};
+
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// The frame behind needs this many bytes, as far as they tell.
+    Incomplete { needed: usize },
+    /// No more frames may be published now.
+    NoCredit,
+    /// The client has to read its answers first.
+    OutFull,
+    /// The stream ends here.
+    Fatal(Fault),
+}
+
+#[derive(Debug)]
+pub(super) struct Scan {
+    /// Bytes used up.
+    pub(super) consumed: usize,
+    pub(super) stop: Stop,
+}
+
+/// What a scan needs of the agent.
+pub(super) struct Context<'a> {
+    pub(super) parser: &'a Parser,
+    pub(super) counters: &'a mut Counters,
+    /// Replaced by the frames found; at most as many as it has room for, so it never grows.
+    pub(super) frames: &'a mut Vec<ParsedFrame>,
+    pub(super) credit: u64,
+    pub(super) hello_answer: &'a [u8],
+}
+
+/// Looks through `bytes`, the first of which is at the connection's position.
+pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'_>) -> Scan {
+    let Context { parser, counters, frames, credit, hello_answer } = context;
+    frames.clear();
+    let most = frames.capacity().min(usize::try_from(credit).unwrap_or(usize::MAX));
+    let mut at = 0;
+    let stop = loop {
+        let rest = bytes.get(at..).unwrap_or_default();
+        match parser.stream(rest) {
+            Ok(StreamStep::Incomplete { needed }) => break Stop::Incomplete { needed },
+            Ok(StreamStep::Frame(_)) if frames.len() == most => break Stop::NoCredit,
+            Ok(StreamStep::Frame(frame)) => {
+                frames.push(ParsedFrame { offset: frame.offset + at as u32, ..frame });
+                at += LENGTH_BYTES + frame.length as usize;
+            }
+            Ok(StreamStep::Control(frame)) => {
+                if !connection.can_answer() {
+                    break Stop::OutFull;
+                }
+                let whole = LENGTH_BYTES + frame.length as usize;
+                let body = rest.get(LENGTH_BYTES..whole).unwrap_or_default();
+                let view = FrameView::new(body, frame.head, frame.topic_length);
+                let frame_at = connection.position + at as u64;
+                if let Some(fault) = control(&view, frame_at, connection, counters, hello_answer) {
+                    break Stop::Fatal(fault);
+                }
+                at += whole;
+            }
+            Err(malformed) => {
+                count_malformed(counters, malformed.reason);
+                let at_byte = connection.position + (at + malformed.at_byte) as u64;
+                break Stop::Fatal(Fault::malformed(malformed.reason, at_byte));
+            }
+        }
+    };
+    counters.add(Counter::TCP_FRAMES_FOUND, frames.len() as u64);
+    Scan { consumed: at, stop }
+}
+
+/// A frame that is refused, or that its stream's end cuts off.
+#[cold]
+pub(super) fn count_malformed(counters: &mut Counters, reason: MalformedReason) {
+    counters.add(Counter::TCP_FRAMES_FOUND, 1);
+    counters.add(Counter::tcp_malformed(reason), 1);
+}
+
+/// Answers a request, or says why the stream must end.
+#[cold]
+fn control(
+    view: &FrameView<'_>,
+    frame_at: u64,
+    connection: &mut Connection,
+    counters: &mut Counters,
+    hello_answer: &[u8],
+) -> Option<Fault> {
+    let topic_at = frame_at + LENGTH_BYTES as u64 + view.topic_offset() as u64;
+    let asked = request(view.topic_bytes(), view.payload());
+    match asked {
+        Request::Unknown => {
+            count_malformed(counters, MalformedReason::ReservedTopic);
+            return Some(Fault::malformed(MalformedReason::ReservedTopic, topic_at));
+        }
+        Request::Bad(message) => {
+            count_malformed(counters, MalformedReason::ControlPayload);
+            let at_byte = topic_at + view.topic_bytes().len() as u64;
+            return Some(Fault { code: "bad_request", message, at_byte });
+        }
+        Request::Hello => {
+            if let Some(out) = connection.answer(false) {
+                out.extend_from_slice(hello_answer);
+            }
+        }
+        Request::Unsupported => {
+            if let Some(out) = connection.answer(false) {
+                let message = format!("{} is not served", view.topic());
+                Fault { code: "unsupported", message, at_byte: frame_at }.encode(out, false);
+            }
+        }
+    }
+    counters.add(Counter::TCP_FRAMES_FOUND, 1);
+    counters.add(Counter::TCP_FRAMES_CONTROL, 1);
+    None
+}

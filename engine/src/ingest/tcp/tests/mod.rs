@@ -1,0 +1,263 @@
+//! The backend on loopback, stepped by hand, with a consumer in place of the dispatcher.
+
+mod limits;
+mod states;
+mod streams;
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use super::{Credits, TcpBackend, TcpOptions};
+use crate::control::State;
+use crate::frame::{FrameHeader, FrameView, Limits, Parser, Priority, Transport, encode};
+use crate::ingest::{Backend, Intake, IntakeSpec};
+use crate::memory::{Event, FramePool, Frames, PoolSpec, Region, Releaser};
+use crate::metrics::{Counter, MalformedReason};
+use crate::queue::mpsc;
+use crate::runtime::agent::Cycle;
+
+/// Small, so that tests meet its end often.
+const SLOT_BYTES: usize = 4096;
+const LARGE_BYTES: usize = 256 << 10;
+const MAX_FRAME: u32 = 200_000;
+
+struct Bench {
+    backend: TcpBackend,
+    intake: Intake,
+    events: mpsc::Consumer<Event>,
+    frames: Frames,
+    settled: Arc<AtomicU64>,
+    state: State,
+    /// Stepped time: deadlines pass when a test says so.
+    now: u64,
+    taken: Vec<Taken>,
+    /// Whether taken events are released at once.
+    releases: bool,
+    held: Vec<Event>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Taken {
+    payload: Vec<u8>,
+    connection: u32,
+}
+
+struct Setup {
+    slots: usize,
+    large_slots: usize,
+    queue: usize,
+    options: TcpOptions,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        let options = TcpOptions {
+            address: Ipv4Addr::LOCALHOST.into(),
+            port: 0,
+            reuse_port: false,
+            max_connections: 64,
+            connection_budget_bytes: 64 << 10,
+            large_wait_ns: 1_000_000_000,
+            carry_bytes: 1 << 20,
+            idle_timeout_ns: None,
+            max_frame_bytes: MAX_FRAME,
+            dedup_window_ms: 60_000,
+            run_id: "run-7".into(),
+            credits: Credits { limit: 1 << 20, settled: Arc::default() },
+        };
+        Self { slots: 8, large_slots: 2, queue: 4096, options }
+    }
+}
+
+impl Setup {
+    fn start(self) -> Bench {
+        let settled = self.options.credits.settled.clone();
+        let spec = PoolSpec { slot_bytes: SLOT_BYTES, reliable: true };
+        let pool = FramePool::new(0, Region::map(self.slots * SLOT_BYTES).unwrap(), &spec);
+        let spec = PoolSpec { slot_bytes: LARGE_BYTES, reliable: true };
+        let large = FramePool::new(1, Region::map(self.large_slots * LARGE_BYTES).unwrap(), &spec);
+        let backend = TcpBackend::bind(self.options, large).unwrap();
+        let frames = Frames::new(&[&pool, backend.large_pool()]);
+        let (queue, events) = mpsc::queue(self.queue);
+        let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: 255 };
+        let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
+        let intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
+        let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
+        Bench { backend, intake, events, frames, settled, state, now: 1_000_000_000, taken, releases: true, held }
+    }
+}
+
+impl Bench {
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, self.backend.local_port())).unwrap();
+        stream.set_nodelay(true).unwrap();
+        stream
+    }
+
+    fn set(&mut self, state: State) {
+        self.state = state;
+        self.backend.state_changed(&mut self.intake, state);
+    }
+
+    /// What the agent does in one round.
+    fn step_only(&mut self) -> usize {
+        let cycle = Cycle { now: self.now, busy: false };
+        let mut work = self.intake.push_pending();
+        if !self.intake.is_blocked() {
+            work += self.backend.receive(&mut self.intake, self.state, &cycle);
+        }
+        self.backend.housekeeping(&mut self.intake, self.now);
+        self.intake.pool.reclaim();
+        self.intake.pool.publish_gauges();
+        self.intake.flush_counters();
+        work
+    }
+
+    fn step(&mut self) -> usize {
+        self.now += 1000;
+        let work = self.step_only();
+        self.take();
+        work
+    }
+
+    /// The consumer: what a worker would see.
+    fn take(&mut self) {
+        while let Some(event) = self.events.take() {
+            let bytes = self.frames.bytes(&event);
+            let view = FrameView::new(bytes, event.head(), event.topic_length());
+            self.taken.push(Taken { payload: view.payload().to_vec(), connection: event.connection() });
+            self.held.push(event);
+        }
+        self.events.release();
+        if self.releases {
+            self.release();
+        }
+    }
+
+    fn release(&mut self) {
+        self.settled.fetch_add(self.held.len() as u64, Ordering::Relaxed);
+        let mut releaser = Releaser::new(self.frames.clone());
+        self.held.drain(..).for_each(|event| releaser.release(event));
+    }
+
+    /// Steps until `is_there`; the kernel delivers on loopback in its own time.
+    fn until(&mut self, what: &str, mut is_there: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + Duration::from_secs(10);
+        while !is_there(self) {
+            assert!(Instant::now() < end, "{what}: {} taken, {:?}", self.taken.len(), self.counts());
+            if self.step() == 0 {
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+    }
+
+    fn until_taken(&mut self, count: usize) {
+        self.until("events", |bench| bench.taken.len() >= count);
+    }
+
+    /// Steps for a while; nothing is expected to come of it.
+    fn settle(&mut self) {
+        for _ in 0..40 {
+            self.step();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    fn until_closed(&mut self, count: u64) {
+        self.until("connections closed", |bench| bench.count(Counter::TCP_CONNECTIONS_CLOSED) >= count);
+    }
+
+    fn count(&self, counter: Counter) -> u64 {
+        self.intake.counters.get(counter)
+    }
+
+    fn malformed(&self, reason: MalformedReason) -> u64 {
+        self.count(Counter::tcp_malformed(reason))
+    }
+
+    fn counts(&self) -> Vec<(&'static str, Option<&'static str>, u64)> {
+        let all = Counter::all().map(|(counter, name, reason)| (name, reason, self.count(counter)));
+        all.filter(|(.., count)| *count > 0).collect()
+    }
+
+    /// What the ledger asks for, and that no slot is lost once nothing is on its way.
+    fn check(&mut self) {
+        self.now += 2_000_000_000;
+        self.step();
+        self.release();
+        self.step();
+        let malformed: u64 = MalformedReason::ALL.iter().map(|reason| self.malformed(*reason)).sum();
+        let [found, accepted, control, events] = [
+            Counter::TCP_FRAMES_FOUND,
+            Counter::TCP_FRAMES_ACCEPTED,
+            Counter::TCP_FRAMES_CONTROL,
+            Counter::EVENTS_ACCEPTED,
+        ]
+        .map(|counter| self.count(counter));
+        assert_eq!(found, accepted + control + malformed, "{:?}", self.counts());
+        assert_eq!((accepted, events), (self.taken.len() as u64, accepted), "{:?}", self.counts());
+        assert_eq!(self.intake.pool.free(), self.intake.pool.slots());
+        assert_eq!(self.backend.large_pool().free(), self.backend.large_pool().slots());
+    }
+
+    fn payloads(&self) -> Vec<String> {
+        self.taken.iter().map(|taken| String::from_utf8_lossy(&taken.payload).into_owned()).collect()
+    }
+}
+
+fn frame(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::new();
+    encode(&mut out, &FrameHeader::new(Priority::Medium), topic.as_bytes(), payload);
+    out
+}
+
+fn numbered(numbers: std::ops::Range<usize>) -> Vec<u8> {
+    numbers.flat_map(|number| frame("t", format!("{number:08}").as_bytes())).collect()
+}
+
+fn names(numbers: std::ops::Range<usize>) -> Vec<String> {
+    numbers.map(|number| format!("{number:08}")).collect()
+}
+
+/// Steps the bench while the client reads to the end; what it got, as topics and JSON.
+fn answers(bench: &mut Bench, client: &mut TcpStream) -> Vec<(String, serde_json::Value)> {
+    client.set_nonblocking(true).unwrap();
+    let mut bytes = Vec::new();
+    bench.until("the end of the answers", |_| {
+        let mut part = [0; 4096];
+        match client.read(&mut part) {
+            Ok(0) => true,
+            Ok(count) => {
+                bytes.extend_from_slice(&part[..count]);
+                false
+            }
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => false,
+            Err(error) => panic!("{error} after {} bytes", bytes.len()),
+        }
+    });
+    client.set_nonblocking(false).unwrap();
+    parse_answers(&bytes)
+}
+
+fn parse_answers(mut bytes: &[u8]) -> Vec<(String, serde_json::Value)> {
+    let mut found = Vec::new();
+    while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
+        let (body, after) = rest.split_at(u32::from_be_bytes(*length) as usize);
+        let view = FrameView::new(body, body[0], u16::from_be_bytes([body[1], body[2]]));
+        found.push((view.topic().to_owned(), serde_json::from_slice(view.payload()).unwrap()));
+        bytes = after;
+    }
+    assert!(bytes.is_empty());
+    found
+}
+
+/// The one answer, which must be an error.
+fn the_error(bench: &mut Bench, client: &mut TcpStream) -> serde_json::Value {
+    let answers = answers(bench, client);
+    assert_eq!(answers.len(), 1, "{answers:?}");
+    assert_eq!(answers[0].0, "$esc/error");
+    answers[0].1.clone()
+}
