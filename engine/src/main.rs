@@ -1,1 +1,281 @@
-fn main() {}
+//! The `eventstream` command.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table};
+use eventstream::config::{Config, LayoutMode};
+use eventstream::engine::{Control, Engine};
+use eventstream::metrics::Report;
+use eventstream::topology::{Machine, Plan};
+
+/// Event streaming engine for UDP floods and ordinary TCP clients.
+#[derive(Parser)]
+#[command(version, about)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the engine until SIGTERM or SIGINT, then drains it and prints the ledger.
+    Run(RunOptions),
+    /// Shows the live report of a running engine.
+    Status {
+        /// The whole report as JSON.
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// Shows or sets the state of a running engine.
+    State {
+        #[command(subcommand)]
+        action: StateAction,
+        #[arg(long, global = true)]
+        config: Option<PathBuf>,
+    },
+    /// Makes a running engine read its configuration again.
+    Reload {
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+}
+
+#[derive(Subcommand)]
+enum StateAction {
+    Get,
+    /// running, paused, dropping or emergency.
+    Set {
+        state: String,
+    },
+}
+
+#[derive(clap::Args)]
+struct RunOptions {
+    /// YAML file; without it the defaults that configs/default.yaml documents.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Interface to serve by AF_XDP, instead of the configured one.
+    #[arg(long)]
+    iface: Option<String>,
+    /// Drain and end after so long.
+    #[arg(long)]
+    seconds: Option<u64>,
+    /// Write the final report here, as JSON.
+    #[arg(long)]
+    report: Option<PathBuf>,
+    /// CPUs of the data threads, such as 1 or 2,3, instead of the configured ones.
+    #[arg(long, value_delimiter = ',')]
+    cpus: Option<Vec<u32>>,
+    /// Print no status line.
+    #[arg(long)]
+    quiet: bool,
+    /// Print what would be built, and end.
+    #[arg(long)]
+    check_config: bool,
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Run(options) => run(&options),
+        Command::Status { json, config } => status(json, config.as_deref()),
+        Command::State { action, config } => state(&action, config.as_deref()),
+        Command::Reload { config } => ask(&Request::Reload, config.as_deref()).map(|answer| {
+            println!("{}", answer.as_str().unwrap_or_default());
+            ExitCode::SUCCESS
+        }),
+    };
+    result.unwrap_or_else(|message| {
+        eprintln!("eventstream: {message}");
+        ExitCode::from(2)
+    })
+}
+
+fn load(path: Option<&Path>) -> Result<Config, String> {
+    path.map_or_else(|| Ok(Config::default()), |path| Config::load(path).map_err(|errors| errors.to_string()))
+}
+
+fn socket_paths(config: &Config) -> Vec<PathBuf> {
+    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    config.control.socket_paths(runtime_dir.as_deref())
+}
+
+fn ask(request: &Request, config: Option<&Path>) -> Result<serde_json::Value, String> {
+    admin::ask(&socket_paths(&load(config)?), request)
+}
+
+fn status(json: bool, config: Option<&Path>) -> Result<ExitCode, String> {
+    let report = ask(&Request::Status, config)?;
+    if json {
+        println!("{report}");
+    } else {
+        println!("{report:#}");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn state(action: &StateAction, config: Option<&Path>) -> Result<ExitCode, String> {
+    let request = match action {
+        StateAction::Get => Request::State,
+        StateAction::Set { state } => Request::SetState { state: state.clone() },
+    };
+    println!("{}", ask(&request, config)?.as_str().unwrap_or_default());
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration with what the command line overrides.
+fn configured(options: &RunOptions) -> Result<Config, String> {
+    let mut config = load(options.config.as_deref())?;
+    if let Some(interface) = &options.iface {
+        config.xdp.interface = Some(interface.clone());
+    }
+    if let Some(cpus) = &options.cpus {
+        if config.layout.mode == LayoutMode::Explicit {
+            return Err("--cpus and an explicit layout contradict each other".into());
+        }
+        config.layout.cpus = cpus.clone();
+    }
+    Ok(config)
+}
+
+fn check_config(config: &Config) -> Result<ExitCode, String> {
+    let queues = match &config.xdp.interface {
+        None => Vec::new(),
+        Some(interface) => {
+            let available = Machine::rx_queues(interface).unwrap_or_else(|| {
+                println!("interface {interface} is not there: planned as if it had one queue");
+                1
+            });
+            Plan::xdp_queues(config, available).map_err(|error| error.to_string())?
+        }
+    };
+    let plan = Plan::derive(config, &Machine::discover(), &queues).map_err(|error| error.to_string())?;
+    println!("{plan}");
+    Ok(ExitCode::SUCCESS)
+}
+
+fn run(options: &RunOptions) -> Result<ExitCode, String> {
+    let config = configured(options)?;
+    if options.check_config {
+        return check_config(&config);
+    }
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(config.log.level.as_str()));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| format!("runtime: {error}"))?;
+    let report = runtime.block_on(serve(options, config))?;
+    print!("{}", ledger_table(&report));
+    if let Some(path) = &options.report {
+        let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
+        std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
+    }
+    Ok(if report.ledger.balanced { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+/// Starts the engine, answers people and scripts until the end is asked for, and drains.
+async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
+    let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
+    let admin_address = config.admin.enabled.then(|| (config.admin.address, config.admin.port).into());
+    let paths = socket_paths(&config);
+    let engine = Engine::builder().config(config.clone()).start().map_err(|error| error.to_string())?;
+    let control = engine.control();
+    let (reload, mut reloads) = tokio::sync::mpsc::channel(1);
+    let mut control_path = None;
+    let mut socket_task = None;
+    match ControlSocket::bind(&paths) {
+        Ok(socket) => {
+            control_path = Some(socket.path().to_owned());
+            socket_task = Some(tokio::spawn(socket.serve(control.clone(), reload.clone())));
+        }
+        Err(error) => tracing::warn!(%error, "no control socket: state and status cannot be asked for"),
+    }
+    let mut admin = None;
+    if let Some(address) = admin_address {
+        match admin::serve_http(address, control.clone()).await {
+            Ok(bound) => admin = Some(bound),
+            Err(error) => tracing::warn!(%error, "no admin interface"),
+        }
+    }
+    announce(&control, &config, control_path.as_deref(), admin);
+    let mut line = StatusLine::default();
+    let mut tick = tokio::time::interval(Duration::from_secs(1));
+    tick.tick().await;
+    let end = tokio::time::sleep(options.seconds.map_or(Duration::MAX, Duration::from_secs));
+    tokio::pin!(end);
+    loop {
+        tokio::select! {
+            signal = signals.next() => match signal {
+                Signal::End => break,
+                Signal::Reload => reload_file(&control, options),
+            },
+            Some(()) = reloads.recv() => reload_file(&control, options),
+            _ = tick.tick() => if !options.quiet { println!("{}", line.next(&control.report())) },
+            () = &mut end => break,
+        }
+    }
+    // The socket file goes with the task.
+    if let Some(task) = socket_task {
+        task.abort();
+        let _ = task.await;
+    }
+    Ok(engine.drain())
+}
+
+fn reload_file(control: &Control, options: &RunOptions) {
+    let Some(path) = &options.config else {
+        return tracing::warn!("there is no configuration file to read again");
+    };
+    match Config::load(path) {
+        Err(errors) => tracing::error!(%errors, "the configuration stays as it was"),
+        Ok(config) => match control.reload(config) {
+            Err(error) => tracing::error!(error = error.0, "the configuration stays as it was"),
+            Ok(restart) if !restart.is_empty() => tracing::warn!(?restart, "these changes need a restart"),
+            Ok(_) => {}
+        },
+    }
+}
+
+/// Says what was really got, and the one thing people wonder about afterwards.
+fn announce(
+    control: &Control,
+    config: &Config,
+    socket: Option<&Path>,
+    admin: Option<std::net::SocketAddr>,
+) {
+    println!("{}", control.plan());
+    let mut steered = false;
+    for queue in control.queue_modes() {
+        let reason = if queue.reason.is_empty() { String::new() } else { format!("  ({})", queue.reason) };
+        println!("queue {}:{} {}{reason}", queue.iface, queue.queue, queue.mode);
+        steered |= queue.mode != "socket";
+    }
+    if steered {
+        println!("note: firewall rules and tcpdump do not see steered datagrams");
+    }
+    let ports = control.ports();
+    let mut ready = format!("READY udp={}:{}", bracketed(config.listen.udp_address), ports.udp);
+    if let Some(port) = ports.tcp {
+        ready += &format!(" tcp={}:{port}", bracketed(config.listen.tcp_address));
+    }
+    if let Some(address) = admin {
+        ready += &format!(" admin=http://{address}");
+    }
+    if let Some(path) = socket {
+        ready += &format!(" control={}", path.display());
+    }
+    println!("{ready} run={}", control.run_id());
+}
+
+fn bracketed(address: std::net::IpAddr) -> String {
+    match address {
+        std::net::IpAddr::V4(address) => address.to_string(),
+        std::net::IpAddr::V6(address) => format!("[{address}]"),
+    }
+}

@@ -1,13 +1,18 @@
 //! Two ends of a veth pair, each in a network namespace of its own: the engine's is this thread's, the sender's that of
 //! a second thread. Nothing has a name outside, and all of it ends with the two threads, however the test ends.
 
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::process::Command;
 use std::sync::mpsc::{Receiver, Sender, channel};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 type Job = Box<dyn FnOnce() + Send>;
 
 pub const ENGINE: &str = "engine";
 pub const SENDER: &str = "sender";
+const ENGINE_MAC: &str = "02:00:00:00:00:01";
 
 pub struct Link {
     jobs: Sender<Job>,
@@ -58,14 +63,57 @@ fn enter_new_namespace() -> Result<(), String> {
 fn connect(link: &Link, queues: u32, sender_thread: i32) -> Result<(), String> {
     let ends = format!("numrxqueues {queues} numtxqueues {queues}");
     ip(&format!("link add {ENGINE} {ends} type veth peer name {SENDER} {ends} netns {sender_thread}"))?;
+    // Fixed and known to each other, and without addresses the kernel would make by itself some seconds later: nothing
+    // but the test's own packets and addresses.
+    ip(&format!("link set {ENGINE} address {ENGINE_MAC} addrgenmode none mtu 3000 up"))?;
     ip(&format!("addr add 198.18.0.1/24 dev {ENGINE}"))?;
-    ip(&format!("addr add fd00:18::1/64 dev {ENGINE} nodad"))?;
-    ip(&format!("link set {ENGINE} mtu 3000 up"))?;
+    ip(&format!("addr add fd00::1/64 dev {ENGINE} nodad"))?;
     link.at_sender(|| {
+        ip(&format!("link set {SENDER} addrgenmode none mtu 3000 up"))?;
         ip(&format!("addr add 198.18.0.2/24 dev {SENDER}"))?;
-        ip(&format!("addr add fd00:18::2/64 dev {SENDER} nodad"))?;
-        ip(&format!("link set {SENDER} mtu 3000 up"))
+        ip(&format!("addr add fd00::2/64 dev {SENDER} nodad"))?;
+        ip(&format!("neigh add 198.18.0.1 lladdr {ENGINE_MAC} dev {SENDER}"))?;
+        ip(&format!("neigh add fd00::1 lladdr {ENGINE_MAC} dev {SENDER}"))
     })
+}
+
+/// Sends whole Ethernet frames out of an interface, whatever is in them.
+pub struct RawSender {
+    socket: OwnedFd,
+    to: libc::sockaddr_ll,
+}
+
+impl RawSender {
+    pub fn new(interface: &str) -> io::Result<Self> {
+        let family = AddressFamily::PACKET;
+        let socket = rustix::net::socket_with(family, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        let index = rustix::net::netdevice::name_to_index(&socket, interface)?;
+        let to = libc::sockaddr_ll {
+            sll_family: libc::AF_PACKET as u16,
+            sll_protocol: 0,
+            sll_ifindex: index as i32,
+            sll_hatype: 0,
+            sll_pkttype: 0,
+            sll_halen: 0,
+            sll_addr: [0; 8],
+        };
+        Ok(Self { socket, to })
+    }
+
+    pub fn send(&self, packet: &[u8]) -> io::Result<()> {
+        // SAFETY: both pointers come with the length of what they point to, and both outlive the call.
+        let sent = unsafe {
+            libc::sendto(
+                self.socket.as_raw_fd(),
+                packet.as_ptr().cast(),
+                packet.len(),
+                0,
+                std::ptr::from_ref(&self.to).cast(),
+                size_of_val(&self.to) as libc::socklen_t,
+            )
+        };
+        if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
 }
 
 /// Runs `ip` in the calling thread's namespace.

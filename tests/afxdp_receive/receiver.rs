@@ -10,8 +10,9 @@ use eventstream::memory::{Event, Frames, Releaser};
 use eventstream::metrics::{Counter, MalformedReason};
 use eventstream::nic::{Interface, NetWatch, NicSetup, QueueMode, QueueVerdicts, SteerProgram};
 use eventstream::queue::mpsc;
-use eventstream::runtime::agent::{Agent, Cycle};
+use eventstream::runtime::agent::{Agent, Blocking, Cycle};
 use eventstream::runtime::clock::kernel_now;
+use rustix::event::{PollFd, PollFlags};
 
 pub struct Receiver {
     pub program: SteerProgram,
@@ -73,6 +74,15 @@ impl Receiver {
         }
     }
 
+    /// Steps until every agent may sleep, then waits on their descriptors as a runner does.
+    pub fn sleep(&mut self, limit: Duration) -> bool {
+        self.step_until("an idle agent", |r| r.agents.iter().all(|(_, agent)| agent.blocking() == Blocking::Allowed));
+        let descriptors: Vec<_> = self.agents.iter().flat_map(|(_, agent)| agent.descriptors()).collect();
+        let mut waiting: Vec<_> = descriptors.iter().map(|fd| PollFd::new(fd, PollFlags::IN)).collect();
+        let limit = limit.try_into().expect("a short time");
+        rustix::event::poll(&mut waiting, Some(&limit)).expect("poll") > 0
+    }
+
     pub fn is_drained(&self) -> bool {
         self.agents.iter().all(|(_, agent)| agent.drain_status().is_drained())
     }
@@ -98,7 +108,13 @@ impl Receiver {
     /// Every equation of the ledger that is about datagrams, queue by queue.
     pub fn check_balance(&mut self) {
         self.program.wait_for_runs();
-        (0..4).for_each(|_| self.step());
+        loop {
+            let before = self.total(Counter::DATAGRAMS_CONSUMED);
+            self.step();
+            if self.total(Counter::DATAGRAMS_CONSUMED) == before {
+                break;
+            }
+        }
         for (queue, verdicts) in self.verdicts() {
             let ended = verdicts.steered() + verdicts.passed() + verdicts.refused() + verdicts.filtered();
             assert_eq!(verdicts.runs, ended, "queue {queue}: runs");

@@ -15,9 +15,9 @@ const PROGRAMS: [&str; 2] = ["steer", "blast"];
 /// A `rustc` to use instead of the ones looked for.
 const RUSTC_VARIABLE: &str = "EVENTSTREAM_BPF_RUSTC";
 /// Makes the packet tests take objects from a folder instead of the committed ones.
-const OBJECT_VARIABLE: &str = "EVENTSTREAM_STEER_OBJECT";
+pub const OBJECT_VARIABLE: &str = "EVENTSTREAM_STEER_OBJECT";
 
-const HOW_TO_GET: &str = "\
+pub const HOW_TO_GET: &str = "\
 Building the XDP programs (not needed to run the engine: the objects are committed) takes
   - a rustc with the standard library for bpfel-unknown-none. Debian 12: apt install rustc-web libstd-rust-web-dev-bpf
     llvm-22-dev. Elsewhere a nightly with rust-src, named by EVENTSTREAM_BPF_RUSTC;
@@ -30,14 +30,9 @@ pub fn build(workspace_root: &Path, check: bool) -> Result<(), String> {
     let committed = workspace_root.join("ebpf/object");
     let sources = source_hash(workspace_root)?;
     let recorded = fs::read_to_string(committed.join("BUILD")).unwrap_or_default();
-    if check
-        && !recorded
-            .lines()
-            .any(|line| line == format!("sources {sources}"))
-    {
+    if check && !recorded.lines().any(|line| line == format!("sources {sources}")) {
         return Err(
-            "ebpf/object was built from other sources than these: run `cargo xtask ebpf` and commit the result"
-                .into(),
+            "ebpf/object was built from other sources than these: run `cargo xtask ebpf` and commit the result".into(),
         );
     }
     let toolchain = Toolchain::find()?;
@@ -50,10 +45,7 @@ pub fn build(workspace_root: &Path, check: bool) -> Result<(), String> {
     }
     if !check {
         for program in PROGRAMS {
-            let (from, to) = (
-                rebuilt.join(file_name(program)),
-                committed.join(file_name(program)),
-            );
+            let (from, to) = (rebuilt.join(file_name(program)), committed.join(file_name(program)));
             fs::copy(&from, &to).map_err(|error| at(&to, &error))?;
             println!("wrote {}", to.display());
         }
@@ -146,21 +138,13 @@ impl Toolchain {
         let about_strip = output(Command::new(&strip).arg("--version"))?;
         let strip_version = about_strip
             .split_once("version ")
-            .map_or("unknown", |(_, rest)| {
-                rest.split_whitespace().next().unwrap_or("unknown")
-            });
+            .map_or("unknown", |(_, rest)| rest.split_whitespace().next().unwrap_or("unknown"));
         let (release, commit) = (field("release:"), field("commit-hash:"));
         let _ = writeln!(versions, "rustc {release} ({commit})");
         let _ = writeln!(versions, "LLVM {llvm}");
         let _ = writeln!(versions, "{}", about_linker.trim());
         let _ = writeln!(versions, "llvm-strip {strip_version}");
-        Ok(Self {
-            rustc,
-            linker,
-            strip,
-            builds_core,
-            versions,
-        })
+        Ok(Self { rustc, linker, strip, builds_core, versions })
     }
 
     fn build(&self, workspace_root: &Path, program: &str, object: &Path) -> Result<(), String> {
@@ -168,24 +152,13 @@ impl Toolchain {
         let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
         cargo
             .current_dir(workspace_root.join("ebpf/program"))
-            .args([
-                "build",
-                "--release",
-                "--locked",
-                "--target",
-                TARGET,
-                "--bin",
-                program,
-            ])
+            .args(["build", "--release", "--locked", "--target", TARGET, "--bin", program])
             .arg("--target-dir")
             .arg(&target)
             .env("RUSTC", &self.rustc)
             // The target's built-in specification and the inline assembly are unstable.
             .env("RUSTC_BOOTSTRAP", "1")
-            .env(
-                "CARGO_ENCODED_RUSTFLAGS",
-                self.flags(workspace_root, &target),
-            )
+            .env("CARGO_ENCODED_RUSTFLAGS", self.flags(workspace_root, &target))
             .env_remove("RUSTFLAGS");
         if self.builds_core {
             cargo.arg("-Zbuild-std=core");
@@ -193,13 +166,7 @@ impl Toolchain {
         output(&mut cargo)?;
         let built = target.join(TARGET).join("release").join(program);
         // Debug sections hold paths and compiler whims; what the kernel reads of them is in BTF already.
-        output(
-            Command::new(&self.strip)
-                .arg("-g")
-                .arg("-o")
-                .arg(object)
-                .arg(&built),
-        )?;
+        output(Command::new(&self.strip).arg("-g").arg("-o").arg(object).arg(&built))?;
         Ok(())
     }
 
@@ -227,10 +194,8 @@ impl Toolchain {
 }
 
 fn cargo_home() -> PathBuf {
-    env::var_os("CARGO_HOME").map_or_else(
-        || PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"),
-        PathBuf::from,
-    )
+    env::var_os("CARGO_HOME")
+        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from)
 }
 
 /// A compiler that has core for the target or its source, and whether it must build core first.
@@ -241,38 +206,19 @@ fn find_rustc() -> Result<(PathBuf, bool), String> {
     };
     let print = |rustc: &Path, what: &str| {
         let mut command = Command::new(rustc);
-        command
-            .env("RUSTC_BOOTSTRAP", "1")
-            .args(["--target", TARGET, "--print", what]);
-        output(&mut command)
-            .ok()
-            .map(|path| PathBuf::from(path.trim()))
+        command.env("RUSTC_BOOTSTRAP", "1").args(["--target", TARGET, "--print", what]);
+        output(&mut command).ok().map(|path| PathBuf::from(path.trim()))
     };
     let has_core = |rustc: &Path| {
         let files = print(rustc, "target-libdir").and_then(|folder| fs::read_dir(folder).ok());
-        files
-            .into_iter()
-            .flatten()
-            .flatten()
-            .any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
+        files.into_iter().flatten().flatten().any(|file| file.file_name().to_string_lossy().starts_with("libcore-"))
     };
     let has_source = |rustc: &Path| {
-        print(rustc, "sysroot").is_some_and(|root| {
-            root.join("lib/rustlib/src/rust/library/core/src/lib.rs")
-                .exists()
-        })
+        print(rustc, "sysroot").is_some_and(|root| root.join("lib/rustlib/src/rust/library/core/src/lib.rs").exists())
     };
-    let prebuilt = candidates
-        .iter()
-        .find(|rustc| has_core(rustc))
-        .map(|rustc| (rustc, false));
+    let prebuilt = candidates.iter().find(|rustc| has_core(rustc)).map(|rustc| (rustc, false));
     prebuilt
-        .or_else(|| {
-            candidates
-                .iter()
-                .find(|rustc| has_source(rustc))
-                .map(|rustc| (rustc, true))
-        })
+        .or_else(|| candidates.iter().find(|rustc| has_source(rustc)).map(|rustc| (rustc, true)))
         .map(|(rustc, builds_core)| (rustc.clone(), builds_core))
         .ok_or_else(|| format!("no rustc here can compile for {TARGET}.\n{HOW_TO_GET}"))
 }
@@ -290,17 +236,11 @@ fn find_tool<const N: usize>(what: &str, names: [String; N]) -> Result<PathBuf, 
 /// What the command printed; if it failed, an error that holds what it complained about.
 fn output(command: &mut Command) -> Result<String, String> {
     let name = command.get_program().to_string_lossy().into_owned();
-    let output = command
-        .output()
-        .map_err(|error| format!("{name}: {error}"))?;
+    let output = command.output().map_err(|error| format!("{name}: {error}"))?;
     if output.status.success() {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     } else {
-        Err(format!(
-            "{name}: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr)
-        ))
+        Err(format!("{name}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr)))
     }
 }
 
@@ -308,18 +248,11 @@ fn output(command: &mut Command) -> Result<String, String> {
 /// rebuild, not a forgery: that is what comparing bytes is for.
 fn source_hash(workspace_root: &Path) -> Result<String, String> {
     let ebpf = workspace_root.join("ebpf");
-    let mut files: Vec<PathBuf> = ["Cargo.toml", "program/Cargo.toml", "program/Cargo.lock"]
-        .map(PathBuf::from)
-        .into();
+    let mut files: Vec<PathBuf> = ["Cargo.toml", "program/Cargo.toml", "program/Cargo.lock"].map(PathBuf::from).into();
     for folder in ["src", "program/src", "program/src/bin"] {
-        let entries =
-            fs::read_dir(ebpf.join(folder)).map_err(|error| at(&ebpf.join(folder), &error))?;
+        let entries = fs::read_dir(ebpf.join(folder)).map_err(|error| at(&ebpf.join(folder), &error))?;
         for entry in entries.flatten() {
-            if entry
-                .path()
-                .extension()
-                .is_some_and(|extension| extension == "rs")
-            {
+            if entry.path().extension().is_some_and(|extension| extension == "rs") {
                 files.push(Path::new(folder).join(entry.file_name()));
             }
         }

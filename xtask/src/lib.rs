@@ -1,1 +1,36 @@
+//! Everything one does to this project: set up, run, load, test.
+//!
+//! The binary is what `cargo xtask` calls; the library is there for the tests, which build their networks with
+//! [`testbed`] as the demonstration does. Nothing here is on the data path, and nothing here needs a C library: this
+//! crate has to build on a machine on which nothing has been installed yet, because it is what installs.
+//!
+//! ```text
+//! cli ─► setup      what the machine lacks, and installing it
+//!     ├► run        build, testbed, engine, load in phases, report
+//!     │    ├ testbed   veth pair, namespace of the senders, addresses, counters of the link
+//!     │    ├ engine    the engine as a child process
+//!     │    ├ load      the load generator as child processes
+//!     │    ├ phase     what runs when, as a table
+//!     │    └ report    what was sent against what the engine says became of it
+//!     ├► blast      one load at an engine
+//!     ├► ebpf       the compiled XDP programs, rebuilt and compared
+//!     └► ci         every check, as a list of named steps
+//!          ├ tidy      rules about the source that no compiler knows
+//!          └ outcome   how many tests passed, failed, were skipped and why
+//! ```
+#![forbid(unsafe_code)]
 
+pub mod blast;
+pub mod ci;
+pub mod cli;
+pub mod ebpf;
+pub mod error;
+pub mod outcome;
+pub mod process;
+pub mod run;
+pub mod setup;
+pub mod signals;
+pub mod testbed;
+pub mod tidy;
+
+pub use error::{Error, Result};

@@ -8,16 +8,15 @@
 //! says so (`has_overflow`).
 //!
 //! # Inserting
-//! `collect` reads the words; where the turn bit changes is the oldest word `f`, the slot before it holds the newest,
-//! `k`. If the id is not found, `unchanged` reads all words again, and the insertion swaps `f` for the new word.
-//! When that succeeds the bucket still is what was read:
-//! - Word `k` was read with acquire, so every insertion before `k`'s was visible to the second reading; since that one
-//!   found the same words, none of them was older than `k`'s insertion made it.
-//! - Any insertion after `k`'s would have replaced `f` first. Had one come between the two readings of `f`, they would
-//!   differ; had one come before the first reading of `f`, so far ahead that the turn bit looks old again (9 or more
-//!   insertions), `k` would have been replaced too, and its second reading would differ. Afterwards the swap fails.
+//! `collect` reads the words; where the turn bit changes is the oldest one. If the id is not found, `unchanged` reads
+//! all words again, and the insertion swaps the oldest word for the new one. When that succeeds, the bucket still is
+//! what was read:
+//! - Let `M` be the last of the insertions whose words the first reading saw. That word was read with acquire, and its
+//!   inserter had read all words before it with acquire, so the second reading sees every slot as `M` left it, or
+//!   newer. Since it found the words of the first, of which none is newer, it found the bucket exactly as `M` left it.
+//! - Any insertion after `M` replaces the oldest word first; then the swap fails.
 //! - The same word cannot come back to a slot, as it names a cell and its lap, unless the arena is used 4096 times
-//!   over while one claimer stands between its two readings and its swap, and then hits the same slot.
+//!   over while one claimer stands between its first reading and its swap, and then hits the same slot.
 #![forbid(unsafe_code)]
 
 use super::layout::{SLOTS, Word};
@@ -25,7 +24,7 @@ use super::sync::{AtomicU64, Ordering};
 
 /// A ring of words in one cache line.
 #[repr(align(64))]
-#[cfg_attr(loom, derive(Default))]
+#[cfg_attr(loom_model, derive(Default))]
 pub(super) struct Bucket {
     words: [AtomicU64; SLOTS],
 }
@@ -33,10 +32,10 @@ pub(super) struct Bucket {
 /// What `Bucket::collect` saw.
 pub(super) struct View {
     pub(super) words: [Word; SLOTS],
-    /// Bit per slot: the fingerprint agrees.
-    pub(super) matches: u32,
-    /// Bit per slot: older entries hang behind the word.
-    pub(super) overflow: u32,
+    /// The top bit: some fingerprint agrees.
+    matches: u64,
+    /// All words together: their overflow bit says whether older entries hang behind any.
+    union: u64,
     oldest: usize,
 }
 
@@ -49,34 +48,43 @@ impl View {
     /// Whether any cell must be looked into to tell that the id is not there.
     #[inline]
     pub(super) fn needs_cells(&self) -> bool {
-        self.matches | self.overflow != 0
+        self.matches >> 63 != 0 || self.has_overflow()
+    }
+
+    #[inline]
+    pub(super) fn has_overflow(&self) -> bool {
+        Word(self.union).has_overflow()
     }
 }
 
 impl Bucket {
+    /// First reading. It only counts turns and gathers bits: which words agree is asked when any does.
     #[inline]
     pub(super) fn collect(&self, probe: u64) -> View {
         let mut view = View {
             words: [Word::EMPTY; SLOTS],
             matches: 0,
-            overflow: 0,
+            union: 0,
             oldest: 0,
         };
-        let mut turns = 0u32;
+        let mut turns = 0;
         for (slot, word) in self.words.iter().enumerate() {
             // Acquire: pairs with the release of the swap in `insert`, which published the cell and, through the
-            // inserter's own collect, all words before it.
+            // inserter's own readings, all words before it.
             let word = Word(word.load(Ordering::Acquire));
             view.words[slot] = word;
-            view.matches |= u32::from(word.matches(probe)) << slot;
-            view.overflow |= u32::from(word.has_overflow()) << slot;
-            turns |= u32::from(word.turn()) << slot;
+            view.matches |= word.mismatch(probe).wrapping_sub(1);
+            view.union |= word.0;
+            turns += usize::from(word.turn());
         }
-        // Slots before the oldest have been written in the current turn, and agree with slot 0; if all agree, slot 0
-        // is the oldest.
-        let current = if turns & 1 == 0 { turns } else { !turns };
-        let all = 1u32 << SLOTS;
-        view.oldest = (current & (all - 1) | all).trailing_zeros() as usize % SLOTS;
+        // The slots before the oldest agree with the first one, as they have been written in the current turn. If all
+        // agree, it is the first.
+        let current = if view.words[0].turn() {
+            turns
+        } else {
+            SLOTS - turns
+        };
+        view.oldest = current % SLOTS;
         view
     }
 

@@ -11,7 +11,7 @@ use super::sync::{AtomicU64, Ordering};
 /// An entry. Written by the claimer that owns the arena; `meta`'s state also by the holder of the token, and, once it
 /// is dead-lettered, by anyone through compare-and-swap.
 #[repr(align(32))]
-#[cfg_attr(loom, derive(Default))]
+#[cfg_attr(loom_model, derive(Default))]
 pub(super) struct Cell {
     meta: AtomicU64,
     id: [AtomicU64; 2],

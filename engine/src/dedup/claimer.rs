@@ -5,10 +5,12 @@ use std::cell::Cell as NotSync;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
+use super::bucket::View;
 use super::id::EventId;
 use super::layout::{Meta, State, Word};
 use super::ring::Ring;
-use super::table::{ClaimState, ClaimToken, DedupTable, Outcome, claim_state, prefetch};
+use super::table::{DedupTable, prefetch};
+use super::types::{ClaimState, ClaimToken, Outcome, claim_state};
 
 /// Claims whose buckets are under way at once: about what a core's miss buffers hold.
 const PREFETCH_AHEAD: usize = 24;
@@ -89,18 +91,20 @@ impl Claimer {
         let count = ids.len().min(claims.len());
         for ahead in 0..count + PREFETCH_AHEAD {
             if let Some(id) = ids[..count].get(ahead) {
-                hashes[ahead % BATCH] = self.table.hash(*id);
-                prefetch(self.table.bucket(hashes[ahead % BATCH]));
+                hashes[ahead] = self.table.hash(*id);
+                prefetch(self.table.bucket(hashes[ahead]));
             }
             let Some(index) = ahead.checked_sub(PREFETCH_AHEAD) else {
                 continue;
             };
-            let hash = hashes[index % BATCH];
-            if self.fetch_cells(hash) {
+            let (hash, probe) = (hashes[index], Word::probe(hashes[index]));
+            let mut view = self.table.bucket(hash).collect(probe);
+            if view.needs_cells() {
+                self.fetch_cells(&view, probe);
                 deferred[deferred_count] = index as u16;
                 deferred_count += 1;
             } else {
-                claims[index] = Some(self.claim_hashed(ids[index], hash, now_ns));
+                claims[index] = Some(self.claim_from(&mut view, ids[index], hash, now_ns));
             }
         }
         for index in deferred[..deferred_count]
@@ -111,19 +115,14 @@ impl Claimer {
         }
     }
 
-    /// Fetches the cells a claim would have to read, if any.
+    /// Fetches the cells that a claim has to read.
     #[inline]
-    fn fetch_cells(&self, hash: u64) -> bool {
-        let view = self.table.bucket(hash).collect(Word::probe(hash));
-        if !view.needs_cells() {
-            return false;
-        }
-        for (slot, word) in view.words.iter().enumerate() {
-            if (view.matches | view.overflow) >> slot & 1 != 0 {
+    fn fetch_cells(&self, view: &View, probe: u64) {
+        for word in &view.words {
+            if word.matches(probe) || word.has_overflow() {
                 prefetch(self.table.cell_of(*word));
             }
         }
-        true
     }
 
     /// Enters an id at start, from a record of the log or of the dead letter queue. With several claimers, enter
@@ -169,22 +168,29 @@ impl Claimer {
 
     #[inline]
     fn claim_hashed(&mut self, id: EventId, hash: u64, now_ns: u64) -> Claim {
+        let mut view = self.table.bucket(hash).collect(Word::probe(hash));
+        self.claim_from(&mut view, id, hash, now_ns)
+    }
+
+    /// Claims an id, given a first reading of its bucket.
+    #[inline]
+    fn claim_from(&mut self, view: &mut View, id: EventId, hash: u64, now_ns: u64) -> Claim {
         let probe = Word::probe(hash);
         let Self { table, ring, .. } = self;
         let bucket = table.bucket(hash);
         let mut written: Option<(u32, Meta)> = None;
         // Each turn after the first means that another claimer's insertion succeeded.
         loop {
-            let view = bucket.collect(probe);
             if view.needs_cells()
-                && let Some((_, meta)) = table.resolve(&view, id, probe, now_ns)
+                && let Some((_, meta)) = table.resolve(view, id, probe, now_ns)
             {
                 if let Some((index, _)) = written {
                     ring.cell(table, index).abandon();
                 }
                 return claim_state(meta).into();
             }
-            if !bucket.unchanged(&view) {
+            if !bucket.unchanged(view) {
+                *view = bucket.collect(probe);
                 continue;
             }
             let replaced = view.oldest();
@@ -206,10 +212,11 @@ impl Claimer {
             };
             let number = ring.cell_number(table, index);
             let word = Word::new(number, meta.lap(), hash).in_place_of(replaced, !next.is_empty());
-            if bucket.insert(&view, word) {
+            if bucket.insert(view, word) {
                 ring.inserted(table, left_out, now_ns);
                 return Claim::Won(ClaimToken::new(number, meta.lap()));
             }
+            *view = bucket.collect(probe);
         }
     }
 

@@ -91,7 +91,8 @@ impl GapTable {
         let (number, sequence) = id.parts();
         self.clock += 1;
         let same = self.numbers[self.last / WAYS].0[self.last % WAYS] == number;
-        if !(same && self.producers[self.last].last_used != 0) && !self.select(number, sequence) {
+        let known = same && self.producers[self.last].last_used != 0;
+        if !known && !self.select(number, sequence) {
             return;
         }
         let producer = &mut self.producers[self.last];
@@ -207,7 +208,7 @@ fn out_of_order(producer: &mut Producer, sequence: u64, totals: &mut GapTotals) 
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests {
     use std::collections::BTreeSet;
 

@@ -33,7 +33,7 @@ pub(super) struct Seed {
 
 impl Seed {
     pub(super) fn random() -> Self {
-        if cfg!(loom) {
+        if cfg!(loom_model) {
             // A model must run the same way each time.
             return Self { keys: [1, 2, 3] };
         }

@@ -5,7 +5,7 @@
 
 /// Words in a bucket: one cache line. Two under loom, where every word multiplies the interleavings and two already
 /// show wrap and overflow.
-pub(super) const SLOTS: usize = if cfg!(loom) { 2 } else { 8 };
+pub(super) const SLOTS: usize = if cfg!(loom_model) { 2 } else { 8 };
 
 /// Bits of a cell's number: arena and index together, so at most 2^30 cells (32 GiB of them).
 pub(super) const CELL_BITS: u32 = 30;
@@ -41,9 +41,15 @@ impl Word {
         PRESENT | (hash << TAG_SHIFT & TAG_MASK)
     }
 
+    /// Zero if it agrees; else below 2^62.
+    #[inline]
+    pub(super) fn mismatch(self, probe: u64) -> u64 {
+        (self.0 ^ probe) & (TAG_MASK | PRESENT)
+    }
+
     #[inline]
     pub(super) fn matches(self, probe: u64) -> bool {
-        (self.0 ^ probe) & (TAG_MASK | PRESENT) == 0
+        self.mismatch(probe) == 0
     }
 
     #[inline]

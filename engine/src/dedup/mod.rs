@@ -26,13 +26,15 @@ mod layout;
 mod ring;
 mod sync;
 mod table;
+mod types;
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom_model))]
 mod models;
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests;
 
 pub use claimer::{Claim, Claimer};
 pub use gap::{GapTable, GapTotals, ProducerGaps};
 pub use id::EventId;
-pub use table::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, DedupTable, Outcome};
+pub use table::DedupTable;
+pub use types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, Outcome};

@@ -7,6 +7,8 @@ use std::sync::Arc;
 
 use loom::thread;
 
+use super::cell::Cell;
+use super::layout::{Meta, State, Word};
 use super::*;
 
 const TICK: u64 = 1024;
@@ -126,6 +128,57 @@ fn overflow_loses_nothing_while_it_is_read() {
         assert!(matches!(first.claim(id(4), 0), Claim::Won(_)));
         other.join().expect("no panic");
         assert!((1..=4).all(|n| table.lookup(id(n), 0) == Some(ClaimState::Pending)));
+    });
+}
+
+/// One slot is read before, the other after two insertions, the first of them of the same id: the reading shows a
+/// bucket that never was, and without a second one the id would get in twice.
+#[test]
+fn a_reading_torn_by_two_insertions_is_noticed() {
+    model(|| {
+        let (_, mut claimers) = table(2, 2);
+        let mut second = claimers.pop().expect("two");
+        let mut first = claimers.pop().expect("two");
+        let other = thread::spawn(move || {
+            let theirs = matches!(second.claim(id(1), 0), Claim::Won(_));
+            let _another = second.claim(id(2), 0);
+            theirs
+        });
+        let mine = matches!(first.claim(id(1), 0), Claim::Won(_));
+        assert!(mine ^ other.join().expect("no panic"));
+    });
+}
+
+/// The sequence lock by itself: a reading is of one lap in every field, also for a reader that no word led here.
+#[test]
+fn a_cell_is_read_whole_or_not_at_all() {
+    model(|| {
+        let entry = |lap: u32| {
+            (
+                EventId::from_parts(lap.into(), lap.into()),
+                Word(lap.into()),
+            )
+        };
+        let write = |cell: &Cell, lap| {
+            let (id, next) = entry(lap);
+            assert!(cell.take(cell.meta(), lap));
+            cell.write(id, Meta::new(State::Done, lap, 0), next);
+        };
+        let cell = Arc::new(Cell::default());
+        write(&cell, 1);
+        let reader = Arc::clone(&cell);
+        let other = thread::spawn(move || {
+            for lap in [1, 2] {
+                if let Some(reading) = reader
+                    .read(lap)
+                    .filter(|reading| reading.meta.state() == State::Done)
+                {
+                    assert_eq!((reading.id, reading.next), entry(lap));
+                }
+            }
+        });
+        write(&cell, 2);
+        other.join().expect("no panic");
     });
 }
 

@@ -12,10 +12,11 @@ use super::cell::Cell;
 use super::claimer::Claim;
 use super::layout::{Floor, Meta, Position, State, ticks_to_ns};
 use super::sync::Ordering;
-use super::table::{ClaimToken, DedupTable};
+use super::table::DedupTable;
+use super::types::ClaimToken;
 
 /// Insertions between two moves of the floor: one store to a line that other claimers read, spread over as many.
-const HOUSEKEEP_EVERY: u32 = if cfg!(loom) { 1 } else { 64 };
+const HOUSEKEEP_EVERY: u32 = if cfg!(loom_model) { 1 } else { 64 };
 /// Cells the floor may pass in one move; twice the insertions between two, so that it catches up.
 const HOUSEKEEP_CELLS: u32 = 2 * HOUSEKEEP_EVERY;
 /// Pending cells passed over in one claim before it is admitted without being remembered. The next claim goes on from

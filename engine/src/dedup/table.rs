@@ -22,7 +22,6 @@
 //! # Memory
 //! 32 bytes a cell and 16 of bucket: 48 bytes per id of capacity, all of it allocated and touched by `new`.
 
-use std::num::NonZeroU64;
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
@@ -33,98 +32,11 @@ use super::claimer::Claimer;
 use super::id::{EventId, Seed};
 use super::layout::{CELL_BITS, Floor, Meta, Position, SLOTS, State, Verdict, Word, ticks_ceil};
 use super::sync::{AtomicU64, Ordering};
+use super::types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, claim_state};
 
 /// More entries than this behind one word mean that something other than chance fills a bucket; a walk ends there
 /// rather than hold up its thread. With a keyed hash even eight are not met in the life of a table.
 const CHAIN_MAX: u32 = 256;
-
-/// Sizes of a table, all of its memory following from them.
-#[derive(Clone, Copy, Debug)]
-pub struct DedupConfig {
-    /// Ids remembered at once, divided evenly among the claimers.
-    pub capacity: usize,
-    /// How long an id is remembered, from its claim.
-    pub window_ns: u64,
-    /// Threads that will claim.
-    pub claimers: usize,
-}
-
-/// Why a table cannot be made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum DedupError {
-    /// Capacity, window or claimers is zero.
-    Zero,
-    /// Capacity and claimers together need more than 2^30 cell numbers.
-    TooLarge,
-}
-
-impl std::fmt::Display for DedupError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Zero => "deduplication needs a capacity, a window and a number of claimers above zero",
-            Self::TooLarge => "deduplication is limited to 2^30 ids, claimers and ids per claimer rounded up to powers of two",
-        })
-    }
-}
-
-impl std::error::Error for DedupError {}
-
-/// The right to say what became of a claim: held by whoever won it, used once, from any thread.
-/// One that is dropped leaves its claim pending for ever.
-#[must_use = "a claim stays pending until its token is used"]
-#[derive(Debug)]
-pub struct ClaimToken(NonZeroU64);
-
-impl ClaimToken {
-    pub(super) const UNREMEMBERED: u64 = Word::EMPTY.0 | 1 << 63;
-
-    pub(super) fn new(cell: u32, lap: u32) -> Self {
-        // The word's "present" bit makes it non-zero.
-        Self(NonZeroU64::new(Word::new(cell, lap, 0).0).expect("a word for a cell is not zero"))
-    }
-
-    pub(super) fn unremembered() -> Self {
-        Self(NonZeroU64::new(Self::UNREMEMBERED).expect("one bit is set"))
-    }
-
-    /// Whether the table had room for the claim. If not, later copies of the event will be taken as new.
-    pub fn is_remembered(&self) -> bool {
-        self.0.get() != Self::UNREMEMBERED
-    }
-}
-
-/// What a remembered id's first copy has come to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ClaimState {
-    Pending,
-    Done,
-    DeadLettered,
-}
-
-/// How an event ended that is entered at start from log or dead letter records.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Outcome {
-    Done,
-    DeadLettered,
-}
-
-/// Gauges and counters of a table, summed over its claimers. Each claimer publishes every 64 insertions and in
-/// `Claimer::housekeep`.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct DedupStats {
-    pub capacity: u64,
-    /// Cells whose entry is not known to be forgotten.
-    pub occupied: u64,
-    /// Ids forgotten before their window was over, the table being full.
-    pub evicted_early: u64,
-    /// Events admitted without being remembered, every cell at hand being pending.
-    pub unremembered: u64,
-    /// Times a cell was passed over because it, or one reached through it, was still pending.
-    pub pending_passed_over: u64,
-    /// How far back ids are remembered: the configured window, or less while the table is full.
-    pub effective_window_ns: u64,
-    pub memory_bytes: u64,
-}
 
 /// One claimer's published numbers; written by that claimer alone.
 pub(super) struct Arena {
@@ -172,7 +84,7 @@ impl DedupTable {
         // Two words a cell. A claim must look into the cell of a word that has overflow: at one word a cell that is
         // several cells a claim of a full table, at 1.5 nearly one, at two one in five.
         // One bucket in the models: that is where threads meet.
-        let buckets = if cfg!(loom) {
+        let buckets = if cfg!(loom_model) {
             1
         } else {
             (cells * 2).div_ceil(SLOTS)
@@ -380,14 +292,19 @@ impl DedupTable {
             let entry = self.cell_of(word).read(word.lap())?;
             (entry.id == id && self.remembers(entry.meta, now_ns)).then_some((word, entry.meta))
         };
-        for slot in bits(view.matches) {
-            if let Some(found) = check(view.words[slot]) {
+        for word in &view.words {
+            if word.matches(probe)
+                && let Some(found) = check(*word)
+            {
                 return Some(found);
             }
         }
-        for slot in bits(view.overflow) {
+        if !view.has_overflow() {
+            return None;
+        }
+        for word in view.words.iter().filter(|word| word.has_overflow()) {
             let found = self
-                .chain(view.words[slot])
+                .chain(*word)
                 .filter(|word| word.matches(probe))
                 .find_map(check);
             if found.is_some() {
@@ -477,57 +394,40 @@ impl DedupTable {
 
     fn settle(&self, token: ClaimToken, state: State) {
         if token.is_remembered() {
-            let word = Word(token.0.get());
+            let word = token.word();
             self.cell_of(word).settle(word.lap(), state);
         }
     }
 }
 
-#[inline]
-pub(super) fn claim_state(meta: Meta) -> ClaimState {
-    match meta.state() {
-        State::Done => ClaimState::Done,
-        State::DeadLettered => ClaimState::DeadLettered,
-        State::Pending | State::Free | State::Released => ClaimState::Pending,
-    }
-}
-
-fn bits(mut mask: u32) -> impl Iterator<Item = usize> {
-    std::iter::from_fn(move || {
-        let bit = (mask != 0).then(|| mask.trailing_zeros() as usize)?;
-        mask &= mask - 1;
-        Some(bit)
-    })
-}
-
 /// Asks for the line of `place`, to be written soon. A hint: nothing depends on it.
 #[inline]
 pub(super) fn prefetch<T>(place: &T) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
+    #[cfg(all(target_arch = "x86_64", not(loom_model)))]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
         let pointer = std::ptr::from_ref(place).cast::<i8>();
         // SAFETY: a prefetch reads and writes nothing and cannot fault; SSE is part of x86_64.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer) };
     }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
+    #[cfg(not(all(target_arch = "x86_64", not(loom_model))))]
     let _ = place;
 }
 
-#[cfg(loom)]
+#[cfg(loom_model)]
 type Slab<T> = Box<[T]>;
 
-#[cfg(loom)]
+#[cfg(loom_model)]
 fn slab<T: Default>(len: usize) -> Slab<T> {
     (0..len).map(|_| T::default()).collect()
 }
 
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 use memory::{Slab, slab};
 
 /// Arrays of atomics in zeroed memory, on huge pages where the kernel grants them: a table of ten million ids spans
 /// a hundred thousand small pages, and each claim would pay for a walk of the page table beside its cache miss.
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 mod memory {
     use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
     use std::ptr::NonNull;

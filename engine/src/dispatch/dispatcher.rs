@@ -13,8 +13,9 @@ use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
 use super::{UNNAMED_TOPICS, topic_word};
 use crate::control::{State, StateCell};
+use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
-use crate::frame::{Class, FrameView, Priority};
+use crate::frame::{Class, FLAG_ID, FrameView, Priority};
 use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc;
@@ -22,9 +23,9 @@ use crate::runtime::agent::{Agent, Cycle};
 use crate::runtime::clock::Nanos;
 use crate::storage::DeadLetterSender;
 
-/// Events a duty cycle takes. Small enough that what ingest wrote is still in L1 when the workers read it on a shared
-/// core, large enough to spread the cost of refreshing the links.
-const BURST: usize = 512;
+/// Events a duty cycle takes: at least what a source brings in one of its own (64 datagrams of 23 events), so that on a
+/// shared core the queue in front does not grow from cycle to cycle.
+const BURST: usize = 2048;
 
 /// What a dispatcher is made of.
 pub struct DispatcherSpec {
@@ -40,8 +41,15 @@ pub struct DispatcherSpec {
     pub dead_letters: DeadLetterSender,
     /// Classes that ask for deduplication of all their topics.
     pub dedup: [bool; 3],
-    /// Per pool: where to tell a source how many of its events hold no credit any more.
-    pub settled: Vec<Option<Arc<AtomicU64>>>,
+    pub gaps: Option<GapTable>,
+    /// Where to tell a source how many of its events hold no credit any more.
+    pub accounts: Vec<CreditAccount>,
+}
+
+/// A source that is held back by credits, and the pools its events lie in.
+pub struct CreditAccount {
+    pub pools: Vec<u8>,
+    pub settled: Arc<AtomicU64>,
 }
 
 /// Routing under the table before last, until what it queued has ended.
@@ -62,7 +70,7 @@ pub struct Dispatcher {
     workers: [(usize, usize); 3],
     /// How many slots of each pool one class may pin.
     pin_limits: Box<[u32]>,
-    /// Totals behind `spec.settled`.
+    /// Per pool: events that hold no credit any more.
     settled: Box<[u64]>,
     counters: Counters,
     releaser: Releaser,
@@ -175,16 +183,21 @@ impl Dispatcher {
         }
         self.spec.dead_letters.publish();
         self.releaser.flush();
-        for (total, settled) in self.settled.iter().zip(&self.spec.settled) {
-            if let Some(settled) = settled {
-                // Release: paired with the source's Acquire; the events' frames were given up before.
-                settled.store(*total, Ordering::Release);
-            }
+        for account in &self.spec.accounts {
+            let total = account.pools.iter().map(|pool| self.settled[usize::from(*pool)]).sum();
+            // Release: paired with the source's Acquire; the events' frames were given up before.
+            account.settled.store(total, Ordering::Release);
         }
     }
 
     #[inline]
     fn dispatch(&mut self, mut event: Event, state: State, now: Nanos) {
+        if let Some(gaps) = &mut self.spec.gaps
+            && event.head() & FLAG_ID != 0
+            && let Some(id) = FrameView::new(self.spec.frames.bytes(&event), event.head(), 0).id()
+        {
+            gaps.observe(EventId(id));
+        }
         let (class, word, link) = match self.transition {
             None => self.route(&self.table, &event),
             Some(_) => self.route_in_transition(&event),
@@ -300,6 +313,12 @@ impl Agent for Dispatcher {
 
     fn housekeeping(&mut self, _now: Nanos) {
         self.spec.spill.iter_mut().for_each(SpillPool::housekeeping);
+        if let Some(gaps) = &self.spec.gaps {
+            let totals = gaps.totals();
+            self.counters.set(Counter::GAP_MISSING, totals.missing);
+            self.counters.set(Counter::GAP_LATE, totals.late);
+            self.counters.set(Counter::GAP_REPEATED, totals.repeated);
+        }
         self.counters.flush();
     }
 }

@@ -12,6 +12,8 @@
 
 mod encode;
 mod parse;
+#[cfg(test)]
+mod tests;
 mod view;
 
 pub use encode::{FrameHeader, encode};

@@ -36,6 +36,8 @@ pub struct Intake {
     queue: mpsc::Producer<Event>,
     waker: Option<Waker>,
     frames: Vec<ParsedFrame>,
+    /// Frames of one datagram among several in a slot, until they join `frames`.
+    segment: Vec<ParsedFrame>,
     /// Accepted events the queue had no room for, next one last.
     pending: Vec<Event>,
     pending_gauge: Arc<AtomicU64>,
@@ -43,7 +45,7 @@ pub struct Intake {
 
 impl Intake {
     pub fn new(spec: IntakeSpec) -> Self {
-        // A slot bounds a datagram, so neither vector ever grows on the data path.
+        // A slot bounds a datagram, so none of these ever grows on the data path.
         let most = Parser::max_frames(spec.pool.slot_bytes()).max(CLAIM_EVENTS);
         Self {
             pool: spec.pool,
@@ -52,6 +54,7 @@ impl Intake {
             queue: spec.queue,
             waker: spec.waker,
             frames: Vec::with_capacity(most),
+            segment: Vec::with_capacity(most),
             pending: Vec::with_capacity(most),
             pending_gauge: Arc::default(),
         }
@@ -82,8 +85,56 @@ impl Intake {
             self.pool.give_back(slot);
             return 0;
         }
-        let count = self.frames.len();
         self.counters.add(Counter::DATAGRAMS_PARSED, 1);
+        self.accept(slot, offset, arrival_ns, peer)
+    }
+
+    /// Takes in a run of datagrams of one sender that the kernel has put behind one another at the start of `slot`:
+    /// each `segment_bytes` long, the last one perhaps shorter. Each is parsed or malformed on its own, as if it had
+    /// come alone; the events of the good ones share the slot. Returns the number of events.
+    ///
+    /// The caller has counted `length / segment_bytes` datagrams, rounded up, as received; `length` is within the slot.
+    pub fn segments(
+        &mut self,
+        slot: Slot,
+        length: usize,
+        segment_bytes: usize,
+        arrival_ns: Nanos,
+        peer: Peer,
+    ) -> usize {
+        debug_assert!(length <= self.pool.slot_bytes());
+        if segment_bytes == 0 || segment_bytes >= length {
+            return self.datagram(slot, 0, length, arrival_ns, peer);
+        }
+        debug_assert!(!self.is_blocked());
+        self.counters.add(Counter::BYTES_RECEIVED, length as u64);
+        self.frames.clear();
+        let bytes = self.pool.bytes(&slot).get(..length).unwrap_or_default();
+        let mut parsed = 0;
+        for (index, segment) in bytes.chunks(segment_bytes).enumerate() {
+            match self.parser.datagram(segment, &mut self.segment) {
+                Ok(()) => {
+                    parsed += 1;
+                    let start = (index * segment_bytes) as u32;
+                    let in_slot = |frame: &ParsedFrame| ParsedFrame { offset: start + frame.offset, ..*frame };
+                    self.frames.extend(self.segment.iter().map(in_slot));
+                }
+                Err(malformed) => self.counters.add(Counter::datagram_malformed(malformed.reason), 1),
+            }
+        }
+        self.counters.add(Counter::DATAGRAMS_PARSED, parsed);
+        if self.frames.is_empty() {
+            self.pool.give_back(slot);
+            return 0;
+        }
+        self.accept(slot, 0, arrival_ns, peer)
+    }
+
+    /// Makes events of the validated `frames`, whose offsets count from `offset` in the slot, and publishes them in
+    /// chunks; what the queue has no room for waits in `pending`. Returns their number.
+    #[inline]
+    fn accept(&mut self, slot: Slot, offset: usize, arrival_ns: Nanos, peer: Peer) -> usize {
+        let count = self.frames.len();
         self.counters.add(Counter::EVENTS_ACCEPTED, (count as u64).wrapping_add(miscount()));
         let mut maker = self.pool.seal(slot, count as u32, arrival_ns, peer);
         let mut rest = self.frames.as_slice();

@@ -4,7 +4,9 @@
 //! [`IngestAgent`] that steps a backend, and in [`intake`] the way from bytes to events in the dispatcher's queue.
 
 pub mod intake;
+pub mod memory;
 pub mod tcp;
+pub mod udp;
 pub mod xdp;
 
 pub use intake::{Intake, IntakeSpec};
@@ -99,6 +101,10 @@ impl<B: Backend> Agent for IngestAgent<B> {
             return pushed;
         }
         pushed + self.backend.receive(&mut self.intake, state, cycle)
+    }
+
+    fn is_source(&self) -> bool {
+        true
     }
 
     fn housekeeping(&mut self, now: Nanos) {

@@ -24,7 +24,7 @@ use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::Nanos;
 
 /// How long the rx ring must stay empty to count as drained: longer than a NAPI pass, whose packets become visible at
-/// its end. A pass is at most 2 jiffies or `netdev_budget_usecs` (2 ms).
+/// its end. A pass is at most 64 packets, far under a millisecond; the rest is for interrupts in the middle of it.
 const DRAIN_PAUSE_NS: Nanos = 3_000_000;
 /// How soon an agent looks again while frames are missing in the fill ring: they come back without a descriptor
 /// becoming readable. The rings hold far more than a NIC fills in this time at the rates of a host that sleeps at all.

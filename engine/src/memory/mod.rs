@@ -12,10 +12,12 @@
 //! Everything is a move-only value: a slot cannot be handed out twice, an event cannot be used after its release,
 //! and code outside this folder needs no `unsafe` to read a frame.
 
+mod allocations;
 mod event;
 mod pool;
 mod region;
 
+pub use allocations::{data_path_allocations, off_data_path, on_data_path};
 pub use event::{Event, EventMaker, Frames, Releaser, Route};
 pub use pool::{FramePool, OpenSlot, Peer, PoolGauges, PoolSpec, Slot};
 pub use region::{Backing, Region};

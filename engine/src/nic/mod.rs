@@ -13,9 +13,12 @@
 //! and only then the program. The way back is the reverse: the program is detached before a socket is closed, or
 //! packets would be steered into nothing.
 //!
+//! Beside it stands [`UdpSocket`], the kernel's own way in for what is not steered.
+//!
 //! Unsafe code that deals with the kernel stands in this folder; what it hands out is safe to use wrongly.
 
 mod addresses;
+mod attach;
 mod error;
 mod interface;
 mod netlink;
@@ -24,6 +27,7 @@ mod options;
 mod program;
 mod queue;
 mod rings;
+mod udp_socket;
 mod umem;
 mod xsk;
 
@@ -37,4 +41,7 @@ pub use queue::{BURST, Batch, Receipt, Received, XskQueue};
 #[cfg(test)]
 pub(crate) use rings::fake;
 pub use rings::{Descriptor, Rings, XskStatistics};
+#[cfg(test)]
+pub(crate) use udp_socket::send_in_segments;
+pub use udp_socket::{Gro, Message, Messages, UdpSocket, UdpSocketOptions};
 pub use xsk::XskRings;

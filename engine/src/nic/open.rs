@@ -15,7 +15,7 @@ use super::interface::{Hook, Interface};
 use super::options::{Attach, ChecksumPolicy, Mode, Require, XdpOptions};
 use super::program::{SteerProgram, clear_way};
 use super::queue::XskQueue;
-use super::umem::NewUmem;
+use super::umem::{NewUmem, node_of};
 use super::xsk::{Binding, XskRings};
 use crate::memory::{FramePool, PoolSpec};
 
@@ -35,6 +35,8 @@ pub struct XskReady {
     pub rings: XskQueue<XskRings>,
     pub pool: FramePool,
     pub huge_pages: bool,
+    /// Where the UMEM really lies, to be compared with [`Interface::numa_node`].
+    pub memory_node: Option<u32>,
 }
 
 /// Everything about one interface. Dropping it whole detaches the program before the sockets close; whoever takes it
@@ -202,5 +204,12 @@ fn ready(options: &XdpOptions, interface: &Interface, queue: u32, binding: Bindi
     let mut pool = FramePool::new(0, region, &spec);
     let mut rings = XskQueue::new(rings, &pool);
     rings.fill(&mut pool);
-    Ok(XskReady { queue, rings, pool, huge_pages })
+    let memory_node = node_of(pool.region_address());
+    Ok(XskReady { queue, rings, pool, huge_pages, memory_node })
 }
+
+// Opened on the control thread, then taken apart: queues go to their agents' threads.
+const _: fn() = || {
+    fn can_be_sent<T: Send>() {}
+    can_be_sent::<NicSetup>();
+};

@@ -4,24 +4,22 @@
 //! - **Invariant**: a map entry exists before the program that reads it is attached, and the program is detached before
 //!   a socket it steers into is closed.
 //!
-//! It is attached by a link, whose descriptor's end (also by SIGKILL) detaches it: nothing of ours outlives the process.
-//! Kernels without XDP links take it over netlink; what such a run leaves behind when it is killed is recognised at the
-//! next start and taken away ([`clear_way`]).
+//! Where the kernel has XDP links nothing of ours outlives the process; what a killed run leaves behind on others is
+//! recognised at the next start and taken away ([`clear_way`]).
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
 
 use aya::maps::{Array, HashMap, MapData, MapInfo, PerCpuArray, XskMap};
-use aya::programs::xdp::XdpLinkId;
-use aya::programs::{Xdp, XdpMode, loaded_programs};
+use aya::programs::{Xdp, loaded_programs};
 use aya::{Ebpf, EbpfError};
 use eventstream_steer::Verdict;
 use eventstream_steer::maps::{self, AddressKey, MODE_REFUSE, MODE_STEER, SteerConfig};
 
+use super::attach::{Attachment, detach_over_netlink};
 use super::error::describe;
 use super::interface::{Hook, Interface};
-use super::netlink::{self, Request};
 use super::options::XdpOptions;
 use super::xsk::XskRings;
 
@@ -77,8 +75,8 @@ pub struct AddressChange {
 
 /// The program and its maps.
 pub struct SteerProgram {
-    // The link goes first, then the program, then the maps.
-    link: Option<XdpLinkId>,
+    // Goes first, then the program, then the maps.
+    attachment: Option<Attachment>,
     ebpf: Ebpf,
     interface_index: u32,
     settings: SteerConfig,
@@ -118,7 +116,7 @@ impl SteerProgram {
             reserved: 0,
         };
         let mut program = Self {
-            link: None,
+            attachment: None,
             ebpf,
             interface_index: interface.index,
             settings,
@@ -144,24 +142,24 @@ impl SteerProgram {
 
     /// Attaches the program. The reason on failure is for the operator.
     pub(super) fn attach(&mut self, hook: Hook) -> Result<(), String> {
-        let mode = if hook == Hook::Native { XdpMode::Driver } else { XdpMode::Skb };
-        let link = steer(&mut self.ebpf)?
-            .attach_to_if_index(self.interface_index, mode)
-            .map_err(|error| format!("attach {}: {}", hook_name(hook), describe(&error)))?;
-        self.link = Some(link);
+        let failed =
+            |error: &(dyn std::error::Error + 'static)| format!("attach {}: {}", hook_name(hook), describe(error));
+        let program = steer(&mut self.ebpf)?.fd().map_err(|error| failed(&error))?;
+        let attachment =
+            Attachment::new(program.as_fd(), self.interface_index, hook).map_err(|error| failed(&error))?;
+        self.attachment = Some(attachment);
         Ok(())
     }
 
-    /// Detaches it; packets go to the kernel again. Also happens on drop.
+    /// Detaches it: when this returns, no packet is steered any more. Also happens, without waiting, on drop.
     pub fn detach(&mut self) {
-        if let (Some(link), Ok(program)) = (self.link.take(), steer(&mut self.ebpf)) {
-            // Fails only if the interface, and with it the attachment, is gone already.
-            let _ = program.detach(link);
+        if self.attachment.take().is_some() {
+            self.wait_for_runs();
         }
     }
 
     pub fn is_attached(&self) -> bool {
-        self.link.is_some()
+        self.attachment.is_some()
     }
 
     /// Steers or refuses from the next packet on.
@@ -228,12 +226,6 @@ impl SteerProgram {
     }
 }
 
-impl Drop for SteerProgram {
-    fn drop(&mut self) {
-        self.detach();
-    }
-}
-
 fn steer(ebpf: &mut Ebpf) -> Result<&mut Xdp, String> {
     let program = ebpf.program_mut(maps::STEER_PROGRAM);
     let program = program.ok_or_else(|| format!("steering object has no program {}", maps::STEER_PROGRAM))?;
@@ -280,7 +272,7 @@ pub(super) fn clear_way(interface: &Interface) -> Result<Vec<u32>, String> {
             return Err(format!("{} has somebody else's {named}: left alone", interface.name));
         }
         let fd = info.fd().map_err(|error| format!("{named}: {}", describe(&error)))?;
-        detach_over_netlink(interface.index, attached.hook, &fd).map_err(|error| {
+        detach_over_netlink(interface.index, attached.hook, fd.as_fd()).map_err(|error| {
             // A link cannot be taken away over netlink; links end with their process, so that one is alive.
             if error.raw_os_error() == Some(libc::EBUSY) {
                 format!("{}: {named} belongs to an engine that is running", interface.name)
@@ -299,29 +291,6 @@ fn has_our_maps(info: &aya::programs::ProgramInfo) -> bool {
     let names: BTreeSet<String> =
         ids.iter().filter_map(|id| Some(MapInfo::from_id(*id).ok()?.name_as_str()?.to_owned())).collect();
     [maps::ADDRESSES, maps::PORTS, maps::SOCKETS, maps::VERDICTS].iter().all(|name| names.contains(*name))
-}
-
-fn detach_over_netlink(index: u32, hook: Hook, expected: &aya::programs::ProgramFd) -> std::io::Result<()> {
-    // Nested in IFLA_XDP, and the flags in it (linux/if_link.h).
-    const IFLA_XDP_FD: u16 = 1;
-    const IFLA_XDP_FLAGS: u16 = 3;
-    const IFLA_XDP_EXPECTED_FD: u16 = 8;
-    const XDP_FLAGS_SKB_MODE: u32 = 1 << 1;
-    const XDP_FLAGS_DRV_MODE: u32 = 1 << 2;
-    const XDP_FLAGS_HW_MODE: u32 = 1 << 3;
-    const XDP_FLAGS_REPLACE: u32 = 1 << 4;
-    let mode = match hook {
-        Hook::Native => XDP_FLAGS_DRV_MODE,
-        Hook::Generic => XDP_FLAGS_SKB_MODE,
-        Hook::Hardware => XDP_FLAGS_HW_MODE,
-    };
-    // Only the program that was looked at: another may have taken its place meanwhile.
-    let request = Request::new(libc::RTM_SETLINK, libc::NLM_F_ACK).link(index).nested(libc::IFLA_XDP, |xdp| {
-        xdp.attribute(IFLA_XDP_FD, &(-1_i32).to_ne_bytes())
-            .attribute(IFLA_XDP_FLAGS, &(mode | XDP_FLAGS_REPLACE).to_ne_bytes())
-            .attribute(IFLA_XDP_EXPECTED_FD, &expected.as_fd().as_raw_fd().to_ne_bytes())
-    });
-    netlink::ask(request, |_| {})
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ impl NewUmem {
             .map_err(|error| invalid(&error))?;
         let frames = NonZeroU32::new(options.frames).ok_or("UMEM: no frames")?;
         let bytes = options.frames as usize * options.frame_bytes as usize;
-        let _policy = numa_node.map(MemoryPolicy::prefer);
+        let _policy = numa_node.and_then(MemoryPolicy::prefer);
         let huge = if bytes.is_multiple_of(HUGE_PAGE_BYTES) { Umem::new(config, frames, true).ok() } else { None };
         let huge_pages = huge.is_some();
         let (umem, descriptors) = match huge {
@@ -75,29 +75,84 @@ impl NewUmem {
     }
 }
 
-/// Prefers a node for what this thread maps, until dropped.
-struct MemoryPolicy;
+/// The node a page of the region lies on, or none if the kernel does not say.
+pub(super) fn node_of(address: usize) -> Option<u32> {
+    // The flags of get_mempolicy (linux/mempolicy.h): the node, not the policy, and of an address.
+    const MPOL_F_NODE: libc::c_ulong = 1;
+    const MPOL_F_ADDR: libc::c_ulong = 2;
+    let mut node: libc::c_int = 0;
+    let (no_mask, flags) = (std::ptr::null_mut::<u64>(), MPOL_F_NODE | MPOL_F_ADDR);
+    // SAFETY: the kernel writes one integer to `node`; the address is looked up, not accessed.
+    let result = unsafe { libc::syscall(libc::SYS_get_mempolicy, &raw mut node, no_mask, 0_usize, address, flags) };
+    if result == 0 { u32::try_from(node).ok() } else { None }
+}
+
+/// Nodes a mask has room for: what the kernel is built for at most.
+const NODE_BITS: usize = 1024;
+
+/// A thread's memory policy; dropping it makes it the thread's again.
+struct MemoryPolicy {
+    mode: libc::c_int,
+    nodes: [u64; NODE_BITS / 64],
+}
 
 impl MemoryPolicy {
-    fn prefer(node: u32) -> Self {
-        if let Some(mask) = 1_u64.checked_shl(node) {
-            // A machine with one node, or a container that forbids the call, keeps its policy: nothing is lost but
-            // speed, and preferring instead of binding means that a full node is no failure either.
-            let _ = set_policy(libc::MPOL_PREFERRED, Some(&mask));
-        }
-        Self
+    /// Prefers a node for what this thread maps, until the result is dropped. A machine without nodes, or a container
+    /// that forbids the call, keeps its policy: only speed is lost. Preferring instead of binding means that a full
+    /// node is no failure either.
+    fn prefer(node: u32) -> Option<Self> {
+        let before = Self::current()?;
+        let mut wanted = Self { mode: libc::MPOL_PREFERRED, nodes: [0; _] };
+        *wanted.nodes.get_mut(node as usize / 64)? |= 1 << (node % 64);
+        let result = wanted.set();
+        std::mem::forget(wanted); // it was never the thread's own
+        result.ok().map(|()| before)
+    }
+
+    fn current() -> Option<Self> {
+        let (mut mode, mut nodes) = (0, [0_u64; NODE_BITS / 64]);
+        let (none, flags) = (0_usize, 0_usize);
+        // SAFETY: the kernel writes one integer to `mode` and `NODE_BITS` bits to `nodes`.
+        let result = unsafe {
+            libc::syscall(libc::SYS_get_mempolicy, &raw mut mode, nodes.as_mut_ptr(), NODE_BITS, none, flags)
+        };
+        (result == 0).then_some(Self { mode, nodes })
+    }
+
+    fn set(&self) -> io::Result<()> {
+        // SAFETY: the kernel reads `NODE_BITS` bits from `nodes`.
+        let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, self.mode, self.nodes.as_ptr(), NODE_BITS) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
 impl Drop for MemoryPolicy {
     fn drop(&mut self) {
-        let _ = set_policy(libc::MPOL_DEFAULT, None);
+        let _ = self.set();
     }
 }
 
-fn set_policy(policy: libc::c_int, nodes: Option<&u64>) -> io::Result<()> {
-    let (pointer, bits) = nodes.map_or((std::ptr::null(), 0), |mask| (std::ptr::from_ref(mask), u64::BITS + 1));
-    // SAFETY: the kernel reads at most `bits - 1` bits behind the pointer, which are those of a live u64.
-    let result = unsafe { libc::syscall(libc::SYS_set_mempolicy, policy, pointer, libc::c_ulong::from(bits)) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_threads_memory_policy_comes_back() {
+        let Some(before) = MemoryPolicy::current() else { return };
+        let preferred = MemoryPolicy::prefer(0);
+        if preferred.is_some() {
+            let now = MemoryPolicy::current().unwrap();
+            assert_eq!((now.mode, now.nodes[0]), (libc::MPOL_PREFERRED, 1));
+            std::mem::forget(now);
+        }
+        drop(preferred);
+        let after = MemoryPolicy::current().unwrap();
+        assert_eq!((after.mode, after.nodes), (before.mode, before.nodes));
+    }
+
+    #[test]
+    fn a_touched_page_has_a_node() {
+        let page = vec![1_u8; 4096];
+        assert!(node_of(page.as_ptr().addr()).is_none_or(|node| node < NODE_BITS as u32));
+    }
 }

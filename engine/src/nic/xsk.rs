@@ -6,12 +6,14 @@
 //!
 //! The device's queue is free again only when all four ring ends are dropped; they are fields of one value.
 
+use std::error::Error as _;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::{Duration, Instant};
 
 use xsk_rs::FrameDesc;
 use xsk_rs::config::{BindFlags, Interface as XskInterface, LibxdpFlags, QueueSize, SocketConfig};
-use xsk_rs::socket::{RxQueue, Socket, TxQueue};
+use xsk_rs::socket::{RxQueue, Socket, SocketCreateError, TxQueue};
 use xsk_rs::umem::{CompQueue, FillQueue};
 
 use super::error::describe;
@@ -31,6 +33,11 @@ pub struct XskRings {
     _tx: TxQueue,
     _completion: CompQueue,
 }
+
+/// The kernel gives a closed socket's queue free in a work item of its own, some time after the close or the death of the
+/// process: an engine that is started again at once may find its own queues taken.
+const BUSY_LIMIT: Duration = Duration::from_millis(500);
+const BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// How a socket is bound to its queue.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -55,15 +62,22 @@ impl XskRings {
         let invalid = |error: &dyn std::fmt::Display| format!("AF_XDP socket: {error}");
         let config = SocketConfig::builder()
             .rx_queue_size(QueueSize::new(rx_ring).map_err(|error| invalid(&error))?)
-            // xsk-rs always makes a tx ring; two entries are the least libxdp's arithmetic allows.
+            // xsk-rs always makes a tx ring; nothing is ever sent, so it is as good as none.
             .tx_queue_size(QueueSize::new(2).map_err(|error| invalid(&error))?)
             .libxdp_flags(LibxdpFlags::XSK_LIBXDP_FLAGS_INHIBIT_PROG_LOAD)
             .bind_flags(mode | BindFlags::XDP_USE_NEED_WAKEUP)
             .build();
         let name: XskInterface = interface.parse().map_err(|error| invalid(&error))?;
-        // SAFETY: asks that no socket of ours be bound to the queue with this UMEM: the UMEM is new, and is consumed.
-        let made = unsafe { Socket::new(config, &umem.umem, &name, queue) };
-        let (tx, rx, rings) = made.map_err(|error| describe(&error))?;
+        let start = Instant::now();
+        let (tx, rx, rings) = loop {
+            // SAFETY: asks that no socket of ours be bound to the queue with this UMEM: the UMEM is new, is consumed here,
+            // and a refused socket is none.
+            match unsafe { Socket::new(config, &umem.umem, &name, queue) } {
+                Ok(made) => break made,
+                Err(error) if is_busy(&error) && start.elapsed() < BUSY_LIMIT => std::thread::sleep(BUSY_PAUSE),
+                Err(error) => return Err(describe(&error)),
+            }
+        };
         let (fill, completion) = rings.ok_or("AF_XDP socket: no fill ring for a new UMEM")?;
         Ok(Self {
             fill,
@@ -76,6 +90,11 @@ impl XskRings {
             _completion: completion,
         })
     }
+}
+
+fn is_busy(error: &SocketCreateError) -> bool {
+    let source = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    source.and_then(io::Error::raw_os_error) == Some(libc::EBUSY)
 }
 
 impl AsRawFd for XskRings {

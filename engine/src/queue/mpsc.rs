@@ -255,7 +255,7 @@ impl<T> Drop for Consumer<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests {
     use super::*;
 
@@ -343,7 +343,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom_model))]
 mod models {
     use super::*;
 

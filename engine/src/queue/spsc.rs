@@ -230,7 +230,7 @@ impl<T> Drop for Producer<T> {
     }
 }
 
-#[cfg(all(test, not(loom)))]
+#[cfg(all(test, not(loom_model)))]
 mod tests {
     use super::*;
     use std::collections::VecDeque;
@@ -324,7 +324,7 @@ mod tests {
     }
 }
 
-#[cfg(all(test, loom))]
+#[cfg(all(test, loom_model))]
 mod models {
     use super::*;
 

@@ -1,27 +1,27 @@
 //! The atomics and cells the queues are written with: the standard library's, or loom's in a model run.
 
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 pub(crate) use std::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
-#[cfg(loom)]
+#[cfg(loom_model)]
 pub(crate) use loom::sync::{
     Arc,
     atomic::{AtomicU64, Ordering},
 };
 
 /// A cell whose accesses loom can check. The closure form is loom's; without loom it compiles to the bare pointer.
-#[cfg(loom)]
+#[cfg(loom_model)]
 pub(crate) use loom::cell::UnsafeCell;
 
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 #[derive(Debug)]
 #[repr(transparent)]
 pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
 
-#[cfg(not(loom))]
+#[cfg(not(loom_model))]
 impl<T> UnsafeCell<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(std::cell::UnsafeCell::new(value))

@@ -33,6 +33,12 @@ pub trait Agent: Send {
     /// Does a bounded batch of work and returns how much it did; zero means idle.
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize;
 
+    /// Whether events enter the runner's agents here. A runner steps everything behind a source right after it has
+    /// brought something, before the next source: what was written is then still in the cache when it is read.
+    fn is_source(&self) -> bool {
+        false
+    }
+
     /// Publishes counters and gauges; about every millisecond, before blocking, and once at the end.
     fn housekeeping(&mut self, now: Nanos);
 

@@ -79,12 +79,15 @@ impl RunnerHandle {
 
 impl RunnerSpec {
     /// Starts the thread. Returns once it is pinned, or has failed to be.
-    pub fn spawn(self) -> io::Result<RunnerHandle> {
+    pub fn spawn(mut self) -> io::Result<RunnerHandle> {
+        // A stable sort: sources come first, and both parts keep their path order.
+        self.agents.sort_by_key(|agent| !agent.is_source());
+        let sources = self.agents.iter().take_while(|agent| agent.is_source()).count();
         let (report, pinned) = std::sync::mpsc::channel();
         let rounds = Arc::new(AtomicU64::new(0));
         let (name, waker) = (self.name.clone(), self.waker.clone());
         let poll = EpollSet::new(&self.waker, &self.agents)?;
-        let runner = Runner { spec: self, poll, rounds: rounds.clone(), idle_rounds: 0 };
+        let runner = Runner { spec: self, poll, rounds: rounds.clone(), idle_rounds: 0, sources };
         // The kernel keeps 15 bytes of a thread's name.
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let _ = report.send(pin(runner.spec.cpu));
@@ -137,6 +140,8 @@ struct Runner {
     poll: EpollSet,
     rounds: Arc<AtomicU64>,
     idle_rounds: u32,
+    /// How many of the agents, at the front, are sources.
+    sources: usize,
 }
 
 impl Runner {
@@ -163,10 +168,26 @@ impl Runner {
         self.housekeeping(self.spec.clock.now());
     }
 
+    /// One round, depth first: the agents behind the sources are stepped after each source that brought something, so
+    /// that one burst is through before the next comes in and queues stay short. They are stepped once in any case.
     #[inline]
     fn step(&mut self, now: Nanos, busy: bool) -> usize {
         let cycle = Cycle { now, busy };
-        self.spec.agents.iter_mut().map(|agent| agent.duty_cycle(&cycle)).sum()
+        let (sources, stages) = self.spec.agents.split_at_mut(self.sources);
+        crate::memory::on_data_path(|| {
+            let mut work = 0;
+            for source in sources {
+                let brought = source.duty_cycle(&cycle);
+                if brought > 0 {
+                    work += brought;
+                    stages.iter_mut().for_each(|stage| work += stage.duty_cycle(&cycle));
+                }
+            }
+            if work == 0 {
+                stages.iter_mut().for_each(|stage| work += stage.duty_cycle(&cycle));
+            }
+            work
+        })
     }
 
     fn housekeeping(&mut self, now: Nanos) {

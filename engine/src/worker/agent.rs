@@ -1,6 +1,6 @@
 //! A worker: handles a burst of events in place and gives their frames back.
 //!
-//! - **Thread**: its runner's. **In**: one ring. **Out**: outcomes, the dead letter link.
+//! - **Thread**: its runner's. **In**: one ring from each dispatcher. **Out**: outcomes, the dead letter link.
 //! - **Overload**: its ring fills, and the dispatcher sees it. Retries wait in a bounded queue of copies.
 //! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry; its ring
 //!   position is given back after its frame's reference.
@@ -23,15 +23,18 @@ use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::DeadLetterSender;
 
-/// Events a duty cycle takes: their frames stay in L1/L2 between the passes over them.
+/// Events handled in one go: their frames stay in L1 between the passes over them.
 const BURST: usize = 256;
+/// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
+const BURSTS: usize = 8;
 
 /// What a worker is made of.
 pub struct WorkerSpec<H> {
     pub name: String,
     pub class: Class,
     pub handler: H,
-    pub ring: spsc::Consumer<Event>,
+    /// One from each dispatcher.
+    pub rings: Vec<spsc::Consumer<Event>>,
     pub frames: Frames,
     pub dead_letters: DeadLetterSender,
     /// `None` where no class or topic of this worker can ask for deduplication.
@@ -64,6 +67,8 @@ pub struct Worker<H> {
     /// Index into the burst of each claimed id.
     claimed: Vec<u32>,
     held: Arc<AtomicU64>,
+    /// How long the last event taken had waited; zero when idle.
+    lag_ns: Arc<AtomicU64>,
 }
 
 impl<H: Handler> Worker<H> {
@@ -78,6 +83,7 @@ impl<H: Handler> Worker<H> {
             claims: Vec::with_capacity(BURST),
             claimed: Vec::with_capacity(BURST),
             held: Arc::default(),
+            lag_ns: Arc::default(),
             spec,
         }
     }
@@ -96,17 +102,22 @@ impl<H: Handler> Worker<H> {
         self.held.clone()
     }
 
+    /// How long the last event taken had waited: an input of the control plane.
+    pub fn lag_gauge(&self) -> Arc<AtomicU64> {
+        self.lag_ns.clone()
+    }
+
     pub fn retry_pool(&self) -> Option<&crate::memory::FramePool> {
         self.spec.retries.as_ref().map(RetryQueue::pool)
     }
 
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
-    fn claim(&mut self, count: usize, now: Nanos) {
+    fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
         let Some(claimer) = &mut self.spec.claimer else { return };
         self.ids.clear();
         self.claimed.clear();
         for index in 0..count {
-            let event = self.spec.ring.peek(index);
+            let event = self.spec.rings[ring].peek(index);
             if event.topic() & topic_word::DEDUP == 0 || event.head() & FLAG_ID == 0 {
                 continue;
             }
@@ -132,7 +143,7 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
-    fn handle(&mut self, count: usize) {
+    fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
         while next < count {
             let spec = &mut self.spec;
@@ -142,7 +153,7 @@ impl<H: Handler> Worker<H> {
             let finished = catch_unwind(AssertUnwindSafe(|| {
                 while *cursor < count {
                     if let Verdict::Done = verdicts[*cursor] {
-                        let event = spec.ring.peek(*cursor);
+                        let event = spec.rings[ring].peek(*cursor);
                         let view = EventView::new(&spec.frames, event, spec.class, 1);
                         let outcome = spec.handler.handle(&view, *cursor + 1 == count);
                         if outcome != Outcome::Done {
@@ -161,11 +172,11 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Takes the burst off the ring and ends each event as its verdict says.
-    fn finish(&mut self, count: usize, now: Nanos) {
+    fn finish(&mut self, ring: usize, count: usize, now: Nanos) {
         let class = self.spec.class;
         let mut processed = 0;
         for index in 0..count {
-            let Some(event) = self.spec.ring.take() else { break };
+            let Some(event) = self.spec.rings[ring].take() else { break };
             let token = self.tokens[index].take();
             if fault::drops(Stage::of(class)) {
                 self.releaser.release(event);
@@ -186,6 +197,24 @@ impl<H: Handler> Worker<H> {
             }
         }
         self.counters.add(Counter::processed(class), processed);
+    }
+
+    /// Handles up to a burst of events of one ring.
+    #[inline]
+    fn burst(&mut self, ring: usize, now: Nanos) -> usize {
+        let count = self.spec.rings[ring].available(BURST);
+        if count > 0 {
+            self.counters.add(Counter::taken(self.spec.class), count as u64);
+            self.verdicts.clear();
+            self.verdicts.resize_with(count, || Verdict::Done);
+            self.tokens.clear();
+            self.tokens.resize_with(count, || None);
+            self.record_latency(ring, count);
+            self.claim(ring, count, now);
+            self.handle(ring, count);
+            self.finish(ring, count, now);
+        }
+        count
     }
 
     #[inline]
@@ -273,11 +302,13 @@ impl<H: Handler> Worker<H> {
     }
 
     /// Records rx→handler for the burst: one reading of the clock, one record per run of equal arrival times.
-    fn record_latency(&mut self, count: usize) {
+    fn record_latency(&mut self, ring: usize, count: usize) {
         let now = self.spec.clock.now();
+        let oldest = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
+        self.lag_ns.store(now.saturating_sub(oldest), Ordering::Relaxed);
         let (mut run_arrival, mut run) = (0, 0);
         for index in 0..count {
-            let arrival = self.spec.frames.arrival_ns(self.spec.ring.peek(index));
+            let arrival = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(index));
             if arrival != run_arrival {
                 if run > 0 {
                     self.latency.record(now.saturating_sub(run_arrival), run);
@@ -308,27 +339,26 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
-        let retried = self.run_retries(cycle.now);
-        let count = self.spec.ring.available(BURST);
-        if count > 0 {
-            self.counters.add(Counter::taken(self.spec.class), count as u64);
-            self.verdicts.clear();
-            self.verdicts.resize_with(count, || Verdict::Done);
-            self.tokens.clear();
-            self.tokens.resize_with(count, || None);
-            self.record_latency(count);
-            self.claim(count, cycle.now);
-            self.handle(count);
-            self.finish(count, cycle.now);
+        let mut work = self.run_retries(cycle.now);
+        for ring in 0..self.spec.rings.len() {
+            for _ in 0..BURSTS {
+                let count = self.burst(ring, cycle.now);
+                work += count;
+                if count < BURST {
+                    break;
+                }
+            }
         }
-        if count + retried > 0 {
+        if work > 0 {
             // Frames first: a ring position given back says that its frame is no longer pinned.
             self.releaser.flush();
             self.spec.dead_letters.publish();
             self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);
-            self.spec.ring.release();
+            self.spec.rings.iter_mut().for_each(spsc::Consumer::release);
+        } else {
+            self.lag_ns.store(0, Ordering::Relaxed);
         }
-        count + retried
+        work
     }
 
     fn housekeeping(&mut self, now: Nanos) {

@@ -1,0 +1,156 @@
+//! The control socket: one JSON request a line, one JSON answer a line, for the engine's own user and root only.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use crate::control::State;
+use crate::engine::Control;
+
+/// Longest request line; a request is a handful of words.
+const REQUEST_BYTES_MAX: u64 = 4096;
+
+/// What can be asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case", deny_unknown_fields)]
+pub enum Request {
+    /// The live report.
+    Status,
+    State,
+    SetState {
+        state: String,
+    },
+    /// Reads the configuration file again.
+    Reload,
+}
+
+/// The listening socket, removed when dropped.
+pub struct ControlSocket {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+impl ControlSocket {
+    /// Binds the first of `paths` that can be had. A socket file nobody listens on any more is replaced.
+    pub fn bind(paths: &[PathBuf]) -> Result<Self, String> {
+        let mut refused = Vec::new();
+        for path in paths {
+            match bind_one(path) {
+                Ok(listener) => return Ok(Self { listener, path: path.clone() }),
+                Err(error) => refused.push(format!("{}: {error}", path.display())),
+            }
+        }
+        Err(refused.join("; "))
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Serves connections until the task is dropped. Reloads are passed on, since the file is the main thread's to read.
+    pub async fn serve(self, control: Control, reloads: mpsc::Sender<()>) {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => {
+                    tokio::spawn(answer(stream, control.clone(), reloads.clone()));
+                }
+                // Out of descriptors: wait for some to be closed instead of spinning.
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+}
+
+impl Drop for ControlSocket {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
+    }
+}
+
+fn bind_one(path: &Path) -> io::Result<UnixListener> {
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder)?;
+    }
+    if path.exists() {
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(io::Error::new(io::ErrorKind::AddrInUse, "another engine answers there"));
+        }
+        fs::remove_file(path)?;
+    }
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+async fn answer(stream: UnixStream, control: Control, reloads: mpsc::Sender<()>) {
+    let own = rustix::process::geteuid().as_raw();
+    let allowed = stream.peer_cred().is_ok_and(|peer| peer.uid() == own || peer.uid() == 0);
+    let (read, mut write) = stream.into_split();
+    let mut line = String::new();
+    let mut reader = tokio::io::BufReader::new(read).take(REQUEST_BYTES_MAX);
+    if !matches!(reader.read_line(&mut line).await, Ok(count) if count > 0) {
+        return;
+    }
+    let result = match serde_json::from_str(&line) {
+        _ if !allowed => Err("only the engine's own user may ask".to_owned()),
+        Err(error) => Err(format!("request: {error}")),
+        Ok(request) => execute(request, &control, &reloads).await,
+    };
+    let answer = match result {
+        Ok(value) => json!({ "ok": value }),
+        Err(message) => json!({ "error": message }),
+    };
+    // The asker may have gone; then nobody misses the answer.
+    let _ = write.write_all(format!("{answer}\n").as_bytes()).await;
+}
+
+async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>) -> Result<Value, String> {
+    match request {
+        Request::Status => serde_json::to_value(control.report()).map_err(|error| error.to_string()),
+        Request::State => Ok(json!(control.state().name())),
+        Request::SetState { state } => {
+            let known = State::ALL.into_iter().find(|known| known.name() == state);
+            let known = known.ok_or_else(|| format!("there is no state {state}"))?;
+            control.set_state(known)?;
+            Ok(json!(control.state().name()))
+        }
+        Request::Reload => {
+            reloads.send(()).await.map_err(|_| "the engine is ending".to_owned())?;
+            Ok(json!("reload requested; the log says what came of it"))
+        }
+    }
+}
+
+/// Asks a running engine; for the command line.
+pub fn ask(paths: &[PathBuf], request: &Request) -> Result<Value, String> {
+    let mut refused = Vec::new();
+    for path in paths {
+        match std::os::unix::net::UnixStream::connect(path) {
+            Ok(stream) => return converse(stream, request).map_err(|error| format!("{}: {error}", path.display())),
+            Err(error) => refused.push(format!("{}: {error}", path.display())),
+        }
+    }
+    Err(format!("no engine answers on its control socket ({})", refused.join("; ")))
+}
+
+fn converse(mut stream: std::os::unix::net::UnixStream, request: &Request) -> Result<Value, String> {
+    let text = |error: io::Error| error.to_string();
+    stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
+    let line = serde_json::to_string(request).map_err(|error| error.to_string())?;
+    stream.write_all(format!("{line}\n").as_bytes()).map_err(text)?;
+    let mut answer = String::new();
+    BufReader::new(stream).read_line(&mut answer).map_err(text)?;
+    let mut answer: Value = serde_json::from_str(&answer).map_err(|error| format!("answer: {error}"))?;
+    match answer.get("error").and_then(Value::as_str) {
+        Some(error) => Err(error.to_owned()),
+        None => Ok(answer["ok"].take()),
+    }
+}

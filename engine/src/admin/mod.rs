@@ -1,0 +1,14 @@
+//! How people and scripts see and steer a running engine: a control socket, HTTP, a status line, a closing table.
+//!
+//! Everything here runs on the main thread, on one small tokio runtime; nothing here touches the data path but by
+//! reading published counters and storing the state.
+
+mod control_socket;
+mod display;
+mod http;
+mod signals;
+
+pub use control_socket::{ControlSocket, Request, ask};
+pub use display::{StatusLine, ledger_table};
+pub use http::{prometheus, serve as serve_http};
+pub use signals::{Signal, Signals};

@@ -1,0 +1,413 @@
+//! Building what the plan says: pools, queues, agents, and the threads they are placed on.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::EngineError;
+use super::observe::{DepthProbe, Edge, Observers};
+use super::sources;
+use crate::config::Config;
+use crate::control::StateCell;
+use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
+use crate::dispatch::{CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell};
+use crate::frame::{Class, Limits, Parser, Priority, Transport};
+use crate::memory::{Event, FramePool, Frames, PoolSpec, Region};
+use crate::nic::XskReady;
+use crate::queue::{mpsc, spsc};
+use crate::runtime::agent::Agent;
+use crate::runtime::clock::{Clock, Nanos};
+use crate::runtime::waker::Waker;
+use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
+use crate::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterSender, ShedBudget};
+use crate::topology::{AgentPlan, DEAD_LETTER_LINK_DEPTH, Plan, Role, SPILL_SLOT_BYTES, large_slot_bytes, retry_slots};
+use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Worker, WorkerSpec};
+
+/// What the parts of a build share.
+pub(super) struct Context<'a> {
+    pub config: &'a Config,
+    pub plan: &'a Plan,
+    pub state: StateCell,
+    pub clock: Clock,
+    pub hash_seed: u64,
+    pub run_id: String,
+    pub observers: Observers,
+    /// Runner of each agent, and each runner's waker.
+    runner_of: HashMap<String, usize>,
+    wakers: Vec<Waker>,
+}
+
+/// What a build gives to the engine.
+pub(super) struct Built {
+    pub runners: Vec<RunnerHandle>,
+    pub observers: Observers,
+    pub topics: Arc<TopicTableCell>,
+    pub shutdown: Shutdown,
+    pub ports: sources::Ports,
+    /// Classes whose workers can claim ids; a reload cannot add one.
+    pub claiming: [bool; 3],
+}
+
+impl<'a> Context<'a> {
+    pub fn new(config: &'a Config, plan: &'a Plan, clock: Clock, run_id: String) -> Result<Self, EngineError> {
+        let mut runner_of = HashMap::new();
+        let mut wakers = Vec::new();
+        for (index, runner) in plan.runners.iter().enumerate() {
+            wakers.push(Waker::new().map_err(|error| EngineError(format!("eventfd: {error}")))?);
+            runner_of.extend(runner.agents.iter().map(|agent| (agent.name.clone(), index)));
+        }
+        Ok(Self {
+            config,
+            plan,
+            state: StateCell::new(crate::control::State::Running),
+            clock,
+            // The hash of topics that senders choose must not be theirs to predict.
+            hash_seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
+            run_id,
+            observers: Observers::default(),
+            runner_of,
+            wakers,
+        })
+    }
+
+    fn runner(&self, agent: &str) -> usize {
+        self.runner_of.get(agent).copied().unwrap_or_default()
+    }
+
+    /// The waker a producer needs to reach a consumer: none when they share a runner.
+    pub fn waker(&self, from: &str, to: &str) -> Option<Waker> {
+        let (from, to) = (self.runner(from), self.runner(to));
+        (from != to).then(|| self.wakers[to].clone())
+    }
+
+    pub fn parser(&self, transport: Transport, max_priority: Priority) -> Parser {
+        let limits =
+            Limits { frame_bytes: self.config.limits.frame_bytes, topic_bytes: self.config.limits.topic_bytes };
+        Parser::new(limits, transport, max_priority, self.hash_seed)
+    }
+
+    pub fn agents(&self, wanted: impl Fn(Role) -> bool) -> Vec<AgentPlan> {
+        self.plan.agents().filter(|agent| wanted(agent.role)).cloned().collect()
+    }
+}
+
+/// Maps a pool with the next number.
+pub(super) fn map_pool(next: &mut u8, slots: u64, slot_bytes: u64, reliable: bool) -> Result<FramePool, EngineError> {
+    let bytes = slots * slot_bytes;
+    let region = Region::map(bytes as usize)
+        .map_err(|error| EngineError(format!("{bytes} bytes for a frame pool cannot be mapped: {error}")))?;
+    let pool = FramePool::new(*next, region, &PoolSpec { slot_bytes: slot_bytes as usize, reliable });
+    *next = next.checked_add(1).ok_or_else(|| EngineError("more than 255 frame pools".into()))?;
+    Ok(pool)
+}
+
+/// Pools that belong to dispatchers and workers.
+struct SpillPools {
+    dispatchers: Vec<[FramePool; 3]>,
+    retries: HashMap<String, FramePool>,
+}
+
+fn spill_pools(context: &Context<'_>, next: &mut u8) -> Result<SpillPools, EngineError> {
+    let slots = (context.config.spill.bytes_per_class / SPILL_SLOT_BYTES).max(1);
+    let mut dispatchers = Vec::new();
+    for _ in 0..context.config.dispatchers {
+        let mut pool = || map_pool(next, slots, SPILL_SLOT_BYTES, false);
+        dispatchers.push([pool()?, pool()?, pool()?]);
+    }
+    let mut retries = HashMap::new();
+    for worker in context.agents(retried) {
+        let pool = map_pool(next, retry_slots(context.config), SPILL_SLOT_BYTES, false)?;
+        retries.insert(worker.name, pool);
+    }
+    Ok(SpillPools { dispatchers, retries })
+}
+
+fn retried(role: Role) -> bool {
+    matches!(role, Role::Worker(Class::Transactional | Class::Batch))
+}
+
+/// Rings between dispatchers and workers.
+#[derive(Default)]
+struct Rings {
+    /// Per dispatcher, in the order of the workers.
+    links: Vec<Vec<(Class, spsc::Producer<Event>, Option<Waker>)>>,
+    /// By worker, one from each dispatcher.
+    workers: HashMap<String, Vec<spsc::Consumer<Event>>>,
+}
+
+fn rings(context: &mut Context<'_>) -> Rings {
+    let depth = context.config.queues.spsc_depth as usize;
+    let mut rings = Rings::default();
+    for dispatcher in context.agents(|role| role == Role::Dispatcher) {
+        let mut links = Vec::new();
+        for worker in context.agents(|role| matches!(role, Role::Worker(_))) {
+            let Role::Worker(class) = worker.role else { continue };
+            let (producer, consumer) = spsc::ring(depth);
+            let probe = producer.depth();
+            context.observers.depths.push(DepthProbe {
+                edge: Edge::Worker(class),
+                name: format!("{} -> {}", dispatcher.name, worker.name),
+                capacity: depth as u64,
+                read: Box::new(move || probe.len()),
+            });
+            links.push((class, producer, context.waker(&dispatcher.name, &worker.name)));
+            rings.workers.entry(worker.name).or_default().push(consumer);
+        }
+        rings.links.push(links);
+    }
+    rings
+}
+
+/// Ends of the links to the dead letter queue.
+struct DeadLetterLinks {
+    budget: ShedBudget,
+    consumers: Vec<spsc::Consumer<DeadLetter>>,
+}
+
+impl DeadLetterLinks {
+    fn sender(&mut self, context: &mut Context<'_>, from: &str) -> DeadLetterSender {
+        let (producer, consumer) = spsc::ring(DEAD_LETTER_LINK_DEPTH as usize);
+        let probe = producer.depth();
+        context.observers.depths.push(DepthProbe {
+            edge: Edge::DeadLetter,
+            name: format!("{from} -> dead-letter"),
+            capacity: DEAD_LETTER_LINK_DEPTH,
+            read: Box::new(move || probe.len()),
+        });
+        self.consumers.push(consumer);
+        DeadLetterSender::new(producer, self.budget, context.waker(from, "dead-letter"))
+    }
+}
+
+/// The configured topics as the topic table wants them.
+pub(super) fn topic_entries(config: &Config) -> Vec<TopicEntry> {
+    let entry = |topic: &crate::config::Topic| TopicEntry {
+        name: topic.name.to_string(),
+        class: topic.class,
+        dedup: topic.dedup.unwrap_or_else(|| config.dedup.classes.contains(&topic.class)),
+    };
+    config.topics.iter().map(entry).collect()
+}
+
+/// Which classes' workers need a claimer.
+pub(super) fn claiming(config: &Config) -> [bool; 3] {
+    Class::ALL.map(|class| {
+        config.dedup.classes.contains(&class)
+            || topic_entries(config).iter().any(|topic| topic.class == class && topic.dedup)
+    })
+}
+
+fn claimers(context: &Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String, Claimer>, EngineError> {
+    let workers =
+        context.agents(|role| matches!(role, Role::Worker(class) if claiming[class as usize]));
+    if workers.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let config = DedupConfig {
+        capacity: context.config.dedup.capacity as usize,
+        window_ns: context.config.dedup.window.as_nanos() as Nanos,
+        claimers: workers.len(),
+    };
+    let (_, claimers) = DedupTable::new(config).map_err(|error| EngineError(format!("dedup: {error}")))?;
+    Ok(workers.into_iter().map(|worker| worker.name).zip(claimers).collect())
+}
+
+/// Builds everything and starts the threads.
+pub(super) fn build<F: HandlerFactory>(
+    mut context: Context<'_>,
+    xsk: Vec<XskReady>,
+    factory: &mut F,
+) -> Result<Built, EngineError> {
+    let mut next_pool = 0u8;
+    let sources = sources::open(&mut context, xsk, &mut next_pool)?;
+    let spill = spill_pools(&context, &mut next_pool)?;
+    let mut pools: Vec<&FramePool> = sources.pools();
+    pools.extend(spill.dispatchers.iter().flatten());
+    let retried: Vec<AgentPlan> = context.agents(retried);
+    pools.extend(retried.iter().filter_map(|worker| spill.retries.get(&worker.name)));
+    let frames = Frames::new(&pools);
+
+    let topics = TopicTableCell::new(
+        &topic_entries(context.config),
+        context.parser(Transport::Tcp, Priority::Critical),
+    );
+    let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
+    let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
+    let mut rings = rings(&mut context);
+    let (producers, consumers) = ingest_queues(&mut context);
+    let claiming = claiming(context.config);
+
+    let mut agents: HashMap<String, Box<dyn Agent>> = HashMap::new();
+    let accounts = sources.accounts();
+    let ports = sources.start(&mut context, &producers, &mut agents);
+    let dispatchers = context.agents(|role| role == Role::Dispatcher);
+    let links = std::mem::take(&mut rings.links);
+    let parts = dispatchers.into_iter().zip(consumers).zip(links).zip(spill.dispatchers).zip(accounts);
+    for ((((plan, queue), links), spill), accounts) in parts {
+        let parts = DispatcherParts { queue, links, spill, accounts };
+        let agent = dispatcher(&mut context, &plan, parts, &frames, &topics, &mut letters);
+        agents.insert(plan.name, agent);
+    }
+    let mut workers = WorkerParts { claimers: claimers(&context, claiming)?, retries: spill.retries, rings: rings.workers };
+    for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
+        let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
+        agents.insert(plan.name, agent);
+    }
+    agents.insert("dead-letter".into(), dead_letter_agent(&mut context, letters.consumers, &frames));
+    let (runners, shutdown) = spawn(&mut context, agents)?;
+    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming })
+}
+
+/// One queue for each dispatcher.
+fn ingest_queues(context: &mut Context<'_>) -> (Vec<mpsc::Producer<Event>>, Vec<mpsc::Consumer<Event>>) {
+    let depth = context.config.queues.mpsc_depth as usize;
+    let (mut producers, mut consumers) = (Vec::new(), Vec::new());
+    for dispatcher in context.agents(|role| role == Role::Dispatcher) {
+        let (producer, consumer) = mpsc::queue(depth);
+        let probe = producer.depth();
+        context.observers.depths.push(DepthProbe {
+            edge: Edge::Ingest,
+            name: format!("ingest -> {}", dispatcher.name),
+            capacity: depth as u64,
+            read: Box::new(move || probe.len()),
+        });
+        producers.push(producer);
+        consumers.push(consumer);
+    }
+    (producers, consumers)
+}
+
+struct DispatcherParts {
+    queue: mpsc::Consumer<Event>,
+    links: Vec<(Class, spsc::Producer<Event>, Option<Waker>)>,
+    spill: [FramePool; 3],
+    accounts: Vec<(Vec<u8>, Arc<AtomicU64>)>,
+}
+
+fn dispatcher(
+    context: &mut Context<'_>,
+    plan: &AgentPlan,
+    parts: DispatcherParts,
+    frames: &Frames,
+    topics: &Arc<TopicTableCell>,
+    letters: &mut DeadLetterLinks,
+) -> Box<dyn Agent> {
+    let config = context.config;
+    let reserved = if config.tcp.enabled { u64::from(config.queues.spsc_depth) / 2 } else { 0 };
+    let stall_ns = config.workers.stall.as_nanos() as Nanos;
+    let link = |(class, producer, waker)| Link::new(LinkSpec { producer, class, reserved, stall_ns, waker }, frames);
+    for (class, pool) in Class::ALL.iter().zip(&parts.spill) {
+        context.observers.pool(format!("{} spill {class}", plan.name), pool);
+    }
+    let spec = DispatcherSpec {
+        name: plan.name.clone(),
+        queue: parts.queue,
+        links: parts.links.into_iter().map(link).collect(),
+        spill: parts.spill.map(SpillPool::new),
+        frames: frames.clone(),
+        topics: topics.clone(),
+        state: context.state.clone(),
+        dead_letters: letters.sender(context, &plan.name),
+        dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
+        gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
+        accounts: parts.accounts.into_iter().map(|(pools, settled)| CreditAccount { pools, settled }).collect(),
+    };
+    let agent = Dispatcher::new(spec);
+    context.observers.blocks.push(agent.counters().block());
+    Box::new(agent)
+}
+
+struct WorkerParts {
+    claimers: HashMap<String, Claimer>,
+    retries: HashMap<String, FramePool>,
+    rings: HashMap<String, Vec<spsc::Consumer<Event>>>,
+}
+
+fn worker<F: HandlerFactory>(
+    context: &mut Context<'_>,
+    plan: &AgentPlan,
+    parts: &mut WorkerParts,
+    frames: &Frames,
+    letters: &mut DeadLetterLinks,
+    factory: &mut F,
+) -> Box<dyn Agent> {
+    let Role::Worker(class) = plan.role else { unreachable!("only workers are built here") };
+    let retry = &context.config.retry;
+    let policy = RetryPolicy {
+        max_attempts: retry.max_attempts,
+        backoff_initial_ns: retry.backoff_initial.as_nanos() as Nanos,
+        backoff_max_ns: retry.backoff_max.as_nanos() as Nanos,
+    };
+    let depth = retry.queue_depth as usize;
+    let retries = parts.retries.remove(&plan.name).map(|pool| {
+        context.observers.pool(format!("{} retry", plan.name), &pool);
+        RetryQueue::new(policy, depth, SpillPool::new(pool))
+    });
+    let spec = WorkerSpec {
+        name: plan.name.clone(),
+        class,
+        handler: factory.make(class, plan.index),
+        rings: parts.rings.remove(&plan.name).unwrap_or_default(),
+        frames: frames.clone(),
+        dead_letters: letters.sender(context, &plan.name),
+        claimer: parts.claimers.remove(&plan.name),
+        retries,
+        clock: context.clock.clone(),
+        state: context.state.clone(),
+    };
+    let agent = Worker::new(spec);
+    let observers = &mut context.observers;
+    observers.blocks.push(agent.counters().block());
+    observers.held.push(agent.held_gauge());
+    observers.lags.push(agent.lag_gauge());
+    observers.latencies.push(agent.latency());
+    Box::new(agent)
+}
+
+fn dead_letter_agent(
+    context: &mut Context<'_>,
+    links: Vec<spsc::Consumer<DeadLetter>>,
+    frames: &Frames,
+) -> Box<dyn Agent> {
+    // Room for records of 64 bytes on average before their number limits them.
+    let ring = |bytes: u64| ByteRing::new(bytes as usize, (bytes / 64) as usize);
+    let dlq = &context.config.dlq;
+    let (failed, shed) = (ring(dlq.failed_memory_bytes), ring(dlq.shed_memory_bytes));
+    let agent = DeadLetterAgent::new("dead-letter".into(), links, failed, shed, frames.clone());
+    context.observers.blocks.push(agent.counters().block());
+    context.observers.dead_letters = Some(agent.gauges());
+    Box::new(agent)
+}
+
+/// Places the agents on their runners and starts these.
+fn spawn(
+    context: &mut Context<'_>,
+    mut agents: HashMap<String, Box<dyn Agent>>,
+) -> Result<(Vec<RunnerHandle>, Shutdown), EngineError> {
+    let shutdown = Shutdown::default();
+    let mut runners = Vec::new();
+    for (plan, waker) in context.plan.runners.iter().zip(&context.wakers) {
+        let placed = plan.agents.iter().filter_map(|agent| agents.remove(&agent.name)).collect();
+        let spec = RunnerSpec {
+            name: plan.name.clone(),
+            cpu: plan.cpu,
+            idle: plan.idle,
+            agents: placed,
+            waker: waker.clone(),
+            clock: context.clock.clone(),
+            shutdown: shutdown.clone(),
+        };
+        let handle = spec.spawn().map_err(|error| EngineError(format!("runner {}: {error}", plan.name)))?;
+        runners.push(handle);
+    }
+    match agents.keys().next() {
+        Some(orphan) => Err(EngineError(format!("agent {orphan} is on no runner"))),
+        None => Ok((runners, shutdown)),
+    }
+}
+
+/// Bytes of a pool for frames above a slot.
+pub(super) fn large_pool_bytes(config: &Config) -> (u64, u64) {
+    (u64::from(config.tcp.large_slots), large_slot_bytes(config))
+}
+

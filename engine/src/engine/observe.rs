@@ -1,0 +1,145 @@
+//! Everything the control side reads of the running agents, gathered while they are built.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::control::Inputs;
+use crate::frame::Class;
+use crate::ingest::DrainStatus;
+use crate::memory::{FramePool, PoolGauges};
+use crate::metrics::{
+    Counter, CounterBlock, DeadLetterReason, FrameLevels, Histogram, LatencySummary, Ledger, PoolLevels, Processed,
+    Totals,
+};
+use crate::storage::DeadLetterGauges;
+
+/// Which stage a queue belongs to in the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Edge {
+    Ingest,
+    Worker(Class),
+    DeadLetter,
+}
+
+/// A queue's depth as the control side sees it.
+pub(super) struct DepthProbe {
+    pub edge: Edge,
+    pub name: String,
+    pub capacity: u64,
+    pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// The published sides of all agents.
+#[derive(Default)]
+pub(super) struct Observers {
+    pub blocks: Vec<Arc<CounterBlock>>,
+    pub depths: Vec<DepthProbe>,
+    pub pools: Vec<(String, Arc<PoolGauges>)>,
+    pub pending: Vec<Arc<AtomicU64>>,
+    pub held: Vec<Arc<AtomicU64>>,
+    pub lags: Vec<Arc<AtomicU64>>,
+    pub latencies: Vec<Histogram>,
+    pub drains: Vec<(String, DrainStatus)>,
+    pub dead_letters: Option<Arc<DeadLetterGauges>>,
+}
+
+fn sum(gauges: &[Arc<AtomicU64>]) -> u64 {
+    // Acquire: paired with the agents' Release stores.
+    gauges.iter().map(|gauge| gauge.load(Ordering::Acquire)).sum()
+}
+
+impl Observers {
+    pub fn pool(&mut self, owner: impl Into<String>, pool: &FramePool) {
+        self.pools.push((owner.into(), pool.gauges()));
+    }
+
+    fn depth_of(&self, edge: Edge) -> u64 {
+        self.depths.iter().filter(|probe| probe.edge == edge).map(|probe| (probe.read)()).sum()
+    }
+
+    /// The ledger without the XDP program's counters; outcomes are read before what leads to them.
+    pub fn ledger(&self) -> Ledger {
+        let mut ledger = Ledger::read(&Totals(&self.blocks));
+        let stages = &mut ledger.stages;
+        stages.waiting_for_retry = sum(&self.held);
+        stages.worker_queues = Processed {
+            realtime: self.depth_of(Edge::Worker(Class::Realtime)),
+            transactional: self.depth_of(Edge::Worker(Class::Transactional)),
+            batch: self.depth_of(Edge::Worker(Class::Batch)),
+        };
+        stages.ingest_queue = self.depth_of(Edge::Ingest);
+        stages.waiting_at_ingest = sum(&self.pending);
+        stages.dead_letter_queues = self.depth_of(Edge::DeadLetter);
+        if let Some(held) = &self.dead_letters {
+            ledger.dlq.held = held.held_failed.load(Ordering::Acquire) + held.held_shed.load(Ordering::Acquire);
+        }
+        ledger
+    }
+
+    pub fn depths(&self) -> BTreeMap<String, u64> {
+        self.depths.iter().map(|probe| (probe.name.clone(), (probe.read)())).collect()
+    }
+
+    /// Every plain counter that has moved, by name.
+    pub fn counters(&self) -> BTreeMap<String, u64> {
+        let totals = Totals(&self.blocks);
+        Counter::all()
+            .filter(|(_, _, reason)| reason.is_none())
+            .map(|(counter, name, _)| (name.to_owned(), totals.sum(counter)))
+            .filter(|(_, count)| *count > 0)
+            .collect()
+    }
+
+    pub fn sum(&self, counter: Counter) -> u64 {
+        Totals(&self.blocks).sum(counter)
+    }
+
+    pub fn latency(&self) -> LatencySummary {
+        Histogram::summarize(&self.latencies)
+    }
+
+    pub fn frames(&self) -> FrameLevels {
+        let mut levels = FrameLevels { copied_out: self.sum(Counter::COPIED_OUT), ..FrameLevels::default() };
+        for (owner, gauges) in &self.pools {
+            let read = |gauge: &AtomicU64| gauge.load(Ordering::Relaxed);
+            let pool = PoolLevels {
+                owner: owner.clone(),
+                slots: read(&gauges.slots),
+                free: read(&gauges.free),
+                kernel: read(&gauges.kernel),
+                in_flight: read(&gauges.in_flight),
+            };
+            levels.slots += pool.slots;
+            levels.free += pool.free;
+            levels.kernel += pool.kernel;
+            levels.in_flight += pool.in_flight;
+            levels.pools.push(pool);
+        }
+        levels
+    }
+
+    /// Accepted events, and those that found no room: the controller looks at their differences.
+    pub fn losses(&self) -> (u64, u64) {
+        let lost = crate::metrics::LostReason::ALL.iter().map(|reason| self.sum(Counter::lost(*reason))).sum::<u64>();
+        let full = self.sum(Counter::dead_lettered(DeadLetterReason::LinkFull));
+        (self.sum(Counter::EVENTS_ACCEPTED), lost + full)
+    }
+
+    /// What the controller decides by, given the losses at the last look.
+    pub fn inputs(&self, before: (u64, u64), now: (u64, u64)) -> Inputs {
+        let percent = |part: u64, whole: u64| (part * 100 / whole.max(1)).min(100) as u32;
+        let queue = self.depths.iter().map(|probe| percent((probe.read)(), probe.capacity)).max();
+        let pool = self.pools.iter().map(|(_, gauges)| {
+            percent(gauges.in_flight.load(Ordering::Relaxed), gauges.slots.load(Ordering::Relaxed))
+        });
+        let lag = self.lags.iter().map(|lag| lag.load(Ordering::Relaxed)).max().unwrap_or(0);
+        let (accepted, lost) = (now.0 - before.0, now.1.saturating_sub(before.1));
+        Inputs {
+            queue_depth_percent: queue.unwrap_or(0),
+            pool_used_percent: pool.max().unwrap_or(0),
+            worker_latency_ms: (lag / 1_000_000).min(u64::from(u32::MAX)) as u32,
+            loss_per_million: (lost * 1_000_000 / accepted.max(1)).min(1_000_000) as u32,
+        }
+    }
+}

@@ -1,0 +1,220 @@
+//! Opening what events come from, and placing a backend on each ingest agent.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use super::EngineError;
+use super::build::{Context, large_pool_bytes, map_pool};
+use crate::config::{self, Config, SOCKET_SLOT_BYTES};
+use crate::frame::Transport;
+use crate::ingest::tcp::{Credits, TcpBackend, TcpOptions};
+use crate::ingest::udp::{UdpBackend, UdpOptions};
+use crate::ingest::xdp::XdpBackend;
+use crate::ingest::{Backend, IngestAgent, Intake, IntakeSpec};
+use crate::memory::{Event, FramePool};
+use crate::nic::{self, Attach, ChecksumPolicy, NicSetup, Require, UdpSocket, UdpSocketOptions, XdpOptions, XskReady};
+use crate::queue::mpsc;
+use crate::runtime::agent::Agent;
+use crate::runtime::clock::Nanos;
+use crate::topology::{AgentPlan, Machine, Plan, Role};
+
+/// The ports that were really bound: a configured 0 asks for any free one.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Ports {
+    pub udp: u16,
+    pub tcp: Option<u16>,
+}
+
+/// Opens the configured interface; `None` when none is configured.
+pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError> {
+    let Some(interface) = &config.xdp.interface else { return Ok(None) };
+    let xdp = &config.xdp;
+    let available = Machine::rx_queues(interface)
+        .ok_or_else(|| EngineError(format!("xdp.interface: there is no interface {interface}")))?;
+    let queues = Plan::xdp_queues(config, available).map_err(|error| EngineError(error.to_string()))?;
+    let options = XdpOptions {
+        queues: Some(queues),
+        require: match xdp.require {
+            config::XdpRequire::Any => Require::Any,
+            config::XdpRequire::Native => Require::Native,
+            config::XdpRequire::Zerocopy => Require::Zerocopy,
+        },
+        attach: match xdp.mode {
+            config::XdpMode::Auto => Attach::Auto,
+            config::XdpMode::Native => Attach::Native,
+            config::XdpMode::Generic => Attach::Generic,
+        },
+        verify_udp_checksum: match xdp.verify_udp_checksum {
+            config::ChecksumPolicy::Auto => ChecksumPolicy::Auto,
+            config::ChecksumPolicy::Always => ChecksumPolicy::Always,
+            config::ChecksumPolicy::Never => ChecksumPolicy::Never,
+        },
+        frame_bytes: xdp.frame_bytes,
+        frames: xdp.frames,
+        rx_ring: xdp.rx_ring,
+        multicast_groups: xdp.multicast_groups.clone(),
+        ..XdpOptions::new(interface, config.listen.udp_port)
+    };
+    nic::open(&options).map(Some).map_err(|error| EngineError(error.to_string()))
+}
+
+struct TcpSource {
+    backend: TcpBackend,
+    pool: FramePool,
+    large: u8,
+    settled: Arc<AtomicU64>,
+}
+
+/// Everything open, not yet on an agent.
+pub(super) struct Sources {
+    xsk: Vec<XskReady>,
+    udp: Vec<(UdpBackend, FramePool)>,
+    tcp: Vec<TcpSource>,
+    dispatchers: usize,
+}
+
+/// Binds sockets and maps their pools, in the order in which the plan numbers them.
+pub(super) fn open(
+    context: &mut Context<'_>,
+    xsk: Vec<XskReady>,
+    next_pool: &mut u8,
+) -> Result<Sources, EngineError> {
+    *next_pool += xsk.len() as u8;
+    let config = context.config;
+    let slot_bytes = u64::from(SOCKET_SLOT_BYTES);
+    let mut udp = Vec::new();
+    let mut port = config.listen.udp_port;
+    for _ in 0..config.udp.sockets {
+        let options = UdpSocketOptions {
+            address: config.listen.udp_address,
+            port,
+            reuse_port: config.udp.sockets > 1,
+            receive_buffer_bytes: config.udp.receive_buffer_bytes,
+            gro: match config.udp.gro {
+                config::Gro::Auto => nic::Gro::Auto,
+                config::Gro::On => nic::Gro::On,
+                config::Gro::Off => nic::Gro::Off,
+            },
+        };
+        let socket = UdpSocket::bind(&options).map_err(EngineError)?;
+        port = socket.local_port();
+        let poll_interval_ns = config.layout.poll_interval.as_nanos() as Nanos;
+        let options = UdpOptions { batch: config.udp.batch as usize, poll_interval_ns };
+        let backend = UdpBackend::new(socket, options).map_err(|error| EngineError(format!("udp: {error}")))?;
+        udp.push((backend, map_pool(next_pool, u64::from(config.udp.slots), slot_bytes, false)?));
+    }
+    let mut tcp: Vec<TcpSource> = Vec::new();
+    for _ in context.agents(|role| role == Role::Tcp) {
+        let port = tcp.first().map_or(config.listen.tcp_port, |first| first.backend.local_port());
+        let pool = map_pool(next_pool, u64::from(config.tcp.slots), slot_bytes, true)?;
+        let (slots, bytes) = large_pool_bytes(config);
+        let large = map_pool(next_pool, slots, bytes, true)?;
+        let (large_index, settled) = (large.index(), Arc::new(AtomicU64::new(0)));
+        let options = tcp_options(context, port, settled.clone());
+        let backend = TcpBackend::bind(options, large).map_err(EngineError)?;
+        tcp.push(TcpSource { backend, pool, large: large_index, settled });
+    }
+    Ok(Sources { xsk, udp, tcp, dispatchers: config.dispatchers as usize })
+}
+
+fn tcp_options(context: &Context<'_>, port: u16, settled: Arc<AtomicU64>) -> TcpOptions {
+    let (config, tcp) = (context.config, &context.config.tcp);
+    // At most half of the smallest worker ring in all; lossy sources leave that half alone.
+    let limit = u64::from(config.queues.spsc_depth) / 2 / u64::from(tcp.agents);
+    TcpOptions {
+        address: config.listen.tcp_address,
+        port,
+        reuse_port: tcp.agents > 1,
+        max_connections: (tcp.max_connections / tcp.agents) as usize,
+        connection_budget_bytes: tcp.connection_budget_bytes as usize,
+        large_wait_ns: tcp.large_wait.as_nanos() as Nanos,
+        carry_bytes: tcp.carry_bytes as usize,
+        idle_timeout_ns: tcp.idle_timeout.map(|timeout| timeout.as_nanos() as Nanos),
+        max_frame_bytes: config.limits.frame_bytes,
+        dedup_window_ms: config.dedup.window.as_millis() as u64,
+        run_id: context.run_id.clone(),
+        credits: Credits { limit, settled },
+    }
+}
+
+impl Sources {
+    /// All pools in the order of their numbers.
+    pub fn pools(&self) -> Vec<&FramePool> {
+        let xsk = self.xsk.iter().map(|ready| &ready.pool);
+        let udp = self.udp.iter().map(|(_, pool)| pool);
+        let tcp = self.tcp.iter().flat_map(|source| [&source.pool, source.backend.large_pool()]);
+        xsk.chain(udp).chain(tcp).collect()
+    }
+
+    /// Dispatcher of the `place`-th ingest agent in path order.
+    fn dispatcher_of(&self, place: usize) -> usize {
+        place % self.dispatchers
+    }
+
+    /// Each dispatcher's credit accounts: pools, and where to tell.
+    pub fn accounts(&self) -> Vec<Vec<(Vec<u8>, Arc<AtomicU64>)>> {
+        let mut accounts = vec![Vec::new(); self.dispatchers];
+        for (index, source) in self.tcp.iter().enumerate() {
+            let place = self.xsk.len() + self.udp.len() + index;
+            let pools = vec![source.pool.index(), source.large];
+            accounts[self.dispatcher_of(place)].push((pools, source.settled.clone()));
+        }
+        accounts
+    }
+
+    /// Makes the ingest agents.
+    pub fn start(
+        self,
+        context: &mut Context<'_>,
+        queues: &[mpsc::Producer<Event>],
+        agents: &mut HashMap<String, Box<dyn Agent>>,
+    ) -> Ports {
+        let ports = Ports {
+            udp: self.udp.first().map_or(0, |(backend, _)| backend.socket().local_port()),
+            tcp: self.tcp.first().map(|source| source.backend.local_port()),
+        };
+        let dispatchers = context.agents(|role| role == Role::Dispatcher);
+        let mut plans = context.agents(Role::is_ingest).into_iter().enumerate();
+        let config = context.config;
+        let mut place = |context: &mut Context<'_>, pool, transport, max_priority, make: Make| {
+            let Some((place, plan)) = plans.next() else { return };
+            let dispatcher = place % dispatchers.len();
+            let intake = Intake::new(IntakeSpec {
+                pool,
+                queue: queues[dispatcher].clone(),
+                parser: context.parser(transport, max_priority),
+                waker: context.waker(&plan.name, &dispatchers[dispatcher].name),
+            });
+            let agent = make(context, &plan, intake);
+            agents.insert(plan.name, agent);
+        };
+        for ready in self.xsk {
+            let backend = XdpBackend::new(ready.rings);
+            place(context, ready.pool, Transport::Udp, config.xdp.max_priority, boxed(backend));
+        }
+        for (backend, pool) in self.udp {
+            place(context, pool, Transport::Udp, config.udp.max_priority, boxed(backend));
+        }
+        for source in self.tcp {
+            context.observers.pool("tcp large", source.backend.large_pool());
+            place(context, source.pool, Transport::Tcp, config.tcp.max_priority, boxed(source.backend));
+        }
+        ports
+    }
+}
+
+type Make = Box<dyn FnOnce(&mut Context<'_>, &AgentPlan, Intake) -> Box<dyn Agent>>;
+
+/// Wraps a backend into its agent, with everything about it made observable first.
+fn boxed<B: Backend + 'static>(backend: B) -> Make {
+    Box::new(move |context, plan, intake| {
+        let observers = &mut context.observers;
+        observers.blocks.push(intake.counters.block());
+        observers.pending.push(intake.pending_gauge());
+        observers.pool(plan.name.clone(), &intake.pool);
+        let agent = IngestAgent::new(plan.name.clone(), backend, intake, context.state.clone());
+        context.observers.drains.push((plan.name.clone(), agent.drain_status()));
+        Box::new(agent)
+    })
+}

@@ -1,0 +1,232 @@
+//! `cargo xtask test`: every check as a named step, and at the end one line that says how it went.
+//!
+//! A step that cannot be made here says why and is counted as skipped; nothing is left out in silence.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use crate::outcome::Outcome;
+use crate::process::{capture, cargo, find_program, shown, target_directory, visible, workspace_root};
+use crate::{Error, Result, ebpf, setup, tidy};
+
+/// What tests need to see or to provoke in the engine, and nobody else builds in.
+const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
+/// The cfg under which the lock-free parts are made of loom's types, and what the modules of their models are called.
+const LOOM: &str = "--cfg loom_model";
+const MODELS: &str = "models::";
+const FUZZ_SECONDS: u32 = 60;
+
+struct Step {
+    name: &'static str,
+    run: fn(&Machine) -> Result<Outcome>,
+}
+
+/// Where the steps run.
+#[derive(Clone, Copy, Debug)]
+struct Machine {
+    /// Told to everything that runs as `CI=true`: a test that must not be skipped there looks at it.
+    is_ci: bool,
+}
+
+impl Machine {
+    fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
+        if self.is_ci { command.env("CI", "true") } else { command }
+    }
+
+    fn checked(&self, command: &mut Command) -> Result<Outcome> {
+        println!("    {}", shown(command));
+        visible(self.environment(command)).map(|()| Outcome::pass())
+    }
+
+    /// Runs test programs and counts. What does not even build is one failure.
+    fn counted(&self, command: &mut Command) -> Result<Outcome> {
+        println!("    {}", shown(command));
+        let mut child = self
+            .environment(command)
+            .stdout(Stdio::piped())
+            .spawn()
+            .map_err(|error| Error::of_io(&shown(command), &error))?;
+        let mut outcome = child.stdout.take().map(Outcome::of_tests).unwrap_or_default();
+        let status = child.wait().map_err(|error| Error::of_io("wait", &error))?;
+        if !status.success() && outcome.failed == 0 {
+            println!("    `{}`: {status}", shown(command));
+            outcome.failed = 1;
+        }
+        Ok(outcome)
+    }
+}
+
+/// In the order of what a mistake costs: the quick ones first.
+const STEPS: &[Step] = &[
+    Step { name: "tidy: rules about the source, README commands", run: tidy_step },
+    Step { name: "fmt: formatting", run: fmt },
+    Step { name: "clippy: lints, warnings denied", run: clippy },
+    Step { name: "build: programs the tests run", run: build },
+    Step { name: "test: units and whole behaviours", run: test },
+    Step { name: "ebpf: committed objects against their sources", run: ebpf_step },
+    Step { name: "loom: models of the lock-free parts", run: loom },
+    Step { name: "fuzz: the parser", run: fuzz },
+];
+
+pub fn run(is_ci: bool) -> Result<()> {
+    setup::ensure(setup::Purpose::Run)?;
+    let machine = Machine { is_ci };
+    let started = Instant::now();
+    let mut total = Outcome::default();
+    let mut failed_steps = Vec::new();
+    for (index, step) in STEPS.iter().enumerate() {
+        println!("\n[{}/{}] {}", index + 1, STEPS.len(), step.name);
+        let step_started = Instant::now();
+        let outcome = (step.run)(&machine).unwrap_or_else(|error| {
+            println!("    {error}");
+            Outcome { failed: 1, ..Outcome::default() }
+        });
+        let verdict = match (outcome.failed, outcome.passed) {
+            (0, 0) => "skipped",
+            (0, _) => "ok",
+            _ => {
+                failed_steps.push(step.name);
+                "FAILED"
+            }
+        };
+        println!("    {verdict}, {:.1} s", step_started.elapsed().as_secs_f64());
+        total += outcome;
+    }
+    println!("\nAll steps took {:.0} s.", started.elapsed().as_secs_f64());
+    if !total.skipped.is_empty() {
+        println!("Skipped:");
+        total.skipped.iter().for_each(|reason| println!("  {reason}"));
+    }
+    failed_steps.iter().for_each(|name| println!("Failed: {name}"));
+    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped.len());
+    if total.failed == 0 { Ok(()) } else { Err(Error::failed("not everything passed")) }
+}
+
+fn tidy_step(_: &Machine) -> Result<Outcome> {
+    tidy::run().map(|()| Outcome::pass())
+}
+
+fn fmt(machine: &Machine) -> Result<Outcome> {
+    if !setup::component_present("fmt") {
+        return Ok(Outcome::skip("fmt: rustfmt is not installed (rustup component add rustfmt)"));
+    }
+    machine.checked(cargo().args(["fmt", "--all", "--check"]))
+}
+
+fn clippy(machine: &Machine) -> Result<Outcome> {
+    if !setup::component_present("clippy") {
+        return Ok(Outcome::skip("clippy: clippy is not installed (rustup component add clippy)"));
+    }
+    machine.checked(cargo().args([
+        "clippy",
+        "--workspace",
+        "--all-targets",
+        "--features",
+        FEATURES,
+        "--",
+        "-D",
+        "warnings",
+    ]))
+}
+
+/// The tests of other packages run these, which cargo builds only for tests of their own package.
+fn build(machine: &Machine) -> Result<Outcome> {
+    machine.checked(cargo().args(["build", "--workspace", "--bins", "--features", FEATURES]))
+}
+
+fn test(machine: &Machine) -> Result<Outcome> {
+    let arguments = ["test", "--workspace", "--features", FEATURES, "--no-fail-fast", "--", "--show-output"];
+    machine.counted(cargo().args(arguments))
+}
+
+/// Other compilers give other bytes, which prove nothing: what they gave has to pass the tests of the committed object.
+fn ebpf_step(machine: &Machine) -> Result<Outcome> {
+    let root = workspace_root();
+    match ebpf::build(&root, true) {
+        Ok(()) => {}
+        Err(text) if text.contains(ebpf::HOW_TO_GET) => {
+            let reason = text.lines().next().unwrap_or_default();
+            return Ok(Outcome::skip(format!("ebpf: {reason} (cargo xtask setup --ebpf)")));
+        }
+        Err(text) => return Err(Error::Failed(text)),
+    }
+    let rebuilt = ebpf::rebuilt_directory(&root);
+    if same_objects(&rebuilt, &root.join("ebpf/object")) {
+        return Ok(Outcome::pass());
+    }
+    let mut command = cargo();
+    command.args(["test", "--package", "eventstream-tests", "--features", FEATURES, "--test", "steer_program"]);
+    command.args(["--", "--show-output"]).env(ebpf::OBJECT_VARIABLE, rebuilt);
+    machine.counted(&mut command)
+}
+
+fn same_objects(rebuilt: &Path, committed: &Path) -> bool {
+    let objects = std::fs::read_dir(rebuilt).into_iter().flatten().flatten();
+    objects
+        .filter(|entry| entry.path().extension().is_some_and(|ending| ending == "o"))
+        .all(|entry| std::fs::read(entry.path()).ok() == std::fs::read(committed.join(entry.file_name())).ok())
+}
+
+/// Models run in a build of their own: the flag changes what the queues are made of.
+fn loom(machine: &Machine) -> Result<Outcome> {
+    let mut command = cargo();
+    command.args(["test", "--package", "eventstream", "--lib", "--release", MODELS, "--", "--show-output"]);
+    command.env("RUSTFLAGS", LOOM).env("CARGO_TARGET_DIR", target_directory()?.join("loom"));
+    let outcome = machine.counted(&mut command)?;
+    if outcome == Outcome::default() {
+        return Err(Error::failed("no model has run"));
+    }
+    Ok(outcome)
+}
+
+fn fuzz(machine: &Machine) -> Result<Outcome> {
+    let folder = workspace_root().join("tests/fuzz");
+    if !folder.join("Cargo.toml").exists() {
+        return Ok(Outcome::skip("fuzz: there is no fuzz target"));
+    }
+    if find_program("rustup").is_none() || capture(&mut cargo_fuzz(&["--version"], &folder)).is_err() {
+        let how = "rustup toolchain install nightly; cargo install cargo-fuzz";
+        return Ok(Outcome::skip(format!("fuzz: cargo-fuzz or a nightly toolchain is not installed ({how})")));
+    }
+    let mut outcome = Outcome::default();
+    for target in capture(&mut cargo_fuzz(&["list"], &folder))?.split_whitespace() {
+        let seconds = format!("-max_total_time={FUZZ_SECONDS}");
+        outcome +=
+            machine.checked(&mut cargo_fuzz(&["run", target, "--", &seconds, "-print_final_stats=1"], &folder))?;
+    }
+    Ok(outcome)
+}
+
+/// cargo-fuzz wants a nightly compiler, and the one that runs us is named in the environment.
+fn cargo_fuzz(arguments: &[&str], folder: &Path) -> Command {
+    let mut command = Command::new(find_program("rustup").unwrap_or_else(|| "rustup".into()));
+    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(folder);
+    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LOCAL: Machine = Machine { is_ci: false };
+
+    #[test]
+    fn a_test_program_that_breaks_off_is_a_failure() {
+        let outcome = LOCAL
+            .counted(Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed'; exit 101"]))
+            .unwrap();
+        assert_eq!((outcome.passed, outcome.failed), (2, 1));
+    }
+
+    #[test]
+    fn failures_are_not_counted_twice() {
+        let outcome = LOCAL
+            .counted(Command::new("sh").args(["-c", "echo 'test result: FAILED. 1 passed; 3 failed'; exit 101"]))
+            .unwrap();
+        assert_eq!((outcome.passed, outcome.failed), (1, 3));
+    }
+}
