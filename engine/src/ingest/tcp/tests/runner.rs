@@ -115,3 +115,29 @@ fn many_senders_pause_resume_and_drain() {
     running.handle.wake();
     assert!(running.handle.join());
 }
+
+/// Needs a build that counts; in any other it shows no more than that the stream arrives.
+#[test]
+fn a_warm_stream_allocates_nothing() {
+    use crate::memory::{data_path_allocations, on_data_path};
+    if data_path_allocations().is_none() {
+        return;
+    }
+    let mut bench = Setup { slots: 16, ..Setup::default() }.start();
+    let mut client = bench.connect();
+    let stream = [frame("$esc/hello", br#"{"version":1}"#), numbered(0..500), frame("t", &[1; 9000])].concat();
+    let mut watched = 0;
+    for round in 0..50 {
+        client.write_all(&stream).unwrap();
+        let before = data_path_allocations().unwrap_or_default();
+        while bench.count(Counter::TCP_FRAMES_ACCEPTED) < 501 * (round + 1) {
+            let cycle = Cycle { now: bench.now, busy: false };
+            bench.now += 1000;
+            on_data_path(|| bench.backend.receive(&mut bench.intake, State::Running, &cycle));
+            bench.take();
+        }
+        watched += data_path_allocations().unwrap_or_default() - before;
+    }
+    assert_eq!(watched, 0);
+    bench.check();
+}
