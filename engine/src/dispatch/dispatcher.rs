@@ -205,7 +205,6 @@ impl Dispatcher {
         if let Some(reason) = shed(state, Priority::from_wire(event.head())) {
             return self.dead_letter(event, class, reason, now);
         }
-        event.set_topic(word);
         let reliable = self.spec.frames.is_reliable(&event);
         if !self.spec.links[link].has_room(reliable) {
             self.refresh(now);
@@ -221,12 +220,12 @@ impl Dispatcher {
                 None => return,
             }
         }
-        self.forward(event, class, link, now);
+        self.forward(event, (class, word, link), now);
     }
 
     #[inline]
-    fn forward(&mut self, event: Event, class: Class, link: usize, now: Nanos) {
-        match self.spec.links[link].push(event, &self.spec.frames) {
+    fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
+        match self.spec.links[link].push(event, word, &self.spec.frames) {
             Ok(()) => self.counters.add(Counter::dispatched(class), 1),
             Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
         }

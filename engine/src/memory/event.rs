@@ -171,6 +171,12 @@ impl Frames {
         arrival + u64::from(event.arrival_delta_ns)
     }
 
+    /// What events of the same slot that arrived together have in common: they have equal arrival times.
+    #[inline]
+    pub fn arrival_key(&self, event: &Event) -> (u8, u32, u32) {
+        (event.pool, self.slot(event), event.arrival_delta_ns)
+    }
+
     /// Who sent it.
     pub fn peer(&self, event: &Event) -> SocketAddr {
         let state = &self.pool(event).states[self.slot(event) as usize];

@@ -336,6 +336,13 @@ impl FramePool {
         self.shared.region.prefetch(position);
     }
 
+    /// Hints the cache that bytes of a slot will be read soon.
+    #[inline]
+    pub fn prefetch_range(&self, slot: &Slot, offset: usize, length: usize) {
+        let start = self.position(slot) + offset;
+        (start..start + length).step_by(64).for_each(|position| self.prefetch(position));
+    }
+
     /// Turns a filled slot into `events` events. With no events the slot goes back at once.
     #[inline]
     pub fn seal(&mut self, slot: Slot, events: u32, arrival_ns: Nanos, peer: Peer) -> EventMaker<'_> {

@@ -306,19 +306,17 @@ impl<H: Handler> Worker<H> {
         let now = self.spec.clock.now();
         let oldest = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
         self.lag_ns.store(now.saturating_sub(oldest), Ordering::Relaxed);
-        let (mut run_arrival, mut run) = (0, 0);
-        for index in 0..count {
-            let arrival = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(index));
-            if arrival != run_arrival {
-                if run > 0 {
-                    self.latency.record(now.saturating_sub(run_arrival), run);
-                }
-                (run_arrival, run) = (arrival, 0);
+        let frames = &self.spec.frames;
+        let mut start = 0;
+        while start < count {
+            let first = self.spec.rings[ring].peek(start);
+            let key = frames.arrival_key(first);
+            let mut end = start + 1;
+            while end < count && frames.arrival_key(self.spec.rings[ring].peek(end)) == key {
+                end += 1;
             }
-            run += 1;
-        }
-        if run > 0 {
-            self.latency.record(now.saturating_sub(run_arrival), run);
+            self.latency.record(now.saturating_sub(frames.arrival_ns(first)), (end - start) as u64);
+            start = end;
         }
     }
 }
