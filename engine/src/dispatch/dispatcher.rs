@@ -116,9 +116,7 @@ impl Dispatcher {
         let frames = &self.spec.frames;
         let topic = || FrameView::new(frames.bytes(event), event.head(), event.topic_length()).topic_bytes();
         let (class, dedup, word) = match table.find(hash, topic) {
-            Some(index) => {
-                (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index))
-            }
+            Some(index) => (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index)),
             None => (Priority::from_wire(event.head()).class(), false, hash & (UNNAMED_TOPICS - 1)),
         };
         let dedup = dedup || self.spec.dedup[class as usize];
@@ -261,8 +259,7 @@ impl Dispatcher {
     #[cold]
     fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
         self.settled[usize::from(event.pool())] += 1;
-        let kept =
-            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
     }
 }

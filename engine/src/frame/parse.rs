@@ -7,9 +7,7 @@
 use foldhash::fast::FixedState;
 use std::hash::{BuildHasher, Hasher};
 
-use super::{
-    FLAG_ID, FLAG_TIME, FLAGS_RESERVED, HEADER_BYTES, LENGTH_BYTES, PRIORITY_MASK, Priority, RESERVED_PREFIX,
-};
+use super::{FLAG_ID, FLAG_TIME, FLAGS_RESERVED, HEADER_BYTES, LENGTH_BYTES, PRIORITY_MASK, Priority, RESERVED_PREFIX};
 use crate::metrics::MalformedReason;
 
 /// Why bytes were refused, and where in them.

@@ -204,10 +204,8 @@ impl Ledger {
     /// Decides `balanced`, with `in_flight` from the occupancies, and lists what does not hold.
     pub fn settle(&mut self) {
         let stages = &self.stages;
-        self.events.in_flight = stages.waiting_at_ingest
-            + stages.ingest_queue
-            + stages.worker_queues.total()
-            + stages.waiting_for_retry;
+        self.events.in_flight =
+            stages.waiting_at_ingest + stages.ingest_queue + stages.worker_queues.total() + stages.waiting_for_retry;
         self.imbalances = self
             .equations()
             .into_iter()
@@ -235,11 +233,7 @@ impl Ledger {
                 d.steered + d.passed + d.refused + d.filtered
             }),
             ("steered = consumed + rx dropped + rx ring full + redirect failed", d.steered, d.consumed + kernel),
-            (
-                "consumed + received = parsed + malformed",
-                d.consumed + d.socket_received,
-                d.parsed + sum(&d.malformed),
-            ),
+            ("consumed + received = parsed + malformed", d.consumed + d.socket_received, d.parsed + sum(&d.malformed)),
             ("tcp frames = accepted + control + malformed", t.found, t.accepted + t.control + sum(&t.malformed)),
             (
                 "accepted + replayed = processed + duplicate + dead-lettered + lost + in flight",

@@ -227,8 +227,7 @@ impl<H: Handler> Worker<H> {
     #[cold]
     fn dead_letter(&mut self, event: Event, token: Option<ClaimToken>, reason: DeadLetterReason, now: Nanos) {
         let class = self.spec.class;
-        let kept =
-            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         if kept {
             self.settle(token, false);
         } else if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
