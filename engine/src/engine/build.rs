@@ -128,11 +128,14 @@ fn retried(role: Role) -> bool {
     matches!(role, Role::Worker(Class::Transactional | Class::Batch))
 }
 
+/// The dispatcher's end of a worker's ring, and how to wake the worker.
+type WorkerEnd = (Class, spsc::Producer<Event>, Option<Waker>);
+
 /// Rings between dispatchers and workers.
 #[derive(Default)]
 struct Rings {
     /// Per dispatcher, in the order of the workers.
-    links: Vec<Vec<(Class, spsc::Producer<Event>, Option<Waker>)>>,
+    links: Vec<Vec<WorkerEnd>>,
     /// By worker, one from each dispatcher.
     workers: HashMap<String, Vec<spsc::Consumer<Event>>>,
 }
@@ -279,7 +282,7 @@ fn ingest_queues(context: &mut Context<'_>) -> (Vec<mpsc::Producer<Event>>, Vec<
 
 struct DispatcherParts {
     queue: mpsc::Consumer<Event>,
-    links: Vec<(Class, spsc::Producer<Event>, Option<Waker>)>,
+    links: Vec<WorkerEnd>,
     spill: [FramePool; 3],
     accounts: Vec<(Vec<u8>, Arc<AtomicU64>)>,
 }
