@@ -107,9 +107,6 @@ impl RetryQueue {
     }
 
     pub fn housekeeping(&mut self) {
-        if self.waiting.is_empty() {
-            self.spill.close();
-        }
         self.spill.housekeeping();
     }
 
