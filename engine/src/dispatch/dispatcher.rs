@@ -57,6 +57,24 @@ struct Transition {
     previous: Arc<TopicTable>,
     /// Per link: sequence up to which events were queued under the old table.
     barriers: Box<[u64]>,
+    /// Whether the event at hand takes the old route. It raises the barrier once it is queued, and only then: what is
+    /// shed or finds no room must not be waited for.
+    follows_old: bool,
+}
+
+impl Transition {
+    /// Whether what was queued on a link under the old table has ended. Once true it stays true, because from then on
+    /// nothing follows the old route there.
+    fn has_ended(&self, index: usize, link: &Link) -> bool {
+        link.consumed() >= self.barriers[index]
+    }
+
+    #[cold]
+    fn queued(&mut self, index: usize, link: &Link) {
+        if self.follows_old {
+            self.barriers[index] = link.sequence();
+        }
+    }
 }
 
 /// The agent.
@@ -135,14 +153,11 @@ impl Dispatcher {
         let new = self.route(&self.table, event);
         let Some(transition) = &self.transition else { return new };
         let old = self.route(&transition.previous, event);
-        if old.2 == new.2 || self.spec.links[old.2].consumed() >= transition.barriers[old.2] {
-            return new;
-        }
-        let barrier = self.spec.links[old.2].sequence() + 1;
+        let follows_old = old.2 != new.2 && !transition.has_ended(old.2, &self.spec.links[old.2]);
         if let Some(transition) = &mut self.transition {
-            transition.barriers[old.2] = barrier;
+            transition.follows_old = follows_old;
         }
-        old
+        if follows_old { old } else { new }
     }
 
     /// Takes a newer table, unless an earlier change is still under way.
@@ -155,13 +170,13 @@ impl Dispatcher {
         let (version, table) = self.spec.topics.load();
         self.table_version = version;
         let previous = std::mem::replace(&mut self.table, table);
-        self.transition = Some(Transition { previous, barriers });
+        self.transition = Some(Transition { previous, barriers, follows_old: false });
     }
 
     #[cold]
     fn end_transition(&mut self) {
         let done = |transition: &Transition| {
-            self.spec.links.iter().zip(&transition.barriers).all(|(link, barrier)| link.consumed() >= *barrier)
+            self.spec.links.iter().enumerate().all(|(index, link)| transition.has_ended(index, link))
         };
         if self.transition.as_ref().is_some_and(done)
             && let Some(transition) = self.transition.take()
@@ -227,7 +242,12 @@ impl Dispatcher {
     #[inline]
     fn forward(&mut self, event: Event, class: Class, link: usize, now: Nanos) {
         match self.spec.links[link].push(event, &self.spec.frames) {
-            Ok(()) => self.counters.add(Counter::dispatched(class), 1),
+            Ok(()) => {
+                self.counters.add(Counter::dispatched(class), 1);
+                if let Some(transition) = &mut self.transition {
+                    transition.queued(link, &self.spec.links[link]);
+                }
+            }
             Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
         }
     }
