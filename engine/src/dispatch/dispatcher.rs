@@ -39,7 +39,7 @@ pub struct DispatcherSpec {
     pub topics: Arc<TopicTableCell>,
     pub state: StateCell,
     pub dead_letters: DeadLetterSender,
-    /// Classes that ask for deduplication of all their topics.
+    /// Classes that ask for deduplication of topics without entry; an entry says so itself.
     pub dedup: [bool; 3],
     pub gaps: Option<GapTable>,
     /// Where to tell a source how many of its events hold no credit any more.
@@ -137,9 +137,11 @@ impl Dispatcher {
             Some(index) => {
                 (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index))
             }
-            None => (Priority::from_wire(event.head()).class(), false, hash & (UNNAMED_TOPICS - 1)),
+            None => {
+                let class = Priority::from_wire(event.head()).class();
+                (class, self.spec.dedup[class as usize], hash & (UNNAMED_TOPICS - 1))
+            }
         };
-        let dedup = dedup || self.spec.dedup[class as usize];
         let (first, count) = self.workers[class as usize];
         // Multiply-shift instead of a division: the high bits of the hash choose the worker.
         let link = first + ((u64::from(hash) * count as u64) >> 32) as usize;
