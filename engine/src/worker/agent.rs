@@ -350,7 +350,9 @@ impl<H: Handler> Agent for Worker<H> {
             }
         }
         if work > 0 {
-            // Frames first: a ring position given back says that its frame is no longer pinned.
+            // Counters before ring positions: should the next call of the handler never return, what was handled before it
+            // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
+            self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
             self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);
