@@ -1,1 +1,4 @@
+//! What the tests in this folder share.
 
+pub mod pipeline;
+pub mod random;

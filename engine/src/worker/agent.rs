@@ -145,6 +145,8 @@ impl<H: Handler> Worker<H> {
     /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
     fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
+        // Duplicates behind it are never handed out: it is the handler's last.
+        let last = self.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
         while next < count {
             let spec = &mut self.spec;
             let verdicts = &mut self.verdicts;
@@ -155,7 +157,7 @@ impl<H: Handler> Worker<H> {
                     if let Verdict::Done = verdicts[*cursor] {
                         let event = spec.rings[ring].peek(*cursor);
                         let view = EventView::new(&spec.frames, event, spec.class, 1);
-                        let outcome = spec.handler.handle(&view, *cursor + 1 == count);
+                        let outcome = spec.handler.handle(&view, Some(*cursor) == last);
                         if outcome != Outcome::Done {
                             verdicts[*cursor] = verdict(outcome, spec.retries.is_some());
                         }
@@ -347,7 +349,9 @@ impl<H: Handler> Agent for Worker<H> {
             }
         }
         if work > 0 {
-            // Frames first: a ring position given back says that its frame is no longer pinned.
+            // Counters before ring positions: should the next call of the handler never return, what was handled before it
+            // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
+            self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
             self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);
