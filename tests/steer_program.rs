@@ -15,9 +15,7 @@ mod surroundings;
 
 use std::io::{self, Write as _};
 
-use eventstream_steer::maps::{
-    AddressKey, MODE_REFUSE, MODE_STEER, QUEUE_COUNT, ROW_COUNT, SteerConfig, row,
-};
+use eventstream_steer::maps::{AddressKey, MODE_REFUSE, MODE_STEER, QUEUE_COUNT, ROW_COUNT, SteerConfig, row};
 use eventstream_steer::{Policy, Verdict, decide};
 use kernel::{Counts, Receiver, Steer, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use packets::{Case, Checksum, FRAME_ROOM, GROUP_V4, OWN_V4, OWN_V6, PORT, UdpPacket, cases};
@@ -87,12 +85,7 @@ fn check(steer: &mut Steer, packet: &[u8], verdict: Verdict, what: &str) {
     let before = steer.counts(0);
     let got = steer.run(packet, Receiver::default());
     let after = steer.counts(0);
-    assert_eq!(
-        after,
-        before.plus(verdict),
-        "{what}: expected {}",
-        verdict.name()
-    );
+    assert_eq!(after, before.plus(verdict), "{what}: expected {}", verdict.name());
     assert_eq!(got, action(verdict), "{what}: action");
 }
 
@@ -104,14 +97,7 @@ fn every_case_gets_its_verdict_and_its_counter() {
     let mut steer = configured();
     let socket = XskSocket::new().expect("AF_XDP socket");
     steer.add_socket(0, &socket);
-    for Case {
-        name,
-        packet,
-        verify_checksum,
-        refuse,
-        verdict,
-    } in cases()
-    {
+    for Case { name, packet, verify_checksum, refuse, verdict } in cases() {
         steer.configure(config(refuse, verify_checksum));
         check(&mut steer, &packet, verdict, &name);
     }
@@ -130,12 +116,7 @@ fn without_a_socket_in_the_map_our_packets_pass_and_are_counted_so() {
     check(&mut steer, &packet, Verdict::NoSocket, "empty map");
     let socket = XskSocket::new().expect("AF_XDP socket");
     steer.add_socket(1, &socket);
-    check(
-        &mut steer,
-        &packet,
-        Verdict::NoSocket,
-        "socket of another queue",
-    );
+    check(&mut steer, &packet, Verdict::NoSocket, "socket of another queue");
     steer.add_socket(0, &socket);
     check(&mut steer, &packet, Verdict::Steered, "socket of the queue");
     drop(socket);
@@ -166,24 +147,13 @@ fn each_queue_is_counted_in_its_own_row_and_those_beyond_in_one() {
         let mut steer = configured();
         let socket = XskSocket::new().expect("AF_XDP socket");
         let ours = UdpPacket::new(OWN_V4, 64).build();
-        let others = UdpPacket {
-            port: PORT + 1,
-            ..UdpPacket::new(OWN_V4, 64)
-        }
-        .build();
+        let others = UdpPacket { port: PORT + 1, ..UdpPacket::new(OWN_V4, 64) }.build();
         for queue in 0..QUEUE_COUNT as u32 {
             steer.add_socket(queue, &socket);
         }
         for queue in [0, 1, 2, 63, 64, 65] {
-            let expected = if queue < 64 {
-                Verdict::Steered
-            } else {
-                Verdict::NoSocket
-            };
-            let from = Receiver {
-                interface_index: pair.receiver,
-                queue,
-            };
+            let expected = if queue < 64 { Verdict::Steered } else { Verdict::NoSocket };
+            let from = Receiver { interface_index: pair.receiver, queue };
             let before = steer.counts(row(queue));
             assert_eq!(steer.run(&ours, from), action(expected), "queue {queue}");
             assert_eq!(steer.run(&others, from), XDP_PASS, "queue {queue}");
@@ -200,67 +170,30 @@ fn each_queue_is_counted_in_its_own_row_and_those_beyond_in_one() {
 /// Packets near the edge of every check: a well-formed one with a few bytes changed, cut or padded.
 fn packets_to_try() -> impl Strategy<Value = Vec<u8>> {
     let tag = prop_oneof![Just(0x8100_u16), Just(0x88a8)];
-    let destination = prop_oneof![
-        Just(OWN_V4),
-        Just(OWN_V6),
-        Just(GROUP_V4),
-        any::<[u8; 16]>()
-    ];
-    let checksum = prop_oneof![
-        Just(Checksum::Absent),
-        Just(Checksum::Right),
-        Just(Checksum::Wrong)
-    ];
+    let destination = prop_oneof![Just(OWN_V4), Just(OWN_V6), Just(GROUP_V4), any::<[u8; 16]>()];
+    let checksum = prop_oneof![Just(Checksum::Absent), Just(Checksum::Right), Just(Checksum::Wrong)];
     let port = prop_oneof![4 => Just(PORT), 1 => any::<u16>()];
     let payload = prop::collection::vec(any::<u8>(), 0..200);
-    let base = (
-        prop::collection::vec(tag, 0..4),
-        destination,
-        checksum,
-        port,
-        payload,
-    );
+    let base = (prop::collection::vec(tag, 0..4), destination, checksum, port, payload);
     // Half of the changes hit a field that decides, or set a value that means something there.
-    let position = prop_oneof![
-        0_usize..120,
-        prop::sample::select(vec![12, 13, 14, 16, 17, 18, 20, 23, 38, 39])
-    ];
-    let value = prop_oneof![
-        any::<u8>(),
-        prop::sample::select(vec![
-            0, 6, 17, 43, 44, 60, 0x08, 0x45, 0x46, 0x60, 0x81, 0xdd
-        ])
-    ];
+    let position = prop_oneof![0_usize..120, prop::sample::select(vec![12, 13, 14, 16, 17, 18, 20, 23, 38, 39])];
+    let value =
+        prop_oneof![any::<u8>(), prop::sample::select(vec![0, 6, 17, 43, 44, 60, 0x08, 0x45, 0x46, 0x60, 0x81, 0xdd])];
     let changes = prop::collection::vec((position, value), 0..4);
     let padding = prop_oneof![9 => 0_usize..40, 1 => 1_600_usize..2_000];
-    (
-        base,
-        0_usize..11,
-        padding,
-        changes,
-        prop::option::weighted(0.2, 14_usize..140),
+    (base, 0_usize..11, padding, changes, prop::option::weighted(0.2, 14_usize..140)).prop_map(
+        |((tags, destination, checksum, port, payload), options, padding, changes, cut)| {
+            let option_bytes = options * 4;
+            let packet = UdpPacket { tags, destination, option_bytes, port, payload, checksum, padding };
+            let mut packet = packet.build();
+            for (position, byte) in changes {
+                let byte_count = packet.len();
+                packet[position % byte_count] = byte;
+            }
+            packet.truncate(cut.unwrap_or(usize::MAX));
+            packet
+        },
     )
-        .prop_map(
-            |((tags, destination, checksum, port, payload), options, padding, changes, cut)| {
-                let option_bytes = options * 4;
-                let packet = UdpPacket {
-                    tags,
-                    destination,
-                    option_bytes,
-                    port,
-                    payload,
-                    checksum,
-                    padding,
-                };
-                let mut packet = packet.build();
-                for (position, byte) in changes {
-                    let byte_count = packet.len();
-                    packet[position % byte_count] = byte;
-                }
-                packet.truncate(cut.unwrap_or(usize::MAX));
-                packet
-            },
-        )
 }
 
 #[test]
@@ -271,10 +204,7 @@ fn program_and_pure_decision_agree_on_changed_packets() {
     let mut steer = configured();
     let socket = XskSocket::new().expect("AF_XDP socket");
     steer.add_socket(0, &socket);
-    let mut expected = Counts {
-        runs: 0,
-        verdicts: [0; Verdict::COUNT],
-    };
+    let mut expected = Counts { runs: 0, verdicts: [0; Verdict::COUNT] };
     let steer_cell = std::cell::RefCell::new((&mut steer, &mut expected));
     let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
         cases: 20_000,
@@ -300,11 +230,7 @@ fn program_and_pure_decision_agree_on_changed_packets() {
     assert_eq!(steer.counts(0), expected);
     for verdict in Verdict::ALL {
         let is_reached = expected.verdicts[verdict as usize] > 0;
-        assert!(
-            is_reached || verdict == Verdict::NoSocket,
-            "{}",
-            verdict.name()
-        );
+        assert!(is_reached || verdict == Verdict::NoSocket, "{}", verdict.name());
     }
 }
 
@@ -315,10 +241,7 @@ fn cost_of_a_decision() {
     let mut steer = configured();
     let socket = XskSocket::new().expect("AF_XDP socket");
     steer.add_socket(0, &socket);
-    let port = UdpPacket {
-        port: PORT + 1,
-        ..UdpPacket::new(OWN_V4, 64)
-    };
+    let port = UdpPacket { port: PORT + 1, ..UdpPacket::new(OWN_V4, 64) };
     println!("other port: {:?}", steer.cost(&port.build()));
     for (own, payload_bytes) in [(OWN_V4, 64), (OWN_V4, 1_472), (OWN_V6, 64)] {
         let packet = UdpPacket::new(own, payload_bytes);

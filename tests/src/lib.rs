@@ -1,1 +1,23 @@
+//! Starting the engine and its load as real processes, and judging what they say.
+//!
+//! ```text
+//! binaries        the programs under test, built as the tests are
+//! engine_process  the engine as a child: started, asked, steered, ended
+//! blast           the load generator as a child
+//! client          an ordinary client's bytes
+//! veth            a link of one's own, one test at a time
+//! ```
+#![forbid(unsafe_code)]
 
+pub mod binaries;
+pub mod blast;
+pub mod client;
+pub mod engine_process;
+pub mod veth;
+
+use std::io::{self, Write as _};
+
+/// Written past the test harness, which keeps what a passing test prints to itself.
+pub fn skipped(test: &str, reason: &str) {
+    writeln!(io::stdout(), "SKIPPED: {test}: {reason}").expect("stdout");
+}

@@ -40,10 +40,7 @@ pub fn missing_rights() -> Option<String> {
         )
     };
     if fd < 0 {
-        return Some(format!(
-            "XDP programs cannot be loaded: {}",
-            io::Error::from_raw_os_error(-fd)
-        ));
+        return Some(format!("XDP programs cannot be loaded: {}", io::Error::from_raw_os_error(-fd)));
     }
     // SAFETY: the descriptor was just made and nobody else has it.
     drop(unsafe { OwnedFd::from_raw_fd(fd) });
@@ -53,8 +50,7 @@ pub fn missing_rights() -> Option<String> {
 fn load(committed: &[u8], file_name: &str) -> Object {
     let bytes = match std::env::var_os(OBJECT_VARIABLE) {
         Some(path) if std::path::Path::new(&path).is_dir() => {
-            std::fs::read(std::path::Path::new(&path).join(file_name))
-                .expect("object in the folder")
+            std::fs::read(std::path::Path::new(&path).join(file_name)).expect("object in the folder")
         }
         Some(path) if file_name == "steer.bpf.o" => std::fs::read(path).expect("steering object"),
         _ => committed.to_vec(),
@@ -66,10 +62,7 @@ fn load(committed: &[u8], file_name: &str) -> Object {
 }
 
 fn map<'obj>(object: &'obj mut Object, name: &str) -> MapMut<'obj> {
-    object
-        .maps_mut()
-        .find(|map| map.name() == name)
-        .unwrap_or_else(|| panic!("no map {name} in the object"))
+    object.maps_mut().find(|map| map.name() == name).unwrap_or_else(|| panic!("no map {name} in the object"))
 }
 
 fn program<'obj>(object: &'obj Object, name: &str) -> ProgramMut<'obj> {
@@ -89,14 +82,7 @@ pub struct Receiver {
 
 fn run(program: &ProgramMut<'_>, packet: &[u8], from: Receiver, out: Option<&mut [u8]>) -> u32 {
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
-    let words = [
-        0,
-        packet.len() as u32,
-        0,
-        from.interface_index,
-        from.queue,
-        0,
-    ];
+    let words = [0, packet.len() as u32, 0, from.interface_index, from.queue, 0];
     let mut context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
     let input = ProgramInput {
         context_in: Some(&mut context),
@@ -149,9 +135,7 @@ impl Steer {
     }
 
     fn update(&mut self, name: &str, key: &[u8], value: &[u8]) {
-        map(&mut self.0, name)
-            .update(key, value, MapFlags::ANY)
-            .expect(name);
+        map(&mut self.0, name).update(key, value, MapFlags::ANY).expect(name);
     }
 
     pub fn run(&self, packet: &[u8], from: Receiver) -> u32 {
@@ -160,11 +144,7 @@ impl Steer {
 
     /// What one run on this packet takes, averaged by the kernel over a million.
     pub fn cost(&self, packet: &[u8]) -> std::time::Duration {
-        let input = ProgramInput {
-            data_in: Some(packet),
-            repeat: 1_000_000,
-            ..ProgramInput::default()
-        };
+        let input = ProgramInput { data_in: Some(packet), repeat: 1_000_000, ..ProgramInput::default() };
         let program = program(&self.0, maps::STEER_PROGRAM);
         program.test_run(input).expect("test run").duration
     }
@@ -175,8 +155,7 @@ impl Steer {
 
     pub fn counts(&mut self, row: u32) -> Counts {
         let runs = self.sum(maps::RUNS, row);
-        let verdicts =
-            Verdict::ALL.map(|verdict| self.sum(maps::VERDICTS, maps::verdict_index(row, verdict)));
+        let verdicts = Verdict::ALL.map(|verdict| self.sum(maps::VERDICTS, maps::verdict_index(row, verdict)));
         Counts { runs, verdicts }
     }
 
@@ -185,10 +164,7 @@ impl Steer {
             .lookup_percpu(&index.to_ne_bytes(), MapFlags::ANY)
             .expect(name)
             .unwrap_or_else(|| panic!("{name} has no entry {index}"));
-        values
-            .iter()
-            .map(|value| u64::from_ne_bytes(value[..8].try_into().unwrap()))
-            .sum()
+        values.iter().map(|value| u64::from_ne_bytes(value[..8].try_into().unwrap())).sum()
     }
 }
 
@@ -236,9 +212,7 @@ impl Blast {
             repeat: count,
             ..ProgramInput::default()
         };
-        program(&self.0, blast::BLAST_PROGRAM)
-            .test_run(input)
-            .expect("live frames");
+        program(&self.0, blast::BLAST_PROGRAM).test_run(input).expect("live frames");
     }
 }
 

@@ -43,9 +43,7 @@ impl UdpPacket {
             destination,
             option_bytes: 0,
             port: PORT,
-            payload: (0..payload_bytes)
-                .map(|index| (index * 7 + 3) as u8)
-                .collect(),
+            payload: (0..payload_bytes).map(|index| (index * 7 + 3) as u8).collect(),
             checksum: Checksum::Right,
             padding: 0,
         }
@@ -60,12 +58,7 @@ impl UdpPacket {
     }
 
     pub fn udp_at(&self) -> usize {
-        self.ip_at()
-            + if self.is_v6() {
-                40
-            } else {
-                20 + self.option_bytes
-            }
+        self.ip_at() + if self.is_v6() { 40 } else { 20 + self.option_bytes }
     }
 
     pub fn build(&self) -> Vec<u8> {
@@ -75,11 +68,8 @@ impl UdpPacket {
             packet.extend([0x00, 0x2a]);
         }
         let udp_bytes = self.payload.len() as u16 + 8;
-        let addresses = if self.is_v6() {
-            self.push_v6(&mut packet, udp_bytes)
-        } else {
-            self.push_v4(&mut packet, udp_bytes)
-        };
+        let addresses =
+            if self.is_v6() { self.push_v6(&mut packet, udp_bytes) } else { self.push_v4(&mut packet, udp_bytes) };
         let udp_at = packet.len();
         packet.extend(4_242_u16.to_be_bytes());
         packet.extend(self.port.to_be_bytes());
@@ -152,13 +142,7 @@ pub struct Case {
 }
 
 fn case(name: &str, packet: Vec<u8>, verdict: Verdict) -> Case {
-    Case {
-        name: name.into(),
-        packet,
-        verify_checksum: false,
-        refuse: false,
-        verdict,
-    }
+    Case { name: name.into(), packet, verify_checksum: false, refuse: false, verdict }
 }
 
 /// Every verdict that depends on the packet and the switches; [`Verdict::NoSocket`] depends on the queue.
@@ -168,64 +152,31 @@ pub fn cases() -> Vec<Case> {
     all.extend(length_cases());
     all.extend(checksum_cases());
     let own = UdpPacket::new(OWN_V4, 64).build();
-    all.push(Case {
-        refuse: true,
-        ..case("ours while refusing", own.clone(), Verdict::Refused)
-    });
-    let other = UdpPacket {
-        port: PORT + 1,
-        ..UdpPacket::new(OWN_V4, 64)
-    }
-    .build();
-    all.push(Case {
-        refuse: true,
-        ..case("other port while refusing", other, Verdict::OtherPort)
-    });
+    all.push(Case { refuse: true, ..case("ours while refusing", own.clone(), Verdict::Refused) });
+    let other = UdpPacket { port: PORT + 1, ..UdpPacket::new(OWN_V4, 64) }.build();
+    all.push(Case { refuse: true, ..case("other port while refusing", other, Verdict::OtherPort) });
     all
 }
 
 fn steered_cases() -> Vec<Case> {
     let mut all = Vec::new();
     for (family, own) in [("v4", OWN_V4), ("v6", OWN_V6), ("v4 group", GROUP_V4)] {
-        for tags in [
-            &[][..],
-            &[0x8100],
-            &[0x88a8],
-            &[0x88a8, 0x8100],
-            &[0x8100, 0x8100],
-        ] {
+        for tags in [&[][..], &[0x8100], &[0x88a8], &[0x88a8, 0x8100], &[0x8100, 0x8100]] {
             for payload_bytes in [0, 1, 18, 64, 1_472] {
                 let name = format!("{family}, tags {tags:x?}, {payload_bytes} bytes");
-                let packet = UdpPacket {
-                    tags: tags.to_vec(),
-                    ..UdpPacket::new(own, payload_bytes)
-                };
+                let packet = UdpPacket { tags: tags.to_vec(), ..UdpPacket::new(own, payload_bytes) };
                 all.push(case(&name, packet.build(), Verdict::Steered));
             }
         }
     }
     for option_bytes in [4, 20, 40] {
-        let packet = UdpPacket {
-            option_bytes,
-            ..UdpPacket::new(OWN_V4, 64)
-        };
-        all.push(case(
-            &format!("{option_bytes} option bytes"),
-            packet.build(),
-            Verdict::Steered,
-        ));
+        let packet = UdpPacket { option_bytes, ..UdpPacket::new(OWN_V4, 64) };
+        all.push(case(&format!("{option_bytes} option bytes"), packet.build(), Verdict::Steered));
     }
-    let padded = UdpPacket {
-        padding: 18,
-        ..UdpPacket::new(OWN_V4, 0)
-    };
+    let padded = UdpPacket { padding: 18, ..UdpPacket::new(OWN_V4, 0) };
     all.push(case("padded to 60 bytes", padded.build(), Verdict::Steered));
     let full = UdpPacket::new(OWN_V4, FRAME_ROOM as usize - 42);
-    all.push(case(
-        "exactly the frame's room",
-        full.build(),
-        Verdict::Steered,
-    ));
+    all.push(case("exactly the frame's room", full.build(), Verdict::Steered));
     all
 }
 
@@ -240,20 +191,8 @@ fn passed_cases() -> Vec<Case> {
     };
     add("ARP", &v4, 12, &[0x08, 0x06], Verdict::NotIp);
     add("802.3 length field", &v4, 12, &[0x00, 0x40], Verdict::NotIp);
-    add(
-        "v6 type over a v4 header",
-        &v4,
-        12,
-        &[0x86, 0xdd],
-        Verdict::IpHeader,
-    );
-    add(
-        "v4 type over a v6 header",
-        &v6,
-        12,
-        &[0x08, 0x00],
-        Verdict::IpHeader,
-    );
+    add("v6 type over a v4 header", &v4, 12, &[0x86, 0xdd], Verdict::IpHeader);
+    add("v4 type over a v6 header", &v6, 12, &[0x08, 0x00], Verdict::IpHeader);
     add("v4 header of 16 bytes", &v4, 14, &[0x44], Verdict::IpHeader);
     add("TCP over v4", &v4, 23, &[6], Verdict::NotUdp);
     add("TCP over v6", &v6, 20, &[6], Verdict::NotUdp);
@@ -265,31 +204,17 @@ fn passed_cases() -> Vec<Case> {
         let name = format!("v6 extension {next_header}");
         add(&name, &v6, 20, &[next_header], Verdict::ExtensionHeader);
     }
-    let three = UdpPacket {
-        tags: vec![0x88a8, 0x8100, 0x8100],
-        ..v4.clone()
-    };
+    let three = UdpPacket { tags: vec![0x88a8, 0x8100, 0x8100], ..v4.clone() };
     all.push(case("three tags", three.build(), Verdict::VlanDepth));
     for port in [0, PORT - 1, PORT + 1, PORT + 64, PORT ^ 0x8000, u16::MAX] {
         let packet = UdpPacket { port, ..v4.clone() };
-        all.push(case(
-            &format!("port {port}"),
-            packet.build(),
-            Verdict::OtherPort,
-        ));
+        all.push(case(&format!("port {port}"), packet.build(), Verdict::OtherPort));
     }
     let mut other = OWN_V6;
     other[15] = 9;
     for destination in [v4_mapped([198, 18, 0, 9]), v4_mapped([255; 4]), other] {
-        let packet = UdpPacket {
-            destination,
-            ..v4.clone()
-        };
-        all.push(case(
-            &format!("to {destination:?}"),
-            packet.build(),
-            Verdict::OtherAddress,
-        ));
+        let packet = UdpPacket { destination, ..v4.clone() };
+        all.push(case(&format!("to {destination:?}"), packet.build(), Verdict::OtherAddress));
     }
     all
 }
@@ -315,36 +240,18 @@ fn length_cases() -> Vec<Case> {
         // From the first byte behind the Ethernet header (the kernel takes no shorter test packet) to the last of UDP's.
         for byte_count in 14..base.udp_at() + 8 {
             let cut = right[..byte_count].to_vec();
-            all.push(case(
-                &format!("cut to {byte_count}"),
-                cut,
-                Verdict::Truncated,
-            ));
+            all.push(case(&format!("cut to {byte_count}"), cut, Verdict::Truncated));
         }
     }
     for (tags, byte_count) in [(1, 17), (2, 21)] {
-        let packet = UdpPacket {
-            tags: vec![0x8100; tags],
-            ..UdpPacket::new(OWN_V4, 64)
-        };
+        let packet = UdpPacket { tags: vec![0x8100; tags], ..UdpPacket::new(OWN_V4, 64) };
         let cut = packet.build()[..byte_count].to_vec();
         all.push(case("cut in a tag", cut, Verdict::Truncated));
     }
     let large = UdpPacket::new(OWN_V4, FRAME_ROOM as usize - 41);
-    all.push(case(
-        "one byte above the room",
-        large.build(),
-        Verdict::TooLarge,
-    ));
-    let padded = UdpPacket {
-        padding: 1_751,
-        ..UdpPacket::new(OWN_V4, 0)
-    };
-    all.push(case(
-        "padded above the room",
-        padded.build(),
-        Verdict::TooLarge,
-    ));
+    all.push(case("one byte above the room", large.build(), Verdict::TooLarge));
+    let padded = UdpPacket { padding: 1_751, ..UdpPacket::new(OWN_V4, 0) };
+    all.push(case("padded above the room", padded.build(), Verdict::TooLarge));
     all
 }
 
@@ -365,20 +272,10 @@ fn checksum_cases() -> Vec<Case> {
                     Checksum::Absent if !packet.is_v6() => Verdict::Steered,
                     Checksum::Absent | Checksum::Wrong => Verdict::Filtered,
                 };
-                let name = format!(
-                    "{checksum:?} checksum, v6 {}, {payload_bytes} bytes",
-                    packet.is_v6()
-                );
+                let name = format!("{checksum:?} checksum, v6 {}, {payload_bytes} bytes", packet.is_v6());
                 let built = packet.build();
-                all.push(case(
-                    &format!("{name}, unverified"),
-                    built.clone(),
-                    Verdict::Steered,
-                ));
-                all.push(Case {
-                    verify_checksum: true,
-                    ..case(&name, built, verdict)
-                });
+                all.push(case(&format!("{name}, unverified"), built.clone(), Verdict::Steered));
+                all.push(Case { verify_checksum: true, ..case(&name, built, verdict) });
             }
         }
     }

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use eventstream_steer::Datagram;
 use eventstream_steer::blast::{
-    BlastConfig, BlastState, DUPLICATE_DISTANCE, Endpoints, PRIORITY_COUNT, PRIORITY_UNIFORM,
-    PRODUCER_MALFORMED, priority_of, spread, topic_of, write_template,
+    BlastConfig, BlastState, DUPLICATE_DISTANCE, Endpoints, PRIORITY_COUNT, PRIORITY_UNIFORM, PRODUCER_MALFORMED,
+    priority_of, spread, topic_of, write_template,
 };
 use eventstream_steer::maps::{MODE_REFUSE, SteerConfig, v4_mapped};
 
@@ -69,11 +69,7 @@ fn expected(config: &BlastConfig, producer: u64, sequence: u64) -> Event {
         fixed => fixed as u8,
     };
     Event {
-        flags: if config.id_at == 0 {
-            priority
-        } else {
-            0x80 | priority
-        },
+        flags: if config.id_at == 0 { priority } else { 0x80 | priority },
         id: (config.id_at != 0).then_some((producer, sequence)),
         topic: format!("load/{:06}", topic_of(spread, config.topics)),
         sequence,
@@ -82,10 +78,7 @@ fn expected(config: &BlastConfig, producer: u64, sequence: u64) -> Event {
 
 /// Stamps `datagrams` datagrams one by one and checks every event, then the counters against what was seen.
 fn check_stamping(config: BlastConfig, datagrams: u64) -> BlastState {
-    let config = BlastConfig {
-        producer: PRODUCER,
-        ..config
-    };
+    let config = BlastConfig { producer: PRODUCER, ..config };
     let mut blast = Blast::load();
     blast.configure(&config);
     let template = template(&config);
@@ -96,9 +89,7 @@ fn check_stamping(config: BlastConfig, datagrams: u64) -> BlastState {
         let (action, packet) = blast.run(&template);
         let after = blast.states();
         assert_eq!(action, XDP_TX);
-        let cpu = (0..before.len())
-            .find(|&cpu| before[cpu] != after[cpu])
-            .expect("a moved state");
+        let cpu = (0..before.len()).find(|&cpu| before[cpu] != after[cpu]).expect("a moved state");
         let state = seen.entry(cpu as u64).or_default();
         check_datagram(&config, cpu as u64, &events(&packet, &config), state);
         state.random = after[cpu].random;
@@ -130,10 +121,7 @@ fn check_datagram(config: &BlastConfig, cpu: u64, events: &[Event], state: &mut 
         if event.sequence == next {
             next += 1;
         } else {
-            assert!(
-                event.sequence < next && next - event.sequence <= DUPLICATE_DISTANCE,
-                "{event:?}"
-            );
+            assert!(event.sequence < next && next - event.sequence <= DUPLICATE_DISTANCE, "{event:?}");
             duplicates += 1;
         }
         if is_malformed && index + 1 == events.len() {
@@ -163,16 +151,8 @@ fn every_stamped_event_is_what_its_sequence_says() {
     }
     let config = BlastConfig::new(23, 64, true).unwrap();
     let sum = check_stamping(config.with_mix(1_000, PRIORITY_UNIFORM, 0, 0).unwrap(), 500);
-    assert_eq!(
-        (sum.datagrams, sum.events, sum.duplicates),
-        (500, 11_500, 0)
-    );
-    assert!(
-        sum.priorities
-            .iter()
-            .all(|count| (2_000..2_600).contains(count)),
-        "{sum:?}"
-    );
+    assert_eq!((sum.datagrams, sum.events, sum.duplicates), (500, 11_500, 0));
+    assert!(sum.priorities.iter().all(|count| (2_000..2_600).contains(count)), "{sum:?}");
     check_stamping(config.with_mix(1_000_000, 4, 0, 0).unwrap(), 100);
     let config = BlastConfig::new(1, 1_400, true).unwrap();
     check_stamping(config.with_mix(1, 0, 0, 0).unwrap(), 100);
@@ -186,24 +166,12 @@ fn duplicates_and_malformed_datagrams_come_in_their_shares() {
         return;
     }
     let config = BlastConfig::new(23, 64, true).unwrap();
-    let sum = check_stamping(
-        config.with_mix(1_000, PRIORITY_UNIFORM, 100, 500).unwrap(),
-        4_000,
-    );
-    assert!(
-        (700..1_100).contains(&sum.duplicates),
-        "1 % of about 87,400: {sum:?}"
-    );
-    assert!(
-        (140..260).contains(&sum.malformed_datagrams),
-        "5 % of 4,000: {sum:?}"
-    );
+    let sum = check_stamping(config.with_mix(1_000, PRIORITY_UNIFORM, 100, 500).unwrap(), 4_000);
+    assert!((700..1_100).contains(&sum.duplicates), "1 % of about 87,400: {sum:?}");
+    assert!((140..260).contains(&sum.malformed_datagrams), "5 % of 4,000: {sum:?}");
     assert_eq!(sum.events, (sum.datagrams - sum.malformed_datagrams) * 23);
     assert_eq!(sum.events, sum.priorities.iter().sum::<u64>());
-    let sum = check_stamping(
-        config.with_mix(1_000, PRIORITY_UNIFORM, 0, 10_000).unwrap(),
-        50,
-    );
+    let sum = check_stamping(config.with_mix(1_000, PRIORITY_UNIFORM, 0, 10_000).unwrap(), 50);
     assert_eq!((sum.malformed_datagrams, sum.events), (50, 0));
 }
 
@@ -228,11 +196,7 @@ fn send(count: u32, config: BlastConfig) -> Result<(BlastState, u64, std::time::
         let mut steer = Steer::load();
         steer.add_port(ENDPOINTS.destination_port);
         steer.add_address(&v4_mapped(ENDPOINTS.destination));
-        steer.configure(SteerConfig {
-            mode: MODE_REFUSE,
-            frame_room: 1_792,
-            ..SteerConfig::default()
-        });
+        steer.configure(SteerConfig { mode: MODE_REFUSE, frame_room: 1_792, ..SteerConfig::default() });
         steer.attach(pair.receiver);
         let mut blast = Blast::load();
         blast.configure(&config);
@@ -240,33 +204,21 @@ fn send(count: u32, config: BlastConfig) -> Result<(BlastState, u64, std::time::
         let start = std::time::Instant::now();
         blast.send(&template, pair.sender, count);
         let took = start.elapsed();
-        let sent: Vec<_> = blast
-            .states()
-            .into_iter()
-            .filter(|state| state.datagrams > 0)
-            .collect();
+        let sent: Vec<_> = blast.states().into_iter().filter(|state| state.datagrams > 0).collect();
         assert_eq!(sent.len(), 1, "a call runs on one CPU");
         // Packets may still be in the receiver's NAPI when the sender's call returns.
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(1);
-        let refused =
-            |steer: &mut Steer| (0..2).map(|row| steer.counts(row).verdicts[1]).sum::<u64>();
+        let refused = |steer: &mut Steer| (0..2).map(|row| steer.counts(row).verdicts[1]).sum::<u64>();
         while refused(&mut steer) < sent[0].datagrams && std::time::Instant::now() < deadline {
             std::thread::sleep(std::time::Duration::from_millis(10));
         }
         let rows = [steer.counts(0), steer.counts(1)];
         for counts in &rows {
-            assert_eq!(
-                counts.runs,
-                counts.verdicts.iter().sum::<u64>(),
-                "{counts:?}"
-            );
+            assert_eq!(counts.runs, counts.verdicts.iter().sum::<u64>(), "{counts:?}");
         }
         let runs: u64 = rows.iter().map(|counts| counts.runs).sum();
         let arrived = refused(&mut steer);
-        assert!(
-            runs >= arrived && arrived <= sent[0].datagrams,
-            "{runs} runs, {arrived} ours"
-        );
+        assert!(runs >= arrived && arrived <= sent[0].datagrams, "{runs} runs, {arrived} ours");
         (sent[0], arrived, took)
     })
 }
@@ -278,10 +230,7 @@ fn live_frames_arrive_at_a_steering_peer() {
         return;
     }
     let config = BlastConfig::new(23, 64, true).unwrap();
-    match send(
-        20_000,
-        config.with_mix(1_000, PRIORITY_UNIFORM, 100, 10).unwrap(),
-    ) {
+    match send(20_000, config.with_mix(1_000, PRIORITY_UNIFORM, 100, 10).unwrap()) {
         Ok((sent, arrived, _)) => {
             assert_eq!(sent.datagrams, 20_000);
             // The rest, if any, is what the link dropped: it is busy when the machine is.
@@ -297,9 +246,7 @@ fn live_frames_arrive_at_a_steering_peer() {
 fn rate_of_live_frames() {
     for (events, frame_bytes, duplicates) in [(1, 42, 0), (23, 64, 0), (23, 64, 100)] {
         let config = BlastConfig::new(events, frame_bytes, true).unwrap();
-        let config = config
-            .with_mix(1_000, PRIORITY_UNIFORM, duplicates, 0)
-            .unwrap();
+        let config = config.with_mix(1_000, PRIORITY_UNIFORM, duplicates, 0).unwrap();
         let (sent, arrived, took) = send(8_000_000, config).expect("a veth pair");
         let rate = sent.datagrams as f64 / took.as_secs_f64() / 1e6;
         println!(

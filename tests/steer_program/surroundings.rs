@@ -55,11 +55,7 @@ fn set_option<T>(fd: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()>
             size_of::<T>() as libc::socklen_t,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// Ends of the veth pair, by interface index.
@@ -71,10 +67,7 @@ pub struct Pair {
 
 /// Runs `body` on a thread in a network namespace of its own that holds a veth pair with `queues` queues. Thread and
 /// pair end together. `Err` says why there can be no namespace.
-pub fn with_veth_pair<T: Send>(
-    queues: u32,
-    body: impl FnOnce(Pair) -> T + Send,
-) -> Result<T, String> {
+pub fn with_veth_pair<T: Send>(queues: u32, body: impl FnOnce(Pair) -> T + Send) -> Result<T, String> {
     std::thread::scope(|scope| {
         let thread = scope.spawn(|| {
             // SAFETY: a new network namespace leaves this thread's descriptors and memory as they are.
@@ -99,26 +92,9 @@ pub fn with_veth_pair<T: Send>(
                 "numtxqueues",
                 &queues,
             ])?;
-            ip(&[
-                "link",
-                "set",
-                "receiver",
-                "address",
-                "02:00:00:00:00:01",
-                "up",
-            ])?;
-            ip(&[
-                "link",
-                "set",
-                "sender",
-                "address",
-                "02:00:00:00:00:02",
-                "up",
-            ])?;
-            Ok(body(Pair {
-                receiver: index_of(c"receiver")?,
-                sender: index_of(c"sender")?,
-            }))
+            ip(&["link", "set", "receiver", "address", "02:00:00:00:00:01", "up"])?;
+            ip(&["link", "set", "sender", "address", "02:00:00:00:00:02", "up"])?;
+            Ok(body(Pair { receiver: index_of(c"receiver")?, sender: index_of(c"sender")? }))
         });
         match thread.join() {
             Ok(result) => result,
@@ -128,18 +104,11 @@ pub fn with_veth_pair<T: Send>(
 }
 
 fn ip(arguments: &[&str]) -> Result<(), String> {
-    let output = Command::new("ip")
-        .args(arguments)
-        .output()
-        .map_err(|error| format!("ip: {error}"))?;
+    let output = Command::new("ip").args(arguments).output().map_err(|error| format!("ip: {error}"))?;
     if output.status.success() {
         Ok(())
     } else {
-        Err(format!(
-            "ip {}: {}",
-            arguments.join(" "),
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))
+        Err(format!("ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr).trim()))
     }
 }
 
