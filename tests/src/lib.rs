@@ -1,4 +1,27 @@
-//! What the tests in this folder share.
+//! What the tests in this folder share: a pipeline stepped by hand, and the engine and its load as real processes.
+//!
+//! ```text
+//! binaries        the programs under test, built as the tests are
+//! engine_process  the engine as a child: started, asked, steered, ended
+//! blast           the load generator as a child
+//! client          an ordinary client's bytes
+//! pipeline        agents stepped by hand on one thread
+//! random          seeded choices
+//! veth            a link of one's own, one test at a time
+//! ```
+#![forbid(unsafe_code)]
 
+pub mod binaries;
+pub mod blast;
+pub mod client;
+pub mod engine_process;
+pub mod veth;
+
+use std::io::{self, Write as _};
+
+/// Written past the test harness, which keeps what a passing test prints to itself.
+pub fn skipped(test: &str, reason: &str) {
+    writeln!(io::stdout(), "SKIPPED: {test}: {reason}").expect("stdout");
+}
 pub mod pipeline;
 pub mod random;
