@@ -15,6 +15,8 @@ pub mod binaries;
 pub mod blast;
 pub mod client;
 pub mod engine_process;
+pub mod pipeline;
+pub mod random;
 pub mod veth;
 
 use std::io::{self, Write as _};
@@ -23,5 +25,3 @@ use std::io::{self, Write as _};
 pub fn skipped(test: &str, reason: &str) {
     writeln!(io::stdout(), "SKIPPED: {test}: {reason}").expect("stdout");
 }
-pub mod pipeline;
-pub mod random;
