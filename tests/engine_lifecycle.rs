@@ -109,6 +109,7 @@ fn after_a_kill_the_same_command_works_again() {
     leave_a_program(&link.iface);
     // Load goes on meanwhile: neither it nor what the first has left keeps the second from the queues.
     let engine = start(TEST, &link).expect("as before");
+    assert!(engine.heard("replaced what a killed run had left attached", PATIENCE).is_some());
     unheeded.stop();
     let before = Before::now(&engine, &link);
     let load = load(&engine, &link, 10);
