@@ -7,8 +7,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use xtask::testbed::{Options, Testbed};
 
-/// Tests that flood a link share the CPUs with nobody of their own process.
-static TURN: Mutex<()> = Mutex::new(());
+/// Tests that flood a link, or count on a pace, share the CPUs with nobody of their own process.
+pub fn turn() -> MutexGuard<'static, ()> {
+    static TURN: Mutex<()> = Mutex::new(());
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 pub struct Veth {
     testbed: Testbed,
@@ -18,7 +21,7 @@ pub struct Veth {
 impl Veth {
     /// A link of two queues; `None`, said, where the rights for it are missing.
     pub fn create(test: &str) -> Option<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = turn();
         // Without IPv6 the link carries not one packet that nobody sent.
         match Testbed::create(&Options { ipv6: false, ..Options::test() }) {
             Ok(testbed) => Some(Self { testbed, _turn: turn }),

@@ -56,7 +56,11 @@ pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError>
         multicast_groups: xdp.multicast_groups.clone(),
         ..XdpOptions::new(interface, config.listen.udp_port)
     };
-    nic::open(&options).map(Some).map_err(|error| EngineError(error.to_string()))
+    let setup = nic::open(&options).map_err(|error| EngineError(error.to_string()))?;
+    if !setup.stale_removed.is_empty() {
+        tracing::warn!(%interface, programs = ?setup.stale_removed, "replaced what a killed run had left attached");
+    }
+    Ok(Some(setup))
 }
 
 struct TcpSource {
