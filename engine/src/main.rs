@@ -10,6 +10,7 @@ use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLi
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
 use eventstream::metrics::Report;
+use eventstream::nic::Interface;
 use eventstream::topology::{Machine, Plan};
 
 /// Event streaming engine for UDP floods and ordinary TCP clients.
@@ -147,10 +148,13 @@ fn check_config(config: &Config) -> Result<ExitCode, String> {
     let queues = match &config.xdp.interface {
         None => Vec::new(),
         Some(interface) => {
-            let available = Machine::rx_queues(interface).unwrap_or_else(|| {
-                println!("interface {interface} is not there: planned as if it had one queue");
-                1
-            });
+            let available = Interface::named(interface).map_or_else(
+                |error| {
+                    println!("interface {interface} ({error}): planned as if it had one queue");
+                    1
+                },
+                |interface| interface.queue_count,
+            );
             Plan::xdp_queues(config, available).map_err(|error| error.to_string())?
         }
     };

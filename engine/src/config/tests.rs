@@ -104,7 +104,6 @@ fn the_dedicated_example_places_every_agent() {
     assert_eq!(cpu_of("tcp-1"), Some(12));
     assert_eq!(cpu_of("xdp-4"), None);
     assert_eq!(config.topics[2].class, Class::Batch);
-    assert_eq!(config.topics[1].order, TopicOrder::Strict);
 }
 
 #[test]

@@ -86,7 +86,7 @@ words! {
 words! {
     /// UDP_GRO on the kernel socket.
     Gro {
-        /// On where the kernel has it.
+        /// Off: with it the kernel's count of dropped datagrams is a lower bound.
         Auto = "auto",
         On = "on",
         Off = "off",

@@ -220,10 +220,11 @@ fn claimers(context: &Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String
 pub(super) fn build<F: HandlerFactory>(
     mut context: Context<'_>,
     xsk: Vec<XskReady>,
+    interface_index: Option<u32>,
     factory: &mut F,
 ) -> Result<Built, EngineError> {
     let mut next_pool = 0u8;
-    let sources = sources::open(&mut context, xsk, &mut next_pool)?;
+    let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool)?;
     let spill = spill_pools(&context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
     pools.extend(spill.dispatchers.iter().flatten());

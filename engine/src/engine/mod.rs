@@ -113,12 +113,13 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         let run_id = format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started));
         let mut nic = sources::open_nic(&config)?;
         let ready = nic.as_mut().map(|nic| std::mem::take(&mut nic.queues)).unwrap_or_default();
+        let interface_index = nic.as_ref().map(|nic| nic.interface.index);
         let queues: Vec<u32> = ready.iter().map(|ready| ready.queue).collect();
         let plan =
             Plan::derive(&config, &Machine::discover(), &queues).map_err(|error| EngineError(error.to_string()))?;
         let context = build::Context::new(&config, &plan, clock.clone(), run_id.clone())?;
         let state = context.state.clone();
-        let built = build::build(context, ready, &mut self.handlers)?;
+        let built = build::build(context, ready, interface_index, &mut self.handlers)?;
         let shared = Arc::new(Shared::new(shared::Parts { config, plan, clock, run_id, nic, state, built }));
         let control = control_loop::spawn(shared.clone())?;
         Ok(Engine { shared, control: Some(control) })

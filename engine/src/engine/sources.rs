@@ -17,7 +17,7 @@ use crate::nic::{self, Attach, ChecksumPolicy, NicSetup, Require, UdpSocket, Udp
 use crate::queue::mpsc;
 use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
-use crate::topology::{AgentPlan, Machine, Plan, Role};
+use crate::topology::{AgentPlan, Role};
 
 /// The ports that were really bound: a configured 0 asks for any free one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,11 +30,11 @@ pub struct Ports {
 pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError> {
     let Some(interface) = &config.xdp.interface else { return Ok(None) };
     let xdp = &config.xdp;
-    let available = Machine::rx_queues(interface)
-        .ok_or_else(|| EngineError(format!("xdp.interface: there is no interface {interface}")))?;
-    let queues = Plan::xdp_queues(config, available).map_err(|error| EngineError(error.to_string()))?;
     let options = XdpOptions {
-        queues: Some(queues),
+        queues: match &xdp.queues {
+            config::XdpQueues::All => None,
+            config::XdpQueues::These(queues) => Some(queues.clone()),
+        },
         require: match xdp.require {
             config::XdpRequire::Any => Require::Any,
             config::XdpRequire::Native => Require::Native,
@@ -79,7 +79,12 @@ pub(super) struct Sources {
 }
 
 /// Binds sockets and maps their pools, in the order in which the plan numbers them.
-pub(super) fn open(context: &mut Context<'_>, xsk: Vec<XskReady>, next_pool: &mut u8) -> Result<Sources, EngineError> {
+pub(super) fn open(
+    context: &mut Context<'_>,
+    xsk: Vec<XskReady>,
+    interface_index: Option<u32>,
+    next_pool: &mut u8,
+) -> Result<Sources, EngineError> {
     *next_pool += xsk.len() as u8;
     let config = context.config;
     let slot_bytes = u64::from(SOCKET_SLOT_BYTES);
@@ -99,6 +104,9 @@ pub(super) fn open(context: &mut Context<'_>, xsk: Vec<XskReady>, next_pool: &mu
         };
         let socket = UdpSocket::bind(&options).map_err(EngineError)?;
         port = socket.local_port();
+        if udp.is_empty() {
+            join_groups(config, &socket, interface_index)?;
+        }
         let poll_interval_ns = config.layout.poll_interval.as_nanos() as Nanos;
         let options = UdpOptions { batch: config.udp.batch as usize, poll_interval_ns };
         let backend = UdpBackend::new(socket, options).map_err(|error| EngineError(format!("udp: {error}")))?;
@@ -116,6 +124,17 @@ pub(super) fn open(context: &mut Context<'_>, xsk: Vec<XskReady>, next_pool: &mu
         tcp.push(TcpSource { backend, pool, large: large_index, settled });
     }
     Ok(Sources { xsk, udp, tcp, dispatchers: config.dispatchers as usize })
+}
+
+/// One membership an interface is enough: it is the host's, not the socket's, as far as the network can tell.
+fn join_groups(config: &Config, socket: &UdpSocket, interface_index: Option<u32>) -> Result<(), EngineError> {
+    let Some(interface_index) = interface_index else { return Ok(()) };
+    for group in &config.xdp.multicast_groups {
+        socket
+            .join(*group, interface_index)
+            .map_err(|error| EngineError(format!("xdp.multicast_groups: {group} cannot be joined: {error}")))?;
+    }
+    Ok(())
 }
 
 fn tcp_options(context: &Context<'_>, port: u16, settled: Arc<AtomicU64>) -> TcpOptions {

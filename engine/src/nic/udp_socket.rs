@@ -92,9 +92,8 @@ impl UdpSocket {
             .map_err(at("SO_RCVBUF"))?;
         let turn_on = || set_int(fd.as_fd(), libc::SOL_UDP, UDP_GRO, 1);
         let gro = match options.gro {
-            Gro::Auto => turn_on().is_ok(),
             Gro::On => turn_on().map(|()| true).map_err(|error| ("UDP_GRO", error))?,
-            Gro::Off => false,
+            Gro::Auto | Gro::Off => false,
         };
         rustix::net::bind(&fd, &SocketAddr::new(address, options.port)).map_err(at("bind"))?;
         let local = rustix::net::getsockname(&fd).and_then(SocketAddr::try_from).map_err(at("getsockname"))?;
@@ -152,6 +151,21 @@ impl UdpSocket {
         let mut program = [libc::sock_filter { code: (libc::BPF_RET | libc::BPF_K) as u16, jt: 0, jf: 0, k: 0 }];
         let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
         set_option(self.fd.as_fd(), libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &filter)
+    }
+}
+
+impl UdpSocket {
+    /// Joins a multicast group on an interface, so that the host's routers and switches send its datagrams here; the XDP
+    /// program steers them only once they arrive. A group of a family that the socket does not have is an error.
+    pub fn join(&self, group: IpAddr, interface_index: u32) -> io::Result<()> {
+        match group {
+            IpAddr::V4(group) => {
+                let any = std::net::Ipv4Addr::UNSPECIFIED;
+                sockopt::set_ip_add_membership_with_ifindex(&self.fd, &group, &any, interface_index)?;
+            }
+            IpAddr::V6(group) => sockopt::set_ipv6_add_membership(&self.fd, &group, interface_index)?,
+        }
+        Ok(())
     }
 }
 

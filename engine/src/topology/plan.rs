@@ -86,9 +86,9 @@ pub struct Plan {
     pub other_bytes: u64,
 }
 
-/// Depth of each agent's link to the dead letter queue: what waits there pins frames, so it stays well below a quarter of
-/// the smallest default pool.
-pub const DEAD_LETTER_LINK_DEPTH: u64 = 512;
+/// Depth of each agent's link to the dead letter queue: as many events as a dispatcher takes in one burst, all of which may
+/// have to be shed before the dead letter agent is stepped on the same core. No deeper: what waits there pins frames.
+pub const DEAD_LETTER_LINK_DEPTH: u64 = 2048;
 /// Largest event that can be copied out of its frame, and the slot size of spill and retry pools.
 pub const SPILL_SLOT_BYTES: u64 = 64 << 10;
 
