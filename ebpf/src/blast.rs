@@ -178,9 +178,7 @@ impl core::fmt::Display for BlastError {
     fn fmt(&self, formatter: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
         formatter.write_str(match self {
             Self::Events => "events per datagram must be 1 to 23",
-            Self::FrameBytes => {
-                "frame must hold header, id, topic and 8 bytes, and be at most 1472 bytes"
-            }
+            Self::FrameBytes => "frame must hold header, id, topic and 8 bytes, and be at most 1472 bytes",
             Self::Topics => "topics must be 1 to 1000000",
             Self::Priority => "priority must be 0 to 4, or uniform",
             Self::Share => "shares must be at most 10000, and duplicates need event ids",
@@ -219,13 +217,7 @@ impl BlastConfig {
     }
 
     /// The rest of the configuration, checked.
-    pub fn with_mix(
-        self,
-        topics: u32,
-        priority: u32,
-        duplicates: u32,
-        malformed: u32,
-    ) -> Result<Self, BlastError> {
+    pub fn with_mix(self, topics: u32, priority: u32, duplicates: u32, malformed: u32) -> Result<Self, BlastError> {
         if topics == 0 || topics > TOPICS_MAX {
             return Err(BlastError::Topics);
         }
@@ -235,13 +227,7 @@ impl BlastConfig {
         if duplicates > SHARE_ONE || malformed > SHARE_ONE || (duplicates > 0 && self.id_at == 0) {
             return Err(BlastError::Share);
         }
-        Ok(Self {
-            topics,
-            priority,
-            duplicates,
-            malformed,
-            ..self
-        })
+        Ok(Self { topics, priority, duplicates, malformed, ..self })
     }
 
     /// Bytes of a packet with this many events.
@@ -278,9 +264,7 @@ impl BlastState {
         if bytes.len() != size_of::<Self>() {
             return None;
         }
-        let word = |index: usize| -> Option<u64> {
-            Some(u64::from_ne_bytes(*bytes.get(index * 8..)?.first_chunk()?))
-        };
+        let word = |index: usize| -> Option<u64> { Some(u64::from_ne_bytes(*bytes.get(index * 8..)?.first_chunk()?)) };
         Some(Self {
             sequence: word(0)?,
             malformed_sequence: word(1)?,
@@ -297,11 +281,7 @@ impl BlastState {
 
 /// Writes the packet the program stamps and returns its length: Ethernet, IPv4, UDP without checksum (zero, which IPv4
 /// allows: stamping would have to mend it), and the configured number of frames.
-pub fn write_template(
-    packet: &mut [u8],
-    endpoints: &Endpoints,
-    config: &BlastConfig,
-) -> Result<usize, BlastError> {
+pub fn write_template(packet: &mut [u8], endpoints: &Endpoints, config: &BlastConfig) -> Result<usize, BlastError> {
     let byte_count = config.packet_bytes();
     let packet = packet.get_mut(..byte_count).ok_or(BlastError::Buffer)?;
     let (headers, frames) = packet.split_at_mut(FIRST_FRAME as usize);
@@ -323,10 +303,7 @@ fn write_headers(headers: &mut [u8], endpoints: &Endpoints, payload_bytes: u16) 
     ip[4..12].copy_from_slice(&[0, 0, 0x40, 0, 64, 17, 0, 0]);
     ip[12..16].copy_from_slice(&endpoints.source);
     ip[16..20].copy_from_slice(&endpoints.destination);
-    let sum: u32 = ip
-        .chunks_exact(2)
-        .map(|word| u32::from(word[0]) << 8 | u32::from(word[1]))
-        .sum();
+    let sum: u32 = ip.chunks_exact(2).map(|word| u32::from(word[0]) << 8 | u32::from(word[1])).sum();
     let sum = (sum >> 16) + (sum & 0xffff);
     let checksum = !((sum >> 16) + sum) as u16;
     ip[10..12].copy_from_slice(&checksum.to_be_bytes());

@@ -20,12 +20,7 @@ fn words(bytes: [u8; 8]) -> u64 {
 
 /// The pseudo-header's share of the sum: addresses (IPv4: eight bytes, IPv6: thirty-two), protocol and UDP length.
 #[inline(always)]
-pub fn pseudo_header<P: Packet + ?Sized>(
-    packet: &P,
-    addresses_at: usize,
-    is_v6: bool,
-    udp_bytes: u16,
-) -> Option<u64> {
+pub fn pseudo_header<P: Packet + ?Sized>(packet: &P, addresses_at: usize, is_v6: bool, udp_bytes: u16) -> Option<u64> {
     let mut sum = u64::from(UDP_PROTOCOL.to_be()) + u64::from(udp_bytes.to_be());
     sum += words(packet.bytes(addresses_at)?);
     if is_v6 {
@@ -42,12 +37,7 @@ pub fn pseudo_header<P: Packet + ?Sized>(
 /// What is left behind the last whole eight bytes is taken first, so that nothing but the sum is alive where the loop
 /// can end: otherwise the verifier follows a different rest for every number of rounds, and gives up.
 #[inline(always)]
-pub fn folds_to_ones<P: Packet + ?Sized>(
-    packet: &P,
-    position: usize,
-    byte_count: usize,
-    seed: u64,
-) -> bool {
+pub fn folds_to_ones<P: Packet + ?Sized>(packet: &P, position: usize, byte_count: usize, seed: u64) -> bool {
     let mut sum = seed;
     let rest = byte_count % 8;
     if rest != 0 {

@@ -200,11 +200,7 @@ fn ours<P: Packet + ?Sized>(packet: &P, policy: &impl Policy) -> Result<Verdict,
     if config.verify_checksum != 0 {
         headers.verify_checksum(packet)?;
     }
-    if config.mode == MODE_STEER {
-        Ok(Verdict::Steered)
-    } else {
-        Ok(Verdict::Refused)
-    }
+    if config.mode == MODE_STEER { Ok(Verdict::Steered) } else { Ok(Verdict::Refused) }
 }
 
 impl Headers {
@@ -248,9 +244,7 @@ impl Headers {
     fn read_v6<P: Packet + ?Sized>(packet: &P, ip_at: usize) -> Result<Self, Verdict> {
         // The addresses are read later, by position; reading their end here shows that they are there.
         let start: [u8; 8] = packet.bytes(ip_at).ok_or(Verdict::Truncated)?;
-        let _: [u8; 2] = packet
-            .bytes(ip_at + IPV6_HEADER_BYTES - 2)
-            .ok_or(Verdict::Truncated)?;
+        let _: [u8; 2] = packet.bytes(ip_at + IPV6_HEADER_BYTES - 2).ok_or(Verdict::Truncated)?;
         if start[0] >> 4 != 6 {
             return Err(Verdict::IpHeader);
         }
@@ -309,14 +303,10 @@ impl Headers {
             return Err(Verdict::TooLarge);
         }
         if packet.u16_be(self.udp_at + 6).ok_or(Verdict::Truncated)? == 0 {
-            return if self.is_v6 {
-                Err(Verdict::Filtered)
-            } else {
-                Ok(())
-            };
+            return if self.is_v6 { Err(Verdict::Filtered) } else { Ok(()) };
         }
-        let seed = checksum::pseudo_header(packet, self.addresses_at, self.is_v6, self.udp_bytes)
-            .ok_or(Verdict::Truncated)?;
+        let seed =
+            checksum::pseudo_header(packet, self.addresses_at, self.is_v6, self.udp_bytes).ok_or(Verdict::Truncated)?;
         if checksum::folds_to_ones(packet, self.udp_at, usize::from(self.udp_bytes), seed) {
             Ok(())
         } else {

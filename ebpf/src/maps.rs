@@ -61,12 +61,7 @@ impl SteerConfig {
     /// The map value.
     pub fn to_bytes(&self) -> [u8; size_of::<Self>()] {
         let mut bytes = [0; size_of::<Self>()];
-        let fields = [
-            self.mode,
-            self.verify_checksum,
-            self.frame_room,
-            self.reserved,
-        ];
+        let fields = [self.mode, self.verify_checksum, self.frame_room, self.reserved];
         for (chunk, field) in bytes.chunks_exact_mut(4).zip(fields) {
             chunk.copy_from_slice(&field.to_ne_bytes());
         }
@@ -93,11 +88,7 @@ pub const fn port_bit(port: u16) -> (u32, u64) {
 /// The counter row of a receive queue.
 #[inline(always)]
 pub const fn row(queue: u32) -> u32 {
-    if queue < QUEUE_COUNT as u32 {
-        queue
-    } else {
-        QUEUE_COUNT as u32
-    }
+    if queue < QUEUE_COUNT as u32 { queue } else { QUEUE_COUNT as u32 }
 }
 
 /// The entry of [`VERDICTS`] that counts `verdict` in `row`.

@@ -2,8 +2,8 @@
 
 use eventstream_steer::Datagram;
 use eventstream_steer::blast::{
-    BlastConfig, BlastError, BlastState, Endpoints, PRIORITY_COUNT, PRIORITY_UNIFORM, TOPICS_MAX,
-    priority_of, spread, topic_digits, topic_of, write_template,
+    BlastConfig, BlastError, BlastState, Endpoints, PRIORITY_COUNT, PRIORITY_UNIFORM, TOPICS_MAX, priority_of, spread,
+    topic_digits, topic_of, write_template,
 };
 
 const ENDPOINTS: Endpoints = Endpoints {
@@ -32,36 +32,21 @@ fn topics_and_priorities_are_even() {
         topics[topic_of(spread, 1_000) as usize] += 1;
         priorities[usize::from(priority_of(spread))] += 1;
     }
-    assert!(
-        topics.iter().all(|count| (900..1_100).contains(count)),
-        "{topics:?}"
-    );
-    assert!(
-        priorities
-            .iter()
-            .all(|count| (190_000..210_000).contains(count)),
-        "{priorities:?}"
-    );
+    assert!(topics.iter().all(|count| (900..1_100).contains(count)), "{topics:?}");
+    assert!(priorities.iter().all(|count| (190_000..210_000).contains(count)), "{priorities:?}");
 }
 
 #[test]
 fn a_template_is_a_whole_datagram_of_whole_frames() {
-    for (events, frame_bytes, with_ids) in [
-        (1, 42, true),
-        (1, 26, false),
-        (23, 64, true),
-        (1, 1_430, true),
-    ] {
+    for (events, frame_bytes, with_ids) in [(1, 42, true), (1, 26, false), (23, 64, true), (1, 1_430, true)] {
         let config = BlastConfig::new(events, frame_bytes, with_ids).unwrap();
         let mut buffer = [0xaa; 2_048];
         let byte_count = write_template(&mut buffer, &ENDPOINTS, &config).unwrap();
         let packet = &buffer[..byte_count];
         let datagram = Datagram::locate(packet).unwrap();
         assert_eq!(datagram.payload_bytes, (events * frame_bytes) as usize);
-        let sum: u32 = packet[14..34]
-            .chunks_exact(2)
-            .map(|word| u32::from(u16::from_be_bytes([word[0], word[1]])))
-            .sum();
+        let sum: u32 =
+            packet[14..34].chunks_exact(2).map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
         assert_eq!((sum >> 16) + (sum & 0xffff), 0xffff, "IPv4 header checksum");
         for frame in packet[datagram.payload_at..].chunks(frame_bytes as usize) {
             assert_eq!(frame[..4], (frame_bytes - 4).to_be_bytes());
@@ -80,32 +65,15 @@ fn what_cannot_be_stamped_is_refused() {
     assert_eq!(BlastConfig::new(24, 64, true), Err(BlastError::Events));
     assert_eq!(BlastConfig::new(1, 41, true), Err(BlastError::FrameBytes));
     assert_eq!(BlastConfig::new(1, 25, false), Err(BlastError::FrameBytes));
-    assert_eq!(
-        BlastConfig::new(1, 1_473, false),
-        Err(BlastError::FrameBytes)
-    );
+    assert_eq!(BlastConfig::new(1, 1_473, false), Err(BlastError::FrameBytes));
     let config = BlastConfig::new(23, 64, false).unwrap();
     assert_eq!(config.with_mix(0, 0, 0, 0), Err(BlastError::Topics));
-    assert_eq!(
-        config.with_mix(TOPICS_MAX + 1, 0, 0, 0),
-        Err(BlastError::Topics)
-    );
+    assert_eq!(config.with_mix(TOPICS_MAX + 1, 0, 0, 0), Err(BlastError::Topics));
     assert_eq!(config.with_mix(1, 5, 0, 0), Err(BlastError::Priority));
-    assert_eq!(
-        config.with_mix(1, 0, 1, 0),
-        Err(BlastError::Share),
-        "duplicates without ids"
-    );
+    assert_eq!(config.with_mix(1, 0, 1, 0), Err(BlastError::Share), "duplicates without ids");
     assert_eq!(config.with_mix(1, 0, 0, 10_001), Err(BlastError::Share));
-    assert!(
-        config
-            .with_mix(TOPICS_MAX, PRIORITY_UNIFORM, 0, 10_000)
-            .is_ok()
-    );
-    assert_eq!(
-        write_template(&mut [0; 100], &ENDPOINTS, &config),
-        Err(BlastError::Buffer)
-    );
+    assert!(config.with_mix(TOPICS_MAX, PRIORITY_UNIFORM, 0, 10_000).is_ok());
+    assert_eq!(write_template(&mut [0; 100], &ENDPOINTS, &config), Err(BlastError::Buffer));
 }
 
 #[test]
@@ -115,20 +83,9 @@ fn map_values_are_read_and_written_field_by_field() {
         word.copy_from_slice(&(index as u64 + 1).to_ne_bytes());
     }
     let state = BlastState::from_bytes(&bytes).unwrap();
-    assert_eq!(
-        (
-            state.sequence,
-            state.datagrams,
-            state.priorities[0],
-            state.misfits
-        ),
-        (1, 4, 8, 13)
-    );
+    assert_eq!((state.sequence, state.datagrams, state.priorities[0], state.misfits), (1, 4, 8, 13));
     assert_eq!(BlastState::from_bytes(&bytes[..96]), None);
-    let config = BlastConfig::new(3, 64, true)
-        .unwrap()
-        .with_mix(1_000, 4, 100, 7)
-        .unwrap();
+    let config = BlastConfig::new(3, 64, true).unwrap().with_mix(1_000, 4, 100, 7).unwrap();
     let bytes = config.to_bytes();
     assert_eq!(bytes[8..12], 3_u32.to_ne_bytes());
     assert_eq!(bytes[28..32], 1_000_u32.to_ne_bytes());

@@ -34,19 +34,8 @@ fn policy(refuse: bool, verify_checksum: bool) -> Fixed {
 
 #[test]
 fn every_case_gets_its_verdict() {
-    for Case {
-        name,
-        packet,
-        verify_checksum,
-        refuse,
-        verdict,
-    } in cases()
-    {
-        assert_eq!(
-            decide(&packet[..], &policy(refuse, verify_checksum)),
-            verdict,
-            "{name}"
-        );
+    for Case { name, packet, verify_checksum, refuse, verdict } in cases() {
+        assert_eq!(decide(&packet[..], &policy(refuse, verify_checksum)), verdict, "{name}");
     }
 }
 
@@ -54,12 +43,7 @@ fn every_case_gets_its_verdict() {
 fn the_cases_cover_every_verdict_but_the_callers_own() {
     for verdict in Verdict::ALL {
         let is_covered = cases().iter().any(|case| case.verdict == verdict);
-        assert_eq!(
-            is_covered,
-            verdict != Verdict::NoSocket,
-            "{}",
-            verdict.name()
-        );
+        assert_eq!(is_covered, verdict != Verdict::NoSocket, "{}", verdict.name());
     }
 }
 
@@ -76,19 +60,12 @@ fn verdicts_are_numbered_as_their_counters_are() {
 fn a_packet_cut_anywhere_is_never_steered() {
     for base in [UdpPacket::new(OWN_V4, 9), UdpPacket::new(OWN_V6, 9)] {
         for tags in [vec![], vec![0x8100], vec![0x88a8, 0x8100]] {
-            let base = UdpPacket {
-                tags,
-                ..base.clone()
-            };
+            let base = UdpPacket { tags, ..base.clone() };
             let packet = base.build();
             for byte_count in 0..packet.len() {
                 let verdict = decide(&packet[..byte_count], &policy(false, true));
                 let headers_end = base.udp_at() + 8;
-                let expected = if byte_count < headers_end {
-                    Verdict::Truncated
-                } else {
-                    Verdict::LengthMismatch
-                };
+                let expected = if byte_count < headers_end { Verdict::Truncated } else { Verdict::LengthMismatch };
                 assert_eq!(verdict, expected, "{base:?} cut to {byte_count}");
             }
         }
@@ -98,10 +75,7 @@ fn a_packet_cut_anywhere_is_never_steered() {
 #[test]
 fn an_unconfigured_program_steers_nothing() {
     let packet = UdpPacket::new(OWN_V4, 64).build();
-    assert_eq!(
-        decide(&packet[..], &Fixed(SteerConfig::default())),
-        Verdict::TooLarge
-    );
+    assert_eq!(decide(&packet[..], &Fixed(SteerConfig::default())), Verdict::TooLarge);
 }
 
 #[test]
@@ -136,11 +110,7 @@ fn checksums_are_verified_up_to_the_bound_and_pass_beyond_it() {
         (4_088, Checksum::Wrong, Verdict::Filtered),
         (4_089, Checksum::Right, Verdict::TooLarge),
     ] {
-        let packet = UdpPacket {
-            checksum,
-            ..UdpPacket::new(OWN_V4, payload_bytes)
-        }
-        .build();
+        let packet = UdpPacket { checksum, ..UdpPacket::new(OWN_V4, payload_bytes) }.build();
         let mut policy = policy(false, true);
         policy.0.frame_room = 8_000;
         assert_eq!(decide(&packet[..], &policy), verdict, "{payload_bytes}");
@@ -162,13 +132,7 @@ fn a_checksum_that_comes_out_as_zero_is_sent_as_ones() {
 
 #[test]
 fn what_is_steered_can_be_located() {
-    for Case {
-        name,
-        packet,
-        verdict,
-        ..
-    } in cases()
-    {
+    for Case { name, packet, verdict, .. } in cases() {
         let located = Datagram::locate(&packet[..]);
         if verdict != Verdict::Steered {
             continue;
@@ -176,21 +140,9 @@ fn what_is_steered_can_be_located() {
         let datagram = located.unwrap_or_else(|verdict| panic!("{name}: {verdict:?}"));
         let end = datagram.payload_at + datagram.payload_bytes;
         let payload = &packet[datagram.payload_at..end];
-        assert_eq!(
-            payload,
-            UdpPacket::new(OWN_V4, payload.len()).payload,
-            "{name}"
-        );
+        assert_eq!(payload, UdpPacket::new(OWN_V4, payload.len()).payload, "{name}");
         assert_eq!(packet.u16_be(datagram.udp_at), Some(4_242), "{name}");
-        let source: &[u8] = if datagram.is_v6 {
-            &OWN_V6[..15]
-        } else {
-            &[198, 18, 0]
-        };
-        assert_eq!(
-            &packet[datagram.source_at..][..source.len()],
-            source,
-            "{name}"
-        );
+        let source: &[u8] = if datagram.is_v6 { &OWN_V6[..15] } else { &[198, 18, 0] };
+        assert_eq!(&packet[datagram.source_at..][..source.len()], source, "{name}");
     }
 }

@@ -16,25 +16,25 @@
 //! that allow it here.
 #![deny(unsafe_code)]
 
+pub mod admin;
 pub mod config;
-pub mod topology;
-#[allow(unsafe_code)]
-pub mod runtime;
-#[allow(unsafe_code)]
-pub mod memory;
-#[allow(unsafe_code)]
-pub mod nic;
-pub mod ingest;
-pub mod frame;
-#[allow(unsafe_code)]
-pub mod queue;
-pub mod dispatch;
 pub mod control;
-pub mod worker;
 #[allow(unsafe_code)]
 pub mod dedup;
-pub mod storage;
-pub mod metrics;
-pub mod admin;
+pub mod dispatch;
 pub mod engine;
 pub mod fault;
+pub mod frame;
+pub mod ingest;
+#[allow(unsafe_code)]
+pub mod memory;
+pub mod metrics;
+#[allow(unsafe_code)]
+pub mod nic;
+#[allow(unsafe_code)]
+pub mod queue;
+#[allow(unsafe_code)]
+pub mod runtime;
+pub mod storage;
+pub mod topology;
+pub mod worker;

@@ -246,12 +246,7 @@ fn reload_file(control: &Control, options: &RunOptions) {
 }
 
 /// Says what was really got, and the one thing people wonder about afterwards.
-fn announce(
-    control: &Control,
-    config: &Config,
-    socket: Option<&Path>,
-    admin: Option<std::net::SocketAddr>,
-) {
+fn announce(control: &Control, config: &Config, socket: Option<&Path>, admin: Option<std::net::SocketAddr>) {
     println!("{}", control.plan());
     let mut steered = false;
     for queue in control.queue_modes() {

@@ -1,7 +1,7 @@
 //! An ordinary client's bytes.
 
 use std::io::{Read as _, Write as _};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use eventstream::frame::{FrameHeader, Priority, encode};
@@ -23,7 +23,8 @@ pub fn event(priority: Priority, topic: &str, payload: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// `count` events of a priority on one connection, written whole.
+/// `count` events of a priority on one connection, written whole. Returns when the engine has read them all: it ends the
+/// connection after the last byte, and bytes it has not read are not its own to account for.
 pub fn publish(port: u16, priority: Priority, count: u64) {
     let mut stream = connect(port);
     let mut bytes = Vec::new();
@@ -35,6 +36,9 @@ pub fn publish(port: u16, priority: Priority, count: u64) {
         }
     }
     stream.write_all(&bytes).expect("the engine reads");
+    stream.shutdown(Shutdown::Write).expect("an open connection");
+    let answers = stream.read_to_end(&mut bytes).expect("the engine ends the connection in order");
+    assert_eq!(answers, 0, "well-formed events are not answered");
 }
 
 /// All frames until the engine ends the connection: topic and JSON payload of each.

@@ -1,10 +1,12 @@
-//! Starting the engine and its load as real processes, and judging what they say.
+//! What the tests in this folder share: a pipeline stepped by hand, and the engine and its load as real processes.
 //!
 //! ```text
 //! binaries        the programs under test, built as the tests are
 //! engine_process  the engine as a child: started, asked, steered, ended
 //! blast           the load generator as a child
 //! client          an ordinary client's bytes
+//! pipeline        agents stepped by hand on one thread
+//! random          seeded choices
 //! veth            a link of one's own, one test at a time
 //! ```
 #![forbid(unsafe_code)]
@@ -13,6 +15,8 @@ pub mod binaries;
 pub mod blast;
 pub mod client;
 pub mod engine_process;
+pub mod pipeline;
+pub mod random;
 pub mod veth;
 
 use std::io::{self, Write as _};

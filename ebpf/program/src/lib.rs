@@ -20,10 +20,7 @@ pub struct XdpPacket {
 impl XdpPacket {
     #[inline(always)]
     pub fn new(context: &XdpContext) -> Self {
-        Self {
-            data: context.data(),
-            data_end: context.data_end(),
-        }
+        Self { data: context.data(), data_end: context.data_end() }
     }
 
     /// The address of a `T` at `position`, if the packet holds it.
@@ -44,9 +41,7 @@ impl XdpPacket {
 fn opaque(mut address: usize) -> usize {
     // SAFETY: a register moved to itself. (With no instruction at all the line table would name one place twice, which
     // the kernel refuses.)
-    unsafe {
-        asm!("{0} = {0}", inout(reg) address, options(pure, nomem, nostack, preserves_flags))
-    };
+    unsafe { asm!("{0} = {0}", inout(reg) address, options(pure, nomem, nostack, preserves_flags)) };
     address
 }
 

@@ -73,7 +73,8 @@ pub fn prometheus(report: &Report) -> String {
         gauge("frames", &format!("{{pool=\"{owner}\",where=\"in_flight\"}}"), pool.in_flight);
     }
     let latency = &report.latency_ns.rx_to_handler;
-    for (quantile, value) in [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999), ("1", latency.max)] {
+    for (quantile, value) in [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999), ("1", latency.max)]
+    {
         gauge("rx_to_handler_ns", &format!("{{quantile=\"{quantile}\"}}"), value);
     }
     out

@@ -53,10 +53,7 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, ConfigError> {
         return Err(ConfigError {
             at: Some(Position::START),
             key: String::new(),
-            message: format!(
-                "{} bytes of text are more than the {TEXT_BYTES_MAX} allowed",
-                text.len()
-            ),
+            message: format!("{} bytes of text are more than the {TEXT_BYTES_MAX} allowed", text.len()),
         });
     }
     serde_saphyr::from_str_with_options(text, options()).map_err(|error| describe(&error))
@@ -92,8 +89,7 @@ fn describe(error: &serde_saphyr::Error) -> ConfigError {
     let error = error.without_snippet();
     let message = match error {
         serde_saphyr::Error::Budget { breach, .. } => match breach {
-            serde_saphyr::budget::BudgetBreach::Anchors { .. }
-            | serde_saphyr::budget::BudgetBreach::Aliases { .. } => {
+            serde_saphyr::budget::BudgetBreach::Anchors { .. } | serde_saphyr::budget::BudgetBreach::Aliases { .. } => {
                 "anchors and aliases are not taken here: write the value out".to_owned()
             }
             serde_saphyr::budget::BudgetBreach::Depth { .. } => {
@@ -115,19 +111,13 @@ fn describe(error: &serde_saphyr::Error) -> ConfigError {
 
 fn position(location: Location) -> Position {
     let number = |n: u64| u32::try_from(n).unwrap_or(u32::MAX).max(1);
-    Position {
-        line: number(location.line()),
-        column: number(location.column()),
-    }
+    Position { line: number(location.line()), column: number(location.column()) }
 }
 
 impl<'de> Deserialize<'de> for Node<'de> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let spanned = Spanned::<Value<'de>>::deserialize(deserializer)?;
-        Ok(Self {
-            at: position(spanned.referenced),
-            value: spanned.value,
-        })
+        Ok(Self { at: position(spanned.referenced), value: spanned.value })
     }
 }
 
@@ -192,17 +182,8 @@ impl<'de> Visitor<'de> for ValueVisitor {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Self::Value, A::Error> {
         let mut map = Vec::new();
-        while let Some(Spanned {
-            value: Key(key),
-            referenced,
-            ..
-        }) = entries.next_key()?
-        {
-            map.push(Entry {
-                key,
-                at: position(referenced),
-                node: entries.next_value()?,
-            });
+        while let Some(Spanned { value: Key(key), referenced, .. }) = entries.next_key()? {
+            map.push(Entry { key, at: position(referenced), node: entries.next_value()? });
         }
         Ok(Value::Map(map.into_boxed_slice()))
     }

@@ -30,11 +30,7 @@ impl Findings {
     pub fn error(&self, at: Position, key: impl Into<String>, message: impl Into<String>) {
         let mut state = self.state.borrow_mut();
         if state.errors.len() < ERRORS_MAX {
-            let error = ConfigError {
-                at: Some(at),
-                key: key.into(),
-                message: message.into(),
-            };
+            let error = ConfigError { at: Some(at), key: key.into(), message: message.into() };
             state.errors.push(error);
         } else {
             state.omitted += 1;
@@ -45,13 +41,10 @@ impl Findings {
     pub fn conflict(&self, keys: &[&str], message: impl Into<String>) {
         let blamed = {
             let state = self.state.borrow();
-            keys.iter()
-                .filter_map(|key| Some((*state.positions.get(*key)?, *key)))
-                .max()
+            keys.iter().filter_map(|key| Some((*state.positions.get(*key)?, *key))).max()
         };
         // Defaults do not conflict with each other, so one of the keys is in the text.
-        let (at, key) =
-            blamed.unwrap_or((Position::START, keys.first().copied().unwrap_or_default()));
+        let (at, key) = blamed.unwrap_or((Position::START, keys.first().copied().unwrap_or_default()));
         self.error(at, key, message);
     }
 
@@ -71,17 +64,9 @@ impl Findings {
     }
 
     pub fn into_errors(self, file: &str) -> ConfigErrors {
-        let State {
-            mut errors,
-            omitted,
-            ..
-        } = self.state.into_inner();
+        let State { mut errors, omitted, .. } = self.state.into_inner();
         errors.sort_by_key(|error| error.at);
-        ConfigErrors {
-            file: file.to_owned(),
-            errors,
-            omitted,
-        }
+        ConfigErrors { file: file.to_owned(), errors, omitted }
     }
 
     #[cfg(test)]

@@ -164,25 +164,13 @@ impl Xdp {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
         Self {
-            interface: s.optional_text(
-                "interface",
-                "the name of a network interface",
-                interface_name,
-            ),
+            interface: s.optional_text("interface", "the name of a network interface", interface_name),
             queues: read_queues(s, d.queues),
             require: s.word("require", d.require),
             mode: s.word("mode", d.mode),
-            frame_bytes: s.integer(
-                "frame_bytes",
-                power_of_two(2048, 4096, "bytes"),
-                d.frame_bytes,
-            ),
+            frame_bytes: s.integer("frame_bytes", power_of_two(2048, 4096, "bytes"), d.frame_bytes),
             frames: s.integer("frames", power_of_two(64, 1 << 20, "frames"), d.frames),
-            rx_ring: s.integer(
-                "rx_ring",
-                power_of_two(64, 65_536, "descriptors"),
-                d.rx_ring,
-            ),
+            rx_ring: s.integer("rx_ring", power_of_two(64, 65_536, "descriptors"), d.rx_ring),
             verify_udp_checksum: s.word("verify_udp_checksum", d.verify_udp_checksum),
             multicast_groups: read_multicast_groups(s).unwrap_or_default(),
             max_priority: s.word("max_priority", d.max_priority),
@@ -195,17 +183,12 @@ fn interface_name(name: &str) -> Result<String, String> {
     let is_valid = (1..=INTERFACE_BYTES_MAX).contains(&name.len())
         && name != "."
         && name != ".."
-        && !name
-            .chars()
-            .any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
+        && !name.chars().any(|c| c == '/' || c == ':' || c == '\0' || c.is_whitespace());
     if is_valid {
         Ok(name.to_owned())
     } else {
         let bound = format!("1..={INTERFACE_BYTES_MAX} bytes without `/`, `:` or blanks");
-        Err(format!(
-            "value `{}` is not the name of an interface: {bound}",
-            shown(name)
-        ))
+        Err(format!("value `{}` is not the name of an interface: {bound}", shown(name)))
     }
 }
 
@@ -214,9 +197,7 @@ fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
         let allowed = || format!("all | [queue, ...], each {NIC_QUEUE}");
         return s.value("queues", default, allowed, |value| match value {
             Value::Text(text) if text == "all" => Ok(XdpQueues::All),
-            other => Err(format!(
-                "expected all or a list of queues, each {NIC_QUEUE}, found {other}"
-            )),
+            other => Err(format!("expected all or a list of queues, each {NIC_QUEUE}, found {other}")),
         });
     };
     let mut queues = Vec::new();
@@ -229,34 +210,22 @@ fn read_queues(s: &mut Section<'_, '_>, default: XdpQueues) -> XdpQueues {
         Some(())
     });
     if count == 0 {
-        s.error(
-            "queues",
-            "the list is empty: name at least one queue, or `all`",
-        );
+        s.error("queues", "the list is empty: name at least one queue, or `all`");
     }
     XdpQueues::These(queues)
 }
 
 fn read_multicast_groups(s: &mut Section<'_, '_>) -> Option<Vec<IpAddr>> {
     let mut groups = Vec::new();
-    s.list(
-        "multicast_groups",
-        MULTICAST_GROUPS_MAX,
-        "multicast addresses",
-        |item| {
-            match ip_address(item.text()?) {
-                Err(message) => item.error(message),
-                Ok(group) if !group.is_multicast() => {
-                    item.error(format!("value {group} is not a multicast address"))
-                }
-                Ok(group) if groups.contains(&group) => {
-                    item.error(format!("{group} is listed twice"))
-                }
-                Ok(group) => groups.push(group),
-            }
-            Some(())
-        },
-    )?;
+    s.list("multicast_groups", MULTICAST_GROUPS_MAX, "multicast addresses", |item| {
+        match ip_address(item.text()?) {
+            Err(message) => item.error(message),
+            Ok(group) if !group.is_multicast() => item.error(format!("value {group} is not a multicast address")),
+            Ok(group) if groups.contains(&group) => item.error(format!("{group} is listed twice")),
+            Ok(group) => groups.push(group),
+        }
+        Some(())
+    })?;
     Some(groups)
 }
 
@@ -306,11 +275,7 @@ impl Tcp {
         Self {
             enabled: s.boolean("enabled", d.enabled),
             agents: s.integer("agents", range(1, 16, "agents"), d.agents),
-            max_connections: s.integer(
-                "max_connections",
-                range(1, 1_000_000, "connections"),
-                d.max_connections,
-            ),
+            max_connections: s.integer("max_connections", range(1, 1_000_000, "connections"), d.max_connections),
             connection_budget_bytes: s.integer(
                 "connection_budget_bytes",
                 range(4096, 16 << 20, "bytes"),
@@ -319,11 +284,7 @@ impl Tcp {
             slots: s.integer("slots", SOCKET_SLOTS, d.slots),
             large_slots: s.integer("large_slots", range(0, 1024, "slots"), d.large_slots),
             large_wait: s.millis("large_wait_ms", range(1, 60_000, "ms"), d.large_wait),
-            carry_bytes: s.integer(
-                "carry_bytes",
-                range(64 << 10, 4 << 30, "bytes"),
-                d.carry_bytes,
-            ),
+            carry_bytes: s.integer("carry_bytes", range(64 << 10, 4 << 30, "bytes"), d.carry_bytes),
             idle_timeout: Some(s.millis(
                 "idle_timeout_ms",
                 range(0, 86_400_000, "ms, 0: never"),
@@ -345,10 +306,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self {
-            frame_bytes: 1 << 20,
-            topic_bytes: 255,
-        }
+        Self { frame_bytes: 1 << 20, topic_bytes: 255 }
     }
 }
 
@@ -356,11 +314,7 @@ impl Limits {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
         Self {
-            frame_bytes: s.integer(
-                "frame_bytes",
-                range(64, FRAME_BYTES_MAX as u64, "bytes"),
-                d.frame_bytes,
-            ),
+            frame_bytes: s.integer("frame_bytes", range(64, FRAME_BYTES_MAX as u64, "bytes"), d.frame_bytes),
             topic_bytes: s.integer("topic_bytes", range(1, 65_535, "bytes"), d.topic_bytes),
         }
     }

@@ -18,15 +18,7 @@ const AGENTS_MAX: usize = 1024;
 const NAME_BYTES_MAX: usize = 15;
 
 /// Kinds of which there are several, numbered from 0.
-pub(super) const NUMBERED_KINDS: [&str; 7] = [
-    "xdp",
-    "udp",
-    "tcp",
-    "dispatcher",
-    "realtime",
-    "transactional",
-    "batch",
-];
+pub(super) const NUMBERED_KINDS: [&str; 7] = ["xdp", "udp", "tcp", "dispatcher", "realtime", "transactional", "batch"];
 /// Agents of which there is one.
 const SINGLE_AGENTS: [&str; 1] = ["dead-letter"];
 
@@ -82,9 +74,7 @@ impl AgentPattern {
     fn closeness(&self, agent: &str) -> Option<u8> {
         match self {
             Self::One(name) => (name == agent).then_some(2),
-            Self::Rest(prefix) => agent
-                .starts_with(prefix.as_str())
-                .then_some(u8::from(!prefix.is_empty())),
+            Self::Rest(prefix) => agent.starts_with(prefix.as_str()).then_some(u8::from(!prefix.is_empty())),
         }
     }
 }
@@ -107,13 +97,7 @@ impl Serialize for AgentPattern {
 impl Layout {
     /// The runner of an explicit layout that an agent is placed on: the one that names it most closely.
     pub fn runner_of(&self, agent: &str) -> Option<usize> {
-        let closeness = |runner: &Runner| {
-            runner
-                .agents
-                .iter()
-                .filter_map(|pattern| pattern.closeness(agent))
-                .max()
-        };
+        let closeness = |runner: &Runner| runner.agents.iter().filter_map(|pattern| pattern.closeness(agent)).max();
         self.runners
             .iter()
             .enumerate()
@@ -175,12 +159,7 @@ fn read_runners(s: &mut Section<'_, '_>, allowed: &[u32]) -> Option<Vec<Runner>>
             }
             let idle = s.word("idle", Idle::Auto);
             let agents = read_agents(s, &mut placed);
-            Runner {
-                name,
-                cpu,
-                idle,
-                agents,
-            }
+            Runner { name, cpu, idle, agents }
         })
     })
 }
@@ -190,12 +169,8 @@ fn check_cpu(s: &Section<'_, '_>, cpu: u32, allowed: &[u32], pinned: &mut HashSe
         s.error("cpu", format!("CPU {cpu} is not among layout.cpus"));
     }
     if !pinned.insert(cpu) {
-        let instead =
-            "put the agents of both on one, so that they take turns instead of time slices";
-        s.error(
-            "cpu",
-            format!("another runner is already pinned to CPU {cpu}: {instead}"),
-        );
+        let instead = "put the agents of both on one, so that they take turns instead of time slices";
+        s.error("cpu", format!("another runner is already pinned to CPU {cpu}: {instead}"));
     }
 }
 
@@ -210,24 +185,18 @@ fn read_name(s: &mut Section<'_, '_>) -> String {
         |value| match value {
             Value::Text(name)
                 if (1..=NAME_BYTES_MAX).contains(&name.len())
-                    && name
-                        .bytes()
-                        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') =>
+                    && name.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-') =>
             {
                 Ok(name.to_string())
             }
-            other => Err(format!(
-                "expected a name of 1..={NAME_BYTES_MAX} of a-z, 0-9 and -, found {other}"
-            )),
+            other => Err(format!("expected a name of 1..={NAME_BYTES_MAX} of a-z, 0-9 and -, found {other}")),
         },
     )
 }
 
 fn read_agents(s: &mut Section<'_, '_>, placed: &mut HashSet<String>) -> Vec<AgentPattern> {
     let agents = s.list("agents", AGENTS_MAX, "agent names", |item| {
-        let pattern = AgentPattern::parse(item.text()?)
-            .map_err(|message| item.error(message))
-            .ok()?;
+        let pattern = AgentPattern::parse(item.text()?).map_err(|message| item.error(message)).ok()?;
         if !placed.insert(pattern.to_string()) {
             item.error(format!("{pattern} is already placed"));
         }
@@ -244,9 +213,7 @@ impl AgentPattern {
         let parsed = match text.strip_suffix('*') {
             Some("") => Some(Self::Rest(String::new())),
             Some(prefix) => {
-                let kind = prefix
-                    .strip_suffix('-')
-                    .filter(|kind| NUMBERED_KINDS.contains(kind));
+                let kind = prefix.strip_suffix('-').filter(|kind| NUMBERED_KINDS.contains(kind));
                 kind.map(|_| Self::Rest(prefix.to_owned()))
             }
             None if SINGLE_AGENTS.contains(&text) => Some(Self::One(text.to_owned())),
@@ -258,10 +225,7 @@ impl AgentPattern {
         parsed.ok_or_else(|| {
             let kinds = NUMBERED_KINDS.map(|kind| format!("{kind}-N")).join(", ");
             let single = SINGLE_AGENTS.join(", ");
-            format!(
-                "value `{}` names no agent: {kinds} (N a number or *), {single} or *",
-                shown(text)
-            )
+            format!("value `{}` names no agent: {kinds} (N a number or *), {single} or *", shown(text))
         })
     }
 

@@ -12,22 +12,12 @@ pub(super) struct Limit {
 }
 
 pub(super) const fn range(min: u64, max: u64, unit: &'static str) -> Limit {
-    Limit {
-        min,
-        max,
-        power_of_two: false,
-        unit,
-    }
+    Limit { min, max, power_of_two: false, unit }
 }
 
 /// For what is indexed by masking: rings, pools and tables.
 pub(super) const fn power_of_two(min: u64, max: u64, unit: &'static str) -> Limit {
-    Limit {
-        min,
-        max,
-        power_of_two: true,
-        unit,
-    }
+    Limit { min, max, power_of_two: true, unit }
 }
 
 impl Limit {

@@ -40,10 +40,7 @@ pub use operation::{Admin, Control, Drain, Log, Threshold, Thresholds};
 pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
 pub use reload::{ReloadDiff, diff_reload};
 pub use topics::{TOPICS_MAX, Topic};
-pub use words::{
-    ChecksumPolicy, Class, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode,
-    XdpRequire,
-};
+pub use words::{ChecksumPolicy, Class, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire};
 
 /// Everything that can be configured. `configs/default.yaml` explains every key, its unit, range and default.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -105,15 +102,10 @@ impl Config {
         let file = path.display().to_string();
         let refuse = |at, message| ConfigErrors {
             file: file.clone(),
-            errors: vec![ConfigError {
-                at,
-                key: String::new(),
-                message,
-            }],
+            errors: vec![ConfigError { at, key: String::new(), message }],
             omitted: 0,
         };
-        let bytes =
-            read_bounded(path).map_err(|error| refuse(None, format!("cannot be read: {error}")))?;
+        let bytes = read_bounded(path).map_err(|error| refuse(None, format!("cannot be read: {error}")))?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(text, &file),
             Err(error) => {
@@ -125,11 +117,7 @@ impl Config {
 
     /// Validates a text; `file_name` is what error messages call it.
     pub fn parse(text: &str, file_name: &str) -> Result<Self, ConfigErrors> {
-        let refuse = |error| ConfigErrors {
-            file: file_name.to_owned(),
-            errors: vec![error],
-            omitted: 0,
-        };
+        let refuse = |error| ConfigErrors { file: file_name.to_owned(), errors: vec![error], omitted: 0 };
         let document = document::parse(text).map_err(refuse)?;
         let findings = Findings::default();
         let config = reader::read_root(&document, &findings, Self::read);
@@ -137,11 +125,7 @@ impl Config {
         if findings.is_clean() {
             rules::check(&config, &findings);
         }
-        if findings.is_clean() {
-            Ok(config)
-        } else {
-            Err(findings.into_errors(file_name))
-        }
+        if findings.is_clean() { Ok(config) } else { Err(findings.into_errors(file_name)) }
     }
 
     fn read(s: &mut Section<'_, '_>) -> Self {
@@ -174,8 +158,7 @@ impl Config {
 fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path)?;
-    file.take(document::TEXT_BYTES_MAX as u64 + 1)
-        .read_to_end(&mut bytes)?;
+    file.take(document::TEXT_BYTES_MAX as u64 + 1).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
 
@@ -183,10 +166,7 @@ fn read_bounded(path: &Path) -> std::io::Result<Vec<u8>> {
 fn end_of(text: &str) -> Position {
     let last_line = text.rsplit('\n').next().unwrap_or_default();
     let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX).saturating_add(1);
-    Position {
-        line: number(text.matches('\n').count()),
-        column: number(last_line.chars().count()),
-    }
+    Position { line: number(text.matches('\n').count()), column: number(last_line.chars().count()) }
 }
 
 fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -194,10 +174,7 @@ fn millis<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S:
 }
 
 /// As [`millis`], `None` being the 0 that switches the thing off.
-fn optional_millis<S: Serializer>(
-    duration: &Option<Duration>,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
+fn optional_millis<S: Serializer>(duration: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     millis(&duration.unwrap_or_default(), serializer)
 }
 

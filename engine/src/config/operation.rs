@@ -34,40 +34,16 @@ impl Default for Control {
             evaluate: Duration::from_millis(100),
             dwell: Duration::from_millis(1000),
             dropping: Thresholds {
-                queue_depth_percent: Some(Threshold {
-                    enter: 75,
-                    leave: 50,
-                }),
-                pool_used_percent: Some(Threshold {
-                    enter: 90,
-                    leave: 75,
-                }),
-                worker_latency_ms: Some(Threshold {
-                    enter: 100,
-                    leave: 50,
-                }),
-                loss_per_million: Some(Threshold {
-                    enter: 100_000,
-                    leave: 10_000,
-                }),
+                queue_depth_percent: Some(Threshold { enter: 75, leave: 50 }),
+                pool_used_percent: Some(Threshold { enter: 90, leave: 75 }),
+                worker_latency_ms: Some(Threshold { enter: 100, leave: 50 }),
+                loss_per_million: Some(Threshold { enter: 100_000, leave: 10_000 }),
             },
             emergency: Thresholds {
-                queue_depth_percent: Some(Threshold {
-                    enter: 95,
-                    leave: 80,
-                }),
-                pool_used_percent: Some(Threshold {
-                    enter: 98,
-                    leave: 90,
-                }),
-                worker_latency_ms: Some(Threshold {
-                    enter: 2000,
-                    leave: 1000,
-                }),
-                loss_per_million: Some(Threshold {
-                    enter: 500_000,
-                    leave: 200_000,
-                }),
+                queue_depth_percent: Some(Threshold { enter: 95, leave: 80 }),
+                pool_used_percent: Some(Threshold { enter: 98, leave: 90 }),
+                worker_latency_ms: Some(Threshold { enter: 2000, leave: 1000 }),
+                loss_per_million: Some(Threshold { enter: 500_000, leave: 200_000 }),
             },
         }
     }
@@ -94,24 +70,15 @@ impl Control {
             return vec![path.clone()];
         }
         let name = Path::new("eventstream/control.sock");
-        std::iter::once(Path::new("/run"))
-            .chain(runtime_dir)
-            .map(|dir| dir.join(name))
-            .collect()
+        std::iter::once(Path::new("/run")).chain(runtime_dir).map(|dir| dir.join(name)).collect()
     }
 }
 
 fn socket_path(path: &str) -> Result<PathBuf, String> {
     if path.len() > SOCKET_PATH_BYTES_MAX {
-        Err(format!(
-            "{} bytes are more than the {SOCKET_PATH_BYTES_MAX} a socket's path may have",
-            path.len()
-        ))
+        Err(format!("{} bytes are more than the {SOCKET_PATH_BYTES_MAX} a socket's path may have", path.len()))
     } else if !path.starts_with('/') || path.ends_with('/') || path.contains('\0') {
-        Err(format!(
-            "value `{}` is not the absolute path of a file",
-            shown(path)
-        ))
+        Err(format!("value `{}` is not the absolute path of a file", shown(path)))
     } else {
         Ok(PathBuf::from(path))
     }
@@ -137,30 +104,10 @@ impl Thresholds {
         const LATENCY: Limit = range(0, 3_600_000, "ms");
         const PER_MILLION: Limit = range(0, 1_000_000, "per million");
         Self {
-            queue_depth_percent: Threshold::read(
-                s,
-                "queue_depth_percent",
-                PERCENT,
-                d.queue_depth_percent,
-            ),
-            pool_used_percent: Threshold::read(
-                s,
-                "pool_used_percent",
-                PERCENT,
-                d.pool_used_percent,
-            ),
-            worker_latency_ms: Threshold::read(
-                s,
-                "worker_latency_ms",
-                LATENCY,
-                d.worker_latency_ms,
-            ),
-            loss_per_million: Threshold::read(
-                s,
-                "loss_per_million",
-                PER_MILLION,
-                d.loss_per_million,
-            ),
+            queue_depth_percent: Threshold::read(s, "queue_depth_percent", PERCENT, d.queue_depth_percent),
+            pool_used_percent: Threshold::read(s, "pool_used_percent", PERCENT, d.pool_used_percent),
+            worker_latency_ms: Threshold::read(s, "worker_latency_ms", LATENCY, d.worker_latency_ms),
+            loss_per_million: Threshold::read(s, "loss_per_million", PER_MILLION, d.loss_per_million),
         }
     }
 
@@ -183,27 +130,14 @@ pub struct Threshold {
 }
 
 impl Threshold {
-    fn read(
-        s: &mut Section<'_, '_>,
-        key: &'static str,
-        limit: Limit,
-        default: Option<Self>,
-    ) -> Option<Self> {
+    fn read(s: &mut Section<'_, '_>, key: &'static str, limit: Limit, default: Option<Self>) -> Option<Self> {
         s.section_or_off(key, |s| {
             let d = default.unwrap_or(Self { enter: 0, leave: 0 });
-            let read = Self {
-                enter: s.integer("enter", limit, d.enter),
-                leave: s.integer("leave", limit, d.leave),
-            };
+            let read = Self { enter: s.integer("enter", limit, d.enter), leave: s.integer("leave", limit, d.leave) };
             if read.leave >= read.enter && (s.has("enter") || s.has("leave")) {
                 let Self { enter, leave } = read;
                 let blamed = if s.has("leave") { "leave" } else { "enter" };
-                s.error(
-                    blamed,
-                    format!(
-                        "leave ({leave}) must be below enter ({enter}), or the state would flap"
-                    ),
-                );
+                s.error(blamed, format!("leave ({leave}) must be below enter ({enter}), or the state would flap"));
             }
             read
         })
@@ -227,11 +161,7 @@ pub struct Admin {
 
 impl Default for Admin {
     fn default() -> Self {
-        Self {
-            enabled: true,
-            address: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            port: 8080,
-        }
+        Self { enabled: true, address: IpAddr::V4(Ipv4Addr::LOCALHOST), port: 8080 }
     }
 }
 
@@ -255,21 +185,13 @@ pub struct Drain {
 
 impl Default for Drain {
     fn default() -> Self {
-        Self {
-            timeout: Duration::from_millis(5000),
-        }
+        Self { timeout: Duration::from_millis(5000) }
     }
 }
 
 impl Drain {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
-        Self {
-            timeout: s.millis(
-                "timeout_ms",
-                range(100, 600_000, "ms"),
-                Self::default().timeout,
-            ),
-        }
+        Self { timeout: s.millis("timeout_ms", range(100, 600_000, "ms"), Self::default().timeout) }
     }
 }
 
@@ -280,16 +202,12 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self {
-            level: LogLevel::Info,
-        }
+        Self { level: LogLevel::Info }
     }
 }
 
 impl Log {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
-        Self {
-            level: s.word("level", Self::default().level),
-        }
+        Self { level: s.word("level", Self::default().level) }
     }
 }

@@ -21,10 +21,7 @@ impl Default for Queues {
     fn default() -> Self {
         // Depths from 2 Ki to 64 Ki made no difference in speed at low occupancy. Deeper than the pools have frames, so
         // that a class's share of the pool is what limits it, not a ring.
-        Self {
-            mpsc_depth: 65_536,
-            spsc_depth: 16_384,
-        }
+        Self { mpsc_depth: 65_536, spsc_depth: 16_384 }
     }
 }
 
@@ -33,16 +30,8 @@ impl Queues {
         let d = Self::default();
         Self {
             // Ingest claims up to 256 cells at once: two claims must fit, or producers wait for each other.
-            mpsc_depth: s.integer(
-                "mpsc_depth",
-                power_of_two(512, 1 << 22, "events"),
-                d.mpsc_depth,
-            ),
-            spsc_depth: s.integer(
-                "spsc_depth",
-                power_of_two(64, 1 << 20, "events"),
-                d.spsc_depth,
-            ),
+            mpsc_depth: s.integer("mpsc_depth", power_of_two(512, 1 << 22, "events"), d.mpsc_depth),
+            spsc_depth: s.integer("spsc_depth", power_of_two(64, 1 << 20, "events"), d.spsc_depth),
         }
     }
 }
@@ -60,12 +49,7 @@ pub struct Workers {
 
 impl Default for Workers {
     fn default() -> Self {
-        Self {
-            realtime: 1,
-            transactional: 1,
-            batch: 1,
-            stall: Duration::from_millis(1000),
-        }
+        Self { realtime: 1, transactional: 1, batch: 1, stall: Duration::from_millis(1000) }
     }
 }
 
@@ -120,17 +104,9 @@ impl Retry {
         let d = Self::default();
         Self {
             max_attempts: s.integer("max_attempts", range(1, 100, "attempts"), d.max_attempts),
-            backoff_initial: s.millis(
-                "backoff_initial_ms",
-                range(1, 60_000, "ms"),
-                d.backoff_initial,
-            ),
+            backoff_initial: s.millis("backoff_initial_ms", range(1, 60_000, "ms"), d.backoff_initial),
             backoff_max: s.millis("backoff_max_ms", range(1, 3_600_000, "ms"), d.backoff_max),
-            queue_depth: s.integer(
-                "queue_depth",
-                power_of_two(16, 65_536, "events"),
-                d.queue_depth,
-            ),
+            queue_depth: s.integer("queue_depth", power_of_two(16, 65_536, "events"), d.queue_depth),
         }
     }
 }
@@ -144,10 +120,7 @@ pub struct Spill {
 
 impl Default for Spill {
     fn default() -> Self {
-        Self {
-            bytes_per_class: 4 << 20,
-            events_per_class: 4096,
-        }
+        Self { bytes_per_class: 4 << 20, events_per_class: 4096 }
     }
 }
 
@@ -155,16 +128,8 @@ impl Spill {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
         Self {
-            bytes_per_class: s.integer(
-                "bytes_per_class",
-                range(64 << 10, 4 << 30, "bytes"),
-                d.bytes_per_class,
-            ),
-            events_per_class: s.integer(
-                "events_per_class",
-                power_of_two(16, 1 << 20, "events"),
-                d.events_per_class,
-            ),
+            bytes_per_class: s.integer("bytes_per_class", range(64 << 10, 4 << 30, "bytes"), d.bytes_per_class),
+            events_per_class: s.integer("events_per_class", power_of_two(16, 1 << 20, "events"), d.events_per_class),
         }
     }
 }
@@ -182,11 +147,7 @@ pub struct Dedup {
 
 impl Default for Dedup {
     fn default() -> Self {
-        Self {
-            window: Duration::from_millis(60_000),
-            capacity: 1 << 20,
-            classes: vec![Class::Transactional],
-        }
+        Self { window: Duration::from_millis(60_000), capacity: 1 << 20, classes: vec![Class::Transactional] }
     }
 }
 
@@ -223,10 +184,7 @@ pub struct GapTracking {
 
 impl Default for GapTracking {
     fn default() -> Self {
-        Self {
-            enabled: false,
-            producers: 4096,
-        }
+        Self { enabled: false, producers: 4096 }
     }
 }
 
@@ -235,11 +193,7 @@ impl GapTracking {
         let d = Self::default();
         Self {
             enabled: s.boolean("enabled", d.enabled),
-            producers: s.integer(
-                "producers",
-                power_of_two(64, 1 << 20, "producers"),
-                d.producers,
-            ),
+            producers: s.integer("producers", power_of_two(64, 1 << 20, "producers"), d.producers),
         }
     }
 }
@@ -255,11 +209,7 @@ pub struct Dlq {
 
 impl Default for Dlq {
     fn default() -> Self {
-        Self {
-            failed_memory_bytes: 8 << 20,
-            shed_memory_bytes: 8 << 20,
-            shed_bytes_per_s: 64 << 20,
-        }
+        Self { failed_memory_bytes: 8 << 20, shed_memory_bytes: 8 << 20, shed_bytes_per_s: 64 << 20 }
     }
 }
 
@@ -270,11 +220,7 @@ impl Dlq {
         Self {
             failed_memory_bytes: s.integer("failed_memory_bytes", MEMORY, d.failed_memory_bytes),
             shed_memory_bytes: s.integer("shed_memory_bytes", MEMORY, d.shed_memory_bytes),
-            shed_bytes_per_s: s.integer(
-                "shed_bytes_per_s",
-                range(0, 64 << 30, "bytes/s"),
-                d.shed_bytes_per_s,
-            ),
+            shed_bytes_per_s: s.integer("shed_bytes_per_s", range(0, 64 << 30, "bytes/s"), d.shed_bytes_per_s),
         }
     }
 }

@@ -58,19 +58,15 @@ impl Item<'_, '_> {
     }
 
     pub fn integer<T: TryFrom<u64>>(&self, limit: Limit) -> Option<T> {
-        let number = integer(self.value, limit).and_then(|number| {
-            T::try_from(number).map_err(|_| format!("value {number} is outside {limit}"))
-        });
+        let number = integer(self.value, limit)
+            .and_then(|number| T::try_from(number).map_err(|_| format!("value {number} is outside {limit}")));
         number.map_err(|message| self.error(message)).ok()
     }
 
     /// Takes the item as text and remembers where it stands.
     pub fn text(&self) -> Option<&str> {
         let Value::Text(text) = self.value else {
-            self.error(format!(
-                "expected text, found {} (quote it if text is meant)",
-                self.value
-            ));
+            self.error(format!("expected text, found {} (quote it if text is meant)", self.value));
             return None;
         };
         self.findings.place(self.path.to_string(), self.at);
@@ -90,20 +86,12 @@ pub(super) struct Section<'p, 'a> {
 }
 
 /// Reads the whole document.
-pub(super) fn read_root<T>(
-    node: &Node<'_>,
-    findings: &Findings,
-    read: impl FnOnce(&mut Section<'_, '_>) -> T,
-) -> T {
+pub(super) fn read_root<T>(node: &Node<'_>, findings: &Findings, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> T {
     let entries: &[Entry<'_>] = match &node.value {
         Value::Map(entries) => entries,
         Value::Null => &[],
         other => {
-            findings.error(
-                node.at,
-                "",
-                format!("expected a group of keys, found {other}"),
-            );
+            findings.error(node.at, "", format!("expected a group of keys, found {other}"));
             &[]
         }
     };
@@ -115,14 +103,7 @@ pub(super) fn read_root<T>(
 
 impl<'p, 'a> Section<'p, 'a> {
     fn new(path: Path<'p>, at: Position, entries: &'p [Entry<'a>], findings: &'p Findings) -> Self {
-        Self {
-            path,
-            at,
-            entries,
-            known: Vec::with_capacity(16),
-            is_listed: false,
-            findings,
-        }
+        Self { path, at, entries, known: Vec::with_capacity(16), is_listed: false, findings }
     }
 
     fn finish(self) {
@@ -130,18 +111,13 @@ impl<'p, 'a> Section<'p, 'a> {
             if !self.known.contains(&entry.key.as_ref()) {
                 let path = Path::Key(&self.path, &entry.key).to_string();
                 let known = self.known.join(", ");
-                self.findings
-                    .error(entry.at, path, format!("unknown key; known here: {known}"));
+                self.findings.error(entry.at, path, format!("unknown key; known here: {known}"));
             }
         }
     }
 
     /// Finds a key and declares it known; `allowed` says what it may be.
-    fn take(
-        &mut self,
-        key: &'static str,
-        allowed: impl FnOnce() -> String,
-    ) -> Option<&'p Node<'a>> {
+    fn take(&mut self, key: &'static str, allowed: impl FnOnce() -> String) -> Option<&'p Node<'a>> {
         self.known.push(key);
         #[cfg(test)]
         {
@@ -153,11 +129,7 @@ impl<'p, 'a> Section<'p, 'a> {
         let mut found = self.entries.iter().filter(|entry| entry.key == key);
         let first = found.next()?;
         for repeated in found {
-            self.error_at(
-                repeated.at,
-                key,
-                format!("repeats the key of line {}", first.at.line),
-            );
+            self.error_at(repeated.at, key, format!("repeats the key of line {}", first.at.line));
         }
         if !self.is_listed {
             let path = Path::Key(&self.path, key).to_string();
@@ -181,17 +153,12 @@ impl<'p, 'a> Section<'p, 'a> {
 
     /// Reports a value of this section, or the section itself when it has no such key.
     pub fn error(&self, key: &str, message: impl Into<String>) {
-        let at = self
-            .entries
-            .iter()
-            .find(|entry| entry.key == key)
-            .map_or(self.at, |entry| entry.node.at);
+        let at = self.entries.iter().find(|entry| entry.key == key).map_or(self.at, |entry| entry.node.at);
         self.error_at(at, key, message);
     }
 
     fn error_at(&self, at: Position, key: &str, message: impl Into<String>) {
-        self.findings
-            .error(at, Path::Key(&self.path, key).to_string(), message);
+        self.findings.error(at, Path::Key(&self.path, key).to_string(), message);
     }
 
     /// Reads a key by `parse`; what that refuses is reported, and `default` taken instead.
@@ -227,21 +194,11 @@ impl<'p, 'a> Section<'p, 'a> {
     }
 
     pub fn millis(&mut self, key: &'static str, limit: Limit, default: Duration) -> Duration {
-        self.value(
-            key,
-            default,
-            || limit.to_string(),
-            |value| integer(value, limit).map(Duration::from_millis),
-        )
+        self.value(key, default, || limit.to_string(), |value| integer(value, limit).map(Duration::from_millis))
     }
 
     pub fn micros(&mut self, key: &'static str, limit: Limit, default: Duration) -> Duration {
-        self.value(
-            key,
-            default,
-            || limit.to_string(),
-            |value| integer(value, limit).map(Duration::from_micros),
-        )
+        self.value(key, default, || limit.to_string(), |value| integer(value, limit).map(Duration::from_micros))
     }
 
     pub fn boolean(&mut self, key: &'static str, default: bool) -> bool {
@@ -290,19 +247,13 @@ impl<'p, 'a> Section<'p, 'a> {
             |value| match value {
                 Value::Null => Ok(None),
                 Value::Text(text) => parse(text).map(Some),
-                other => Err(format!(
-                    "expected null or {what}, found {other} (quote it if text is meant)"
-                )),
+                other => Err(format!("expected null or {what}, found {other} (quote it if text is meant)")),
             },
         )
     }
 
     /// A group of keys; one that is missing or empty has all its defaults.
-    pub fn section<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_, '_>) -> T,
-    ) -> T {
+    pub fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> T {
         let node = self.take(key, String::new);
         let (at, entries): (_, &[Entry<'_>]) = match node.map(|node| (node.at, &node.value)) {
             Some((at, Value::Map(entries))) => (at, entries),
@@ -321,18 +272,9 @@ impl<'p, 'a> Section<'p, 'a> {
     }
 
     /// A group of keys that may also be the word `off`.
-    pub fn section_or_off<T>(
-        &mut self,
-        key: &'static str,
-        read: impl FnOnce(&mut Section<'_, '_>) -> T,
-    ) -> Option<T> {
-        let off =
-            |entry: &Entry<'_>| matches!(&entry.node.value, Value::Text(text) if text == "off");
-        if self
-            .entries
-            .iter()
-            .any(|entry| entry.key == key && off(entry))
-        {
+    pub fn section_or_off<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Option<T> {
+        let off = |entry: &Entry<'_>| matches!(&entry.node.value, Value::Text(text) if text == "off");
+        if self.entries.iter().any(|entry| entry.key == key && off(entry)) {
             self.take(key, String::new);
             return None;
         }
@@ -351,31 +293,19 @@ impl<'p, 'a> Section<'p, 'a> {
         let items = match &node.value {
             Value::List(items) => items.as_slice(),
             other => {
-                self.error_at(
-                    node.at,
-                    key,
-                    format!("expected a list of {what}, found {other}"),
-                );
+                self.error_at(node.at, key, format!("expected a list of {what}, found {other}"));
                 return None;
             }
         };
         if items.len() > count_max {
-            let message = format!(
-                "{} {what} are more than the {count_max} allowed",
-                items.len()
-            );
+            let message = format!("{} {what} are more than the {count_max} allowed", items.len());
             self.error_at(node.at, key, message);
             return None;
         }
         let list = Path::Key(&self.path, key);
         let read_one = |(index, item): (usize, &Node<'a>)| {
             let path = Path::Index(&list, index);
-            read(&Item {
-                at: item.at,
-                value: &item.value,
-                path,
-                findings: self.findings,
-            })
+            read(&Item { at: item.at, value: &item.value, path, findings: self.findings })
         };
         Some(items.iter().enumerate().filter_map(read_one).collect())
     }
@@ -384,9 +314,7 @@ impl<'p, 'a> Section<'p, 'a> {
 pub(super) fn integer(value: &Value<'_>, limit: Limit) -> Result<u64, String> {
     match value {
         Value::Integer(value) => limit.check(*value),
-        Value::Number(value) if value.fract() != 0.0 => {
-            Err(format!("value {value} is not a whole number, {limit}"))
-        }
+        Value::Number(value) if value.fract() != 0.0 => Err(format!("value {value} is not a whole number, {limit}")),
         Value::Number(value) => Err(format!("value {value} is outside {limit}")),
         other => Err(format!("expected a whole number, {limit}, found {other}")),
     }
@@ -401,6 +329,5 @@ pub(super) fn word<W: Word>(value: &Value<'_>) -> Result<W, String> {
 }
 
 pub(super) fn ip_address(text: &str) -> Result<IpAddr, String> {
-    text.parse()
-        .map_err(|_| format!("value `{}` is not an IPv4 or IPv6 address", shown(text)))
+    text.parse().map_err(|_| format!("value `{}` is not an IPv4 or IPv6 address", shown(text)))
 }

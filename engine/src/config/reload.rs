@@ -5,13 +5,7 @@ use serde_json::Value;
 use super::Config;
 
 /// Keys, and groups of keys, whose changes need no restart: they are read from snapshots that can be swapped.
-const LIVE: [&str; 5] = [
-    "topics",
-    "control.evaluate_ms",
-    "control.dwell_ms",
-    "control.dropping",
-    "control.emergency",
-];
+const LIVE: [&str; 5] = ["topics", "control.evaluate_ms", "control.dwell_ms", "control.dropping", "control.emergency"];
 
 /// The keys in which two configurations differ.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -36,10 +30,7 @@ pub fn diff_reload(old: &Config, new: &Config) -> ReloadDiff {
     }
     // The topics have been compared; as values they would be far larger than everything else.
     let value = |config: &Config| {
-        let rest = Config {
-            topics: Vec::new(),
-            ..config.clone()
-        };
+        let rest = Config { topics: Vec::new(), ..config.clone() };
         serde_json::to_value(rest).unwrap_or_default()
     };
     compare("", &value(old), &value(new), &mut diff);
@@ -52,23 +43,12 @@ fn compare(path: &str, old: &Value, new: &Value, diff: &mut ReloadDiff) {
     }
     if let (Value::Object(old), Value::Object(new)) = (old, new) {
         for (key, old) in old {
-            let path = if path.is_empty() {
-                key.clone()
-            } else {
-                format!("{path}.{key}")
-            };
+            let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             compare(&path, old, new.get(key).unwrap_or(&Value::Null), diff);
         }
         return;
     }
-    let is_live = LIVE.iter().any(|live| {
-        path.strip_prefix(live)
-            .is_some_and(|rest| rest.is_empty() || rest.starts_with('.'))
-    });
-    if is_live {
-        &mut diff.live
-    } else {
-        &mut diff.restart
-    }
-    .push(path.to_owned());
+    let is_live =
+        LIVE.iter().any(|live| path.strip_prefix(live).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')));
+    if is_live { &mut diff.live } else { &mut diff.restart }.push(path.to_owned());
 }

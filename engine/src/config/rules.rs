@@ -44,28 +44,19 @@ fn check_ingest(config: &Config, findings: &Findings) {
     if xdp.rx_ring > xdp.frames {
         findings.conflict(
             &["xdp.rx_ring", "xdp.frames"],
-            format!(
-                "an rx ring of {} is never full with {} frames",
-                xdp.rx_ring, xdp.frames
-            ),
+            format!("an rx ring of {} is never full with {} frames", xdp.rx_ring, xdp.frames),
         );
     }
     if xdp.mode == XdpMode::Generic && xdp.require != XdpRequire::Any {
         findings.conflict(
             &["xdp.mode", "xdp.require"],
-            format!(
-                "mode generic can never achieve what require asks for ({})",
-                xdp.require
-            ),
+            format!("mode generic can never achieve what require asks for ({})", xdp.require),
         );
     }
     if tcp.enabled && tcp.agents > tcp.max_connections {
         findings.conflict(
             &["tcp.agents", "tcp.max_connections"],
-            format!(
-                "{} agents share {} connections: some would have none",
-                tcp.agents, tcp.max_connections
-            ),
+            format!("{} agents share {} connections: some would have none", tcp.agents, tcp.max_connections),
         );
     }
 }
@@ -111,28 +102,20 @@ fn check_frame_limits(config: &Config, findings: &Findings) {
         if bytes < u64::from(frame_bytes) * 2 {
             findings.conflict(
                 &[key, "limits.frame_bytes"],
-                format!(
-                    "{key} ({bytes}) does not hold two frames of the limit ({frame_bytes} bytes)"
-                ),
+                format!("{key} ({bytes}) does not hold two frames of the limit ({frame_bytes} bytes)"),
             );
         }
     }
 }
 
 fn check_ports(config: &Config, findings: &Findings) {
-    let Config {
-        listen, admin, tcp, ..
-    } = config;
-    let overlap = listen.tcp_address == admin.address
-        || listen.tcp_address.is_unspecified()
-        || admin.address.is_unspecified();
+    let Config { listen, admin, tcp, .. } = config;
+    let overlap =
+        listen.tcp_address == admin.address || listen.tcp_address.is_unspecified() || admin.address.is_unspecified();
     if tcp.enabled && admin.enabled && overlap && admin.port != 0 && admin.port == listen.tcp_port {
         findings.conflict(
             &["listen.tcp_port", "admin.port"],
-            format!(
-                "TCP port {} is taken twice, for events and for the admin server",
-                admin.port
-            ),
+            format!("TCP port {} is taken twice, for events and for the admin server", admin.port),
         );
     }
 }
@@ -150,30 +133,21 @@ fn check_thresholds(config: &Config, findings: &Findings) {
                 "emergency must be entered above dropping, and {} is not above {}",
                 emergency.enter, dropping.enter
             );
-            findings.conflict(
-                &[&key("dropping", "enter"), &key("emergency", "enter")],
-                message,
-            );
+            findings.conflict(&[&key("dropping", "enter"), &key("emergency", "enter")], message);
         }
         if emergency.leave < dropping.leave {
             let message = format!(
                 "emergency must not be left below dropping, and {} is below {}",
                 emergency.leave, dropping.leave
             );
-            findings.conflict(
-                &[&key("dropping", "leave"), &key("emergency", "leave")],
-                message,
-            );
+            findings.conflict(&[&key("dropping", "leave"), &key("emergency", "leave")], message);
         }
     }
 }
 
 fn check_layout(config: &Config, findings: &Findings) {
     let layout = &config.layout;
-    match (
-        layout.mode == LayoutMode::Explicit,
-        layout.runners.is_empty(),
-    ) {
+    match (layout.mode == LayoutMode::Explicit, layout.runners.is_empty()) {
         (true, true) => findings.conflict(&["layout.mode"], "mode explicit needs layout.runners"),
         (false, false) => findings.conflict(
             &["layout.mode", "layout.runners"],
@@ -209,17 +183,11 @@ fn check_layout(config: &Config, findings: &Findings) {
 /// Every agent that is known to exist needs a thread. How many queues the NIC has is known only at boot, so agents of
 /// the kind xdp are checked there.
 fn check_all_placed(config: &Config, findings: &Findings) {
-    let numbered = NUMBERED_KINDS
-        .into_iter()
-        .filter_map(|kind| Some((kind, agent_count(config, kind)?.0)));
-    let names =
-        numbered.flat_map(|(kind, count)| (0..count).map(move |number| format!("{kind}-{number}")));
+    let numbered = NUMBERED_KINDS.into_iter().filter_map(|kind| Some((kind, agent_count(config, kind)?.0)));
+    let names = numbered.flat_map(|(kind, count)| (0..count).map(move |number| format!("{kind}-{number}")));
     for name in names.chain(std::iter::once("dead-letter".to_owned())) {
         if config.layout.runner_of(&name).is_none() {
-            findings.conflict(
-                &["layout.runners"],
-                format!("no runner has {name}: place it, or `*` for the rest"),
-            );
+            findings.conflict(&["layout.runners"], format!("no runner has {name}: place it, or `*` for the rest"));
         }
     }
 }

@@ -40,11 +40,7 @@ fn leaf_keys(path: &str, value: &Json, keys: &mut BTreeSet<String>) {
     match value {
         Json::Object(map) => {
             for (key, value) in map {
-                let path = if path.is_empty() {
-                    key.clone()
-                } else {
-                    format!("{path}.{key}")
-                };
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
                 keys.insert(path.clone());
                 leaf_keys(&path, value, keys);
             }
@@ -76,11 +72,7 @@ fn documented_keys() -> Vec<(String, Vec<&'static str>)> {
 #[test]
 fn every_key_is_documented_and_every_documented_key_exists() {
     let mut keys = BTreeSet::new();
-    leaf_keys(
-        "",
-        &serde_json::to_value(Config::default()).expect("serializes"),
-        &mut keys,
-    );
+    leaf_keys("", &serde_json::to_value(Config::default()).expect("serializes"), &mut keys);
     let documented: BTreeSet<String> = documented_keys().into_iter().map(|(key, _)| key).collect();
     assert_eq!(documented, keys);
 }
@@ -93,10 +85,7 @@ fn every_comment_says_what_it_does_and_what_is_allowed() {
     reader::read_root(&document, &findings, Config::read);
     let documented = documented_keys();
     for (key, allowed) in findings.into_keys() {
-        let (_, comment) = documented
-            .iter()
-            .find(|(documented, _)| *documented == key)
-            .expect(&key);
+        let (_, comment) = documented.iter().find(|(documented, _)| *documented == key).expect(&key);
         if allowed.is_empty() {
             assert!(!comment.is_empty(), "{key} has no comment");
         } else {
@@ -108,14 +97,9 @@ fn every_comment_says_what_it_does_and_what_is_allowed() {
 
 #[test]
 fn the_dedicated_example_places_every_agent() {
-    let config =
-        Config::parse(DEDICATED_YAML, "dedicated.yaml").unwrap_or_else(|errors| panic!("{errors}"));
+    let config = Config::parse(DEDICATED_YAML, "dedicated.yaml").unwrap_or_else(|errors| panic!("{errors}"));
     let layout = &config.layout;
-    let cpu_of = |agent: &str| {
-        layout
-            .runner_of(agent)
-            .and_then(|index| layout.runners[index].cpu)
-    };
+    let cpu_of = |agent: &str| layout.runner_of(agent).and_then(|index| layout.runners[index].cpu);
     assert_eq!(cpu_of("xdp-3"), Some(5));
     assert_eq!(cpu_of("tcp-1"), Some(12));
     assert_eq!(cpu_of("xdp-4"), None);
@@ -150,37 +134,18 @@ control: {socket: /tmp/c.sock, dropping: {loss_per_million: off, pool_used_perce
     assert_eq!(config.xdp.multicast_groups.len(), 2);
     assert_eq!(config.udp.gro, Gro::Off);
     assert_eq!(config.tcp.idle_timeout, Some(Duration::from_millis(1500)));
-    let classes: Vec<_> = config
-        .topics
-        .iter()
-        .map(|topic| (topic.class, topic.dedup))
-        .collect();
-    assert_eq!(
-        classes,
-        [(Class::Realtime, None), (Class::Transactional, Some(false))]
-    );
+    let classes: Vec<_> = config.topics.iter().map(|topic| (topic.class, topic.dedup)).collect();
+    assert_eq!(classes, [(Class::Realtime, None), (Class::Transactional, Some(false))]);
     assert!(config.dedup.classes.is_empty());
-    assert_eq!(
-        config.control.socket_paths(None),
-        [Path::new("/tmp/c.sock")]
-    );
+    assert_eq!(config.control.socket_paths(None), [Path::new("/tmp/c.sock")]);
     assert_eq!(config.control.dropping.loss_per_million, None);
-    assert_eq!(
-        config.control.dropping.pool_used_percent,
-        Some(Threshold {
-            enter: 80,
-            leave: 75
-        })
-    );
+    assert_eq!(config.control.dropping.pool_used_percent, Some(Threshold { enter: 80, leave: 75 }));
 }
 
 #[test]
 fn the_control_socket_falls_back_to_the_users_directory() {
     let paths = Control::default().socket_paths(Some(Path::new("/run/user/7")));
-    let expected = [
-        "/run/eventstream/control.sock",
-        "/run/user/7/eventstream/control.sock",
-    ];
+    let expected = ["/run/eventstream/control.sock", "/run/user/7/eventstream/control.sock"];
     assert_eq!(paths, expected.map(Path::new));
 }
 
@@ -201,21 +166,15 @@ fn all_mistakes_of_a_file_are_reported_at_once_in_order() {
 #[test]
 fn errors_beyond_fifty_are_counted() {
     let entry = "  - {name: '', class: batch}\n";
-    let errors =
-        Config::parse(&format!("topics:\n{}", entry.repeat(80)), "c.yaml").expect_err("invalid");
+    let errors = Config::parse(&format!("topics:\n{}", entry.repeat(80)), "c.yaml").expect_err("invalid");
     assert_eq!((errors.errors.len(), errors.omitted), (50, 30));
     assert!(errors.to_string().ends_with("c.yaml: and 30 more errors"));
 }
 
 #[test]
 fn files_that_cannot_be_read_as_text_are_named() {
-    let missing = Config::load("/nonexistent/c.yaml")
-        .expect_err("missing")
-        .to_string();
-    assert!(
-        missing.starts_with("/nonexistent/c.yaml: cannot be read: "),
-        "{missing}"
-    );
+    let missing = Config::load("/nonexistent/c.yaml").expect_err("missing").to_string();
+    assert!(missing.starts_with("/nonexistent/c.yaml: cannot be read: "), "{missing}");
     let path = std::env::temp_dir().join(format!("eventstream-config-{}.yaml", std::process::id()));
     std::fs::write(&path, b"udp:\n  b\xff: 1\n").expect("writes");
     let errors = Config::load(&path).expect_err("not UTF-8");
@@ -229,9 +188,7 @@ fn files_that_cannot_be_read_as_text_are_named() {
 #[test]
 fn a_topic_table_is_long_but_not_without_end() {
     let entry = |number: usize| format!("  - {{name: t/{number}, class: batch}}\n");
-    let text: String = std::iter::once("topics:\n".to_owned())
-        .chain((0..50_000).map(entry))
-        .collect();
+    let text: String = std::iter::once("topics:\n".to_owned()).chain((0..50_000).map(entry)).collect();
     assert_eq!(parse(&text).expect("valid").topics.len(), 50_000);
 
     let text = format!("topics:\n{}", "- a\n".repeat(TOPICS_MAX + 1));
@@ -255,10 +212,7 @@ fn a_reload_applies_topics_and_thresholds_and_names_the_rest() {
         "control.dwell_ms",
     ];
     assert_eq!(diff.live, live);
-    assert_eq!(
-        diff.restart,
-        ["control.socket", "dedup.classes", "xdp.interface"]
-    );
+    assert_eq!(diff.restart, ["control.socket", "dedup.classes", "xdp.interface"]);
 }
 
 proptest! {

@@ -28,10 +28,7 @@ pub(super) fn read(s: &mut Section<'_, '_>, topic_bytes: u16) -> Vec<Topic> {
     let topics = s.list("topics", TOPICS_MAX, "topics", |item| {
         let topic = item.section(|s| read_topic(s, topic_bytes))??;
         if let Some(first) = lines.insert(topic.name.clone(), item.at.line) {
-            item.error(format!(
-                "topic `{}` is already in the list, line {first}",
-                shown(&topic.name)
-            ));
+            item.error(format!("topic `{}` is already in the list, line {first}", shown(&topic.name)));
         }
         Some(topic)
     });
@@ -44,59 +41,34 @@ fn read_topic(s: &mut Section<'_, '_>, topic_bytes: u16) -> Option<Topic> {
         None,
         || "text".to_owned(),
         |value| match value {
-            Value::Text(name) => {
-                check_name(name, topic_bytes).map(|()| Some(Box::from(name.as_ref())))
-            }
-            other => Err(format!(
-                "expected the name of a topic, found {other} (quote it if text is meant)"
-            )),
+            Value::Text(name) => check_name(name, topic_bytes).map(|()| Some(Box::from(name.as_ref()))),
+            other => Err(format!("expected the name of a topic, found {other} (quote it if text is meant)")),
         },
     );
     if !s.has("name") {
         s.error("name", "is missing: an entry needs the name of its topic");
     }
     let class = s.value("class", None, Class::allowed, |value| word(value).map(Some));
-    let priority = s.value("priority", None, Priority::allowed, |value| {
-        priority(value).map(Some)
-    });
+    let priority = s.value("priority", None, Priority::allowed, |value| priority(value).map(Some));
     match (s.has("class"), s.has("priority")) {
-        (false, false) => s.error(
-            "class",
-            "is missing: an entry needs a class, or a priority to take it from",
-        ),
-        (true, true) => s.error(
-            "priority",
-            "an entry has a class or a priority, not both: the class decides",
-        ),
+        (false, false) => s.error("class", "is missing: an entry needs a class, or a priority to take it from"),
+        (true, true) => s.error("priority", "an entry has a class or a priority, not both: the class decides"),
         _ => {}
     }
     let dedup = s.optional_boolean("dedup");
     let order = s.word("order", TopicOrder::Relaxed);
     let class = class.or(priority.map(Priority::class))?;
     if order == TopicOrder::Strict && class != Class::Transactional {
-        s.error(
-            "order",
-            format!(
-                "strict is for transactional topics, which alone have retries; this one is {class}"
-            ),
-        );
+        s.error("order", format!("strict is for transactional topics, which alone have retries; this one is {class}"));
     }
-    Some(Topic {
-        name: name?,
-        class,
-        dedup,
-        order,
-    })
+    Some(Topic { name: name?, class, dedup, order })
 }
 
 /// By word, or by its number on the wire.
 fn priority(value: &Value<'_>) -> Result<Priority, String> {
     match value {
         Value::Integer(number) => {
-            let wire = integer(
-                &Value::Integer(*number),
-                range(0, 4, "or the priority's name"),
-            )?;
+            let wire = integer(&Value::Integer(*number), range(0, 4, "or the priority's name"))?;
             Ok(Priority::from_wire(u8::try_from(wire).unwrap_or(u8::MAX)))
         }
         other => word(other),
@@ -107,20 +79,13 @@ fn priority(value: &Value<'_>) -> Result<Priority, String> {
 fn check_name(name: &str, topic_bytes: u16) -> Result<(), String> {
     let shown = shown(name);
     if !(1..=usize::from(topic_bytes)).contains(&name.len()) {
-        Err(format!(
-            "topic `{shown}` has {} bytes, outside 1..={topic_bytes} (limits.topic_bytes)",
-            name.len()
-        ))
+        Err(format!("topic `{shown}` has {} bytes, outside 1..={topic_bytes} (limits.topic_bytes)", name.len()))
     } else if name.contains('\0') {
         Err(format!("topic `{shown}` contains a NUL"))
     } else if name.split('/').any(|level| level == "+" || level == "#") {
-        Err(format!(
-            "topic `{shown}` has a wildcard as a level: entries name single topics"
-        ))
+        Err(format!("topic `{shown}` has a wildcard as a level: entries name single topics"))
     } else if name.starts_with("$esc/") {
-        Err(format!(
-            "topic `{shown}` starts with `$esc/`, which is the protocol's own"
-        ))
+        Err(format!("topic `{shown}` starts with `$esc/`, which is the protocol's own"))
     } else {
         Ok(())
     }

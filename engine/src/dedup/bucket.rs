@@ -61,12 +61,7 @@ impl Bucket {
     /// First reading. It only counts turns and gathers bits: which words agree is asked when any does.
     #[inline]
     pub(super) fn collect(&self, probe: u64) -> View {
-        let mut view = View {
-            words: [Word::EMPTY; SLOTS],
-            matches: 0,
-            union: 0,
-            oldest: 0,
-        };
+        let mut view = View { words: [Word::EMPTY; SLOTS], matches: 0, union: 0, oldest: 0 };
         let mut turns = 0;
         for (slot, word) in self.words.iter().enumerate() {
             // Acquire: pairs with the release of the swap in `insert`, which published the cell and, through the
@@ -79,11 +74,7 @@ impl Bucket {
         }
         // The slots before the oldest agree with the first one, as they have been written in the current turn. If all
         // agree, it is the first.
-        let current = if view.words[0].turn() {
-            turns
-        } else {
-            SLOTS - turns
-        };
+        let current = if view.words[0].turn() { turns } else { SLOTS - turns };
         view.oldest = current % SLOTS;
         view
     }
@@ -104,13 +95,6 @@ impl Bucket {
     #[inline]
     pub(super) fn insert(&self, view: &View, word: Word) -> bool {
         // Release: publishes the cell; pairs with the acquire in `collect`. On failure everything is read again.
-        self.words[view.oldest]
-            .compare_exchange(
-                view.oldest().0,
-                word.0,
-                Ordering::Release,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        self.words[view.oldest].compare_exchange(view.oldest().0, word.0, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 }

@@ -45,10 +45,7 @@ impl Cell {
         let taken = Meta::new(State::Free, lap, 0).0;
         // Relaxed: `write` stores the fields with release after it, which is what readers of the fields rely on.
         if found.state() == State::DeadLettered {
-            return self
-                .meta
-                .compare_exchange(found.0, taken, Ordering::Relaxed, Ordering::Relaxed)
-                .is_ok();
+            return self.meta.compare_exchange(found.0, taken, Ordering::Relaxed, Ordering::Relaxed).is_ok();
         }
         self.meta.store(taken, Ordering::Relaxed);
         true
@@ -77,8 +74,7 @@ impl Cell {
     #[inline]
     pub(super) fn abandon(&self) {
         let meta = Meta(self.meta.load(Ordering::Relaxed));
-        self.meta
-            .store(meta.with_state(State::Released).0, Ordering::Relaxed);
+        self.meta.store(meta.with_state(State::Released).0, Ordering::Relaxed);
     }
 
     /// The entry of this lap, or nothing if the cell has been reused since.
@@ -97,11 +93,7 @@ impl Cell {
         if Meta(self.meta.load(Ordering::Relaxed)).lap() != lap {
             return None;
         }
-        Some(Reading {
-            id: EventId::from_parts(high, low),
-            meta,
-            next,
-        })
+        Some(Reading { id: EventId::from_parts(high, low), meta, next })
     }
 
     /// By the token's holder: the claim's outcome.
@@ -119,13 +111,6 @@ impl Cell {
     /// By anyone: moves a dead-lettered claim on, if it still is as it was read.
     pub(super) fn move_on(&self, found: Meta, state: State) -> bool {
         // Release as in `settle`; acquire: pairs with the `settle` that dead-lettered it.
-        self.meta
-            .compare_exchange(
-                found.0,
-                found.with_state(state).0,
-                Ordering::AcqRel,
-                Ordering::Relaxed,
-            )
-            .is_ok()
+        self.meta.compare_exchange(found.0, found.with_state(state).0, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }

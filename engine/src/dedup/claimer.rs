@@ -50,11 +50,7 @@ pub struct Claimer {
 impl Claimer {
     pub(super) fn new(table: Arc<DedupTable>, arena: u32) -> Self {
         let ring = Ring::new(arena, &table);
-        Self {
-            table,
-            ring,
-            _not_sync: PhantomData,
-        }
+        Self { table, ring, _not_sync: PhantomData }
     }
 
     pub fn table(&self) -> &Arc<DedupTable> {
@@ -107,10 +103,7 @@ impl Claimer {
                 claims[index] = Some(self.claim_from(&mut view, ids[index], hash, now_ns));
             }
         }
-        for index in deferred[..deferred_count]
-            .iter()
-            .map(|&index| usize::from(index))
-        {
+        for index in deferred[..deferred_count].iter().map(|&index| usize::from(index)) {
             claims[index] = Some(self.claim_hashed(ids[index], hashes[index], now_ns));
         }
     }

@@ -112,10 +112,7 @@ impl GapTable {
     /// The producers held, with their numbers, in no order.
     pub fn producers(&self) -> impl Iterator<Item = (u64, ProducerGaps)> {
         let numbers = self.numbers.iter().flat_map(|set| set.0);
-        numbers
-            .zip(&self.producers)
-            .filter(|(_, p)| p.last_used != 0)
-            .map(|(number, p)| (number, p.gaps))
+        numbers.zip(&self.producers).filter(|(_, p)| p.last_used != 0).map(|(number, p)| (number, p.gaps))
     }
 
     /// Makes `number` the last one. If it had to be entered, its first sequence is dealt with: false.
@@ -147,16 +144,8 @@ impl GapTable {
         } else {
             self.totals.evicted_producers += 1;
         }
-        let gaps = ProducerGaps {
-            first: sequence,
-            highest: sequence,
-            ..ProducerGaps::default()
-        };
-        *producer = Producer {
-            gaps,
-            last_used: self.clock,
-            seen: [0; WORDS],
-        };
+        let gaps = ProducerGaps { first: sequence, highest: sequence, ..ProducerGaps::default() };
+        *producer = Producer { gaps, last_used: self.clock, seen: [0; WORDS] };
         producer.mark(sequence);
         self.numbers[self.last / WAYS].0[self.last % WAYS] = number;
     }
@@ -217,38 +206,19 @@ mod tests {
     use super::*;
 
     fn observe(table: &mut GapTable, producer: u64, sequences: impl IntoIterator<Item = u64>) {
-        sequences
-            .into_iter()
-            .for_each(|sequence| table.observe(EventId::from_parts(producer, sequence)));
+        sequences.into_iter().for_each(|sequence| table.observe(EventId::from_parts(producer, sequence)));
     }
 
     #[test]
     fn gaps_are_missing_until_they_come_late() {
         let mut table = GapTable::new(8);
         observe(&mut table, 1, [10, 11, 15, 13, 13, 15, 9]);
-        let expected = GapTotals {
-            producers: 1,
-            missing: 2,
-            late: 2,
-            repeated: 2,
-            ..GapTotals::default()
-        };
+        let expected = GapTotals { producers: 1, missing: 2, late: 2, repeated: 2, ..GapTotals::default() };
         assert_eq!(table.totals(), expected);
         observe(&mut table, 1, [15 + WINDOW, 15, 16]);
-        assert_eq!(
-            table.totals(),
-            GapTotals {
-                missing: 2 + WINDOW - 2,
-                late: 3,
-                too_late: 1,
-                ..expected
-            }
-        );
+        assert_eq!(table.totals(), GapTotals { missing: 2 + WINDOW - 2, late: 3, too_late: 1, ..expected });
         let (number, gaps) = table.producers().next().expect("one");
-        assert_eq!(
-            (number, gaps.first, gaps.highest, gaps.too_late),
-            (1, 10, 15 + WINDOW, 1)
-        );
+        assert_eq!((number, gaps.first, gaps.highest, gaps.too_late), (1, 10, 15 + WINDOW, 1));
     }
 
     #[test]
@@ -257,15 +227,7 @@ mod tests {
         observe(&mut table, 0, [0, u64::MAX, u64::MAX, 0]);
         observe(&mut table, u64::MAX, [u64::MAX, u64::MAX - 1]);
         let totals = table.totals();
-        assert_eq!(
-            (
-                totals.missing,
-                totals.repeated,
-                totals.late,
-                totals.too_late
-            ),
-            (u64::MAX - 1, 1, 1, 1)
-        );
+        assert_eq!((totals.missing, totals.repeated, totals.late, totals.too_late), (u64::MAX - 1, 1, 1, 1));
     }
 
     #[test]
@@ -277,10 +239,7 @@ mod tests {
         observe(&mut table, 0, [4]);
         observe(&mut table, 100, [1]);
         let totals = table.totals();
-        assert_eq!(
-            (totals.producers, totals.evicted_producers, totals.missing),
-            (8, 1, 8)
-        );
+        assert_eq!((totals.producers, totals.evicted_producers, totals.missing), (8, 1, 8));
         let held: BTreeSet<_> = table.producers().map(|(number, _)| number).collect();
         assert!(held.contains(&0) && held.contains(&100) && !held.contains(&1));
     }
@@ -293,10 +252,7 @@ mod tests {
             observe(&mut table, mixed, [mixed.rotate_left(32)]);
         }
         let totals = table.totals();
-        assert_eq!(
-            (totals.producers + totals.evicted_producers, totals.missing),
-            (10_000, 0)
-        );
+        assert_eq!((totals.producers + totals.evicted_producers, totals.missing), (10_000, 0));
         assert!(totals.producers <= 64);
     }
 

@@ -39,9 +39,7 @@ impl Seed {
         }
         // The standard library's hasher state is the process's source of random keys: no dependency for 24 bytes.
         let state = RandomState::new();
-        Self {
-            keys: [0u64, 1, 2].map(|i| state.hash_one(i)),
-        }
+        Self { keys: [0u64, 1, 2].map(|i| state.hash_one(i)) }
     }
 
     /// Two folded multiplications. One would leave the order of consecutive sequences visible in the low bits; the

@@ -123,11 +123,7 @@ pub(super) struct Meta(pub(super) u64);
 impl Meta {
     #[inline]
     pub(super) fn new(state: State, lap: u32, time_ns: u64) -> Self {
-        Self(
-            time_ns >> TICK_SHIFT << TIME_SHIFT
-                | (u64::from(lap) & LAP_MASK) << STATE_BITS
-                | state as u64,
-        )
+        Self(time_ns >> TICK_SHIFT << TIME_SHIFT | (u64::from(lap) & LAP_MASK) << STATE_BITS | state as u64)
     }
 
     #[inline]
@@ -182,10 +178,7 @@ impl Position {
     pub(super) fn advance(&mut self, arena_len: u32) {
         self.index += 1;
         if self.index == arena_len {
-            *self = Self {
-                lap: self.lap + 1,
-                index: 0,
-            };
+            *self = Self { lap: self.lap + 1, index: 0 };
         }
     }
 
@@ -197,10 +190,7 @@ impl Position {
 
     /// The same place one lap later.
     pub(super) fn lap_later(self) -> Self {
-        Self {
-            lap: self.lap + 1,
-            ..self
-        }
+        Self { lap: self.lap + 1, ..self }
     }
 }
 
@@ -237,8 +227,7 @@ impl Floor {
         if ahead < 2 << CELL_BITS {
             // A claimer's head is at most one lap before its floor.
             Verdict::Live
-        } else if ahead >= (1 << POSITION_BITS) - (LAPS_BEHIND << CELL_BITS) && self.0 & PINNED == 0
-        {
+        } else if ahead >= (1 << POSITION_BITS) - (LAPS_BEHIND << CELL_BITS) && self.0 & PINNED == 0 {
             Verdict::Dead
         } else {
             Verdict::Look
@@ -255,10 +244,7 @@ mod tests {
         let word = Word::new((1 << CELL_BITS) - 1, 4095, u64::MAX);
         assert_eq!((word.cell(), word.lap()), ((1 << CELL_BITS) - 1, 4095));
         assert!(word.matches(Word::probe(u64::MAX)) && !word.matches(Word::probe(0)));
-        assert!(
-            !Word::EMPTY.matches(Word::probe(0)),
-            "an empty slot matches no fingerprint, not even zero"
-        );
+        assert!(!Word::EMPTY.matches(Word::probe(0)), "an empty slot matches no fingerprint, not even zero");
         let placed = word.in_place_of(Word::EMPTY, true);
         assert!(placed.turn() && placed.has_overflow() && !word.in_place_of(placed, false).turn());
         let meta = Meta::new(State::Pending, 4095, u64::MAX).with_state(State::Released);
@@ -286,10 +272,7 @@ mod tests {
             assert_eq!(floor.judge(at(lap), 9), Verdict::Dead);
             assert_eq!(floor.judge(at(lap.wrapping_sub(1)), 11), Verdict::Dead);
             assert_eq!(floor.judge(at(lap.wrapping_sub(20)), 11), Verdict::Look);
-            assert_eq!(
-                Floor::new(Position { lap, index: 10 }, true).judge(at(lap), 9),
-                Verdict::Look
-            );
+            assert_eq!(Floor::new(Position { lap, index: 10 }, true).judge(at(lap), 9), Verdict::Look);
         }
     }
 }

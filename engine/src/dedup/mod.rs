@@ -11,11 +11,13 @@
 //! (`unremembered`). Nothing blocks, and nothing is allocated after set-up.
 //! Invariant: of any number of claimers of one id, exactly one wins, and while the id is remembered no other will.
 //!
+//! ```text
 //!     id ─ hash ─► bucket: one cache line, a ring of 8 words, inserted into by one compare-and-swap
 //!                    │ word = fingerprint, cell number, lap of the cell
 //!                    ▼
 //!                  cell: id, state, time, older entry of the bucket   (32 bytes, in the claimer's own arena,
 //!                                                                      reused in time order)
+//! ```
 
 mod bucket;
 mod cell;

@@ -22,11 +22,7 @@ fn model(run: impl Fn() + Sync + Send + 'static) {
 }
 
 fn table(cells_each: usize, claimers: usize) -> (Arc<DedupTable>, Vec<Claimer>) {
-    let config = DedupConfig {
-        capacity: cells_each * claimers,
-        window_ns: WINDOW,
-        claimers,
-    };
+    let config = DedupConfig { capacity: cells_each * claimers, window_ns: WINDOW, claimers };
     DedupTable::new(config).expect("valid sizes")
 }
 
@@ -89,10 +85,7 @@ fn two_claimers_race_an_expiry_in_the_same_bucket() {
             other => panic!("{other:?}"),
         };
         assert!(mine ^ other.join().expect("no panic"));
-        assert_eq!(
-            table.lookup(id(1), WINDOW + TICK),
-            Some(ClaimState::Pending)
-        );
+        assert_eq!(table.lookup(id(1), WINDOW + TICK), Some(ClaimState::Pending));
     });
 }
 
@@ -153,12 +146,7 @@ fn a_reading_torn_by_two_insertions_is_noticed() {
 #[test]
 fn a_cell_is_read_whole_or_not_at_all() {
     model(|| {
-        let entry = |lap: u32| {
-            (
-                EventId::from_parts(lap.into(), lap.into()),
-                Word(lap.into()),
-            )
-        };
+        let entry = |lap: u32| (EventId::from_parts(lap.into(), lap.into()), Word(lap.into()));
         let write = |cell: &Cell, lap| {
             let (id, next) = entry(lap);
             assert!(cell.take(cell.meta(), lap));
@@ -169,10 +157,7 @@ fn a_cell_is_read_whole_or_not_at_all() {
         let reader = Arc::clone(&cell);
         let other = thread::spawn(move || {
             for lap in [1, 2] {
-                if let Some(reading) = reader
-                    .read(lap)
-                    .filter(|reading| reading.meta.state() == State::Done)
-                {
+                if let Some(reading) = reader.read(lap).filter(|reading| reading.meta.state() == State::Done) {
                     assert_eq!((reading.id, reading.next), entry(lap));
                 }
             }
@@ -201,10 +186,7 @@ fn a_cell_reused_under_a_reader_is_not_mixed_up() {
         });
         assert!(matches!(claimer.claim(new, 0), Claim::Won(_)));
         assert_ne!(other.join().expect("no panic"), Some(ClaimState::Pending));
-        assert_eq!(
-            (table.lookup(old, 0), table.lookup(new, 0)),
-            (None, Some(ClaimState::Pending))
-        );
+        assert_eq!((table.lookup(old, 0), table.lookup(new, 0)), (None, Some(ClaimState::Pending)));
     });
 }
 
@@ -217,9 +199,7 @@ fn done_publishes_what_led_to_it() {
         let mut first = claimers.pop().expect("two");
         let effect = Arc::new(loom::sync::atomic::AtomicU64::new(0));
         let seen = Arc::clone(&effect);
-        let Claim::Won(token) = first.claim(id(1), 0) else {
-            panic!("alone")
-        };
+        let Claim::Won(token) = first.claim(id(1), 0) else { panic!("alone") };
         let other = thread::spawn(move || {
             if matches!(second.claim(id(1), 0), Claim::Done) {
                 assert_eq!(seen.load(loom::sync::atomic::Ordering::Relaxed), 1);
@@ -243,9 +223,7 @@ fn a_replay_races_the_reuse_of_its_cell() {
         }
         let replay = Arc::clone(&table);
         let other = thread::spawn(move || replay.retake_dead_lettered(id(1), 0).is_some());
-        let Claim::Won(token) = claimer.claim(id(2), 0) else {
-            panic!("new")
-        };
+        let Claim::Won(token) = claimer.claim(id(2), 0) else { panic!("new") };
         let retaken = other.join().expect("no panic");
         assert_eq!(token.is_remembered(), !retaken);
         assert_eq!(table.lookup(id(1), 0).is_some(), retaken);
@@ -259,9 +237,7 @@ fn a_released_id_is_won_again_once() {
         let (_, mut claimers) = table(2, 2);
         let mut second = claimers.pop().expect("two");
         let mut first = claimers.pop().expect("two");
-        let Claim::Won(token) = first.claim(id(1), 0) else {
-            panic!("alone")
-        };
+        let Claim::Won(token) = first.claim(id(1), 0) else { panic!("alone") };
         first.release(token);
         let other = thread::spawn(move || matches!(second.claim(id(1), 0), Claim::Won(_)));
         let mine = matches!(first.claim(id(1), 0), Claim::Won(_));

@@ -85,9 +85,7 @@ impl Ring {
             let position = self.head;
             let found = self.cell(table, position.index).meta();
             if self.reusable(table, position.index, found, now_ns)
-                && self
-                    .cell(table, position.index)
-                    .take(found, position.short_lap())
+                && self.cell(table, position.index).take(found, position.short_lap())
             {
                 self.advance_head(table);
                 return Some(position);
@@ -106,11 +104,7 @@ impl Ring {
             State::Free if next.is_empty() => return true,
             _ => {}
         }
-        let (pending_behind, remembered_behind) = if next.is_empty() {
-            (false, 0)
-        } else {
-            table.behind(next, now_ns)
-        };
+        let (pending_behind, remembered_behind) = if next.is_empty() { (false, 0) } else { table.behind(next, now_ns) };
         let number = self.cell_number(table, index);
         if pending_behind && table.reachable(number, self.cell(table, index)) {
             return false;
@@ -120,8 +114,7 @@ impl Ring {
                 self.effective_window_ns = table.window_ns();
             } else {
                 self.evicted_early += 1 + remembered_behind;
-                self.effective_window_ns =
-                    ticks_to_ns(found.age_ticks(now_ns)).min(table.window_ns());
+                self.effective_window_ns = ticks_to_ns(found.age_ticks(now_ns)).min(table.window_ns());
             }
         }
         true
@@ -160,9 +153,7 @@ impl Ring {
             let found = self.cell(table, self.floor.index).meta();
             let current = found.lap() == self.floor.short_lap();
             match found.state() {
-                State::Done | State::DeadLettered
-                    if current && !table.surely_expired(found, now_ns) =>
-                {
+                State::Done | State::DeadLettered if current && !table.surely_expired(found, now_ns) => {
                     break;
                 }
                 State::Pending => self.pin(table),
@@ -182,24 +173,13 @@ impl Ring {
         let arena = &table.arenas[self.arena as usize];
         let pinned = self.head < self.pinned_until;
         let laps = self.head.lap - self.floor.lap;
-        let occupied = laps * u64::from(table.arena_len) + u64::from(self.head.index)
-            - u64::from(self.floor.index);
+        let occupied = laps * u64::from(table.arena_len) + u64::from(self.head.index) - u64::from(self.floor.index);
         // Relaxed, all: each number stands by itself. An old floor is a lower one, and says less.
-        arena
-            .floor
-            .store(Floor::new(self.floor, pinned).0, Ordering::Relaxed);
+        arena.floor.store(Floor::new(self.floor, pinned).0, Ordering::Relaxed);
         arena.occupied.store(occupied, Ordering::Relaxed);
-        arena
-            .evicted_early
-            .store(self.evicted_early, Ordering::Relaxed);
-        arena
-            .unremembered
-            .store(self.unremembered, Ordering::Relaxed);
-        arena
-            .pending_passed_over
-            .store(self.pending_passed_over, Ordering::Relaxed);
-        arena
-            .effective_window_ns
-            .store(self.effective_window_ns, Ordering::Relaxed);
+        arena.evicted_early.store(self.evicted_early, Ordering::Relaxed);
+        arena.unremembered.store(self.unremembered, Ordering::Relaxed);
+        arena.pending_passed_over.store(self.pending_passed_over, Ordering::Relaxed);
+        arena.effective_window_ns.store(self.effective_window_ns, Ordering::Relaxed);
     }
 }

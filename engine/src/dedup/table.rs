@@ -65,30 +65,20 @@ pub struct DedupTable {
 impl DedupTable {
     /// Allocates everything, and makes the claimers, one for each thread that will claim.
     pub fn new(config: DedupConfig) -> Result<(Arc<Self>, Vec<Claimer>), DedupError> {
-        let DedupConfig {
-            capacity,
-            window_ns,
-            claimers,
-        } = config;
+        let DedupConfig { capacity, window_ns, claimers } = config;
         if capacity == 0 || window_ns == 0 || claimers == 0 {
             return Err(DedupError::Zero);
         }
         let arena_len = capacity.div_ceil(claimers);
         let index_bits = arena_len.next_power_of_two().trailing_zeros();
-        if index_bits + claimers.next_power_of_two().trailing_zeros() > CELL_BITS
-            || arena_len >= 1 << CELL_BITS
-        {
+        if index_bits + claimers.next_power_of_two().trailing_zeros() > CELL_BITS || arena_len >= 1 << CELL_BITS {
             return Err(DedupError::TooLarge);
         }
         let cells = arena_len * claimers;
         // Two words a cell. A claim must look into the cell of a word that has overflow: at one word a cell that is
         // several cells a claim of a full table, at 1.5 nearly one, at two one in five.
         // One bucket in the models: that is where threads meet.
-        let buckets = if cfg!(loom_model) {
-            1
-        } else {
-            (cells * 2).div_ceil(SLOTS)
-        };
+        let buckets = if cfg!(loom_model) { 1 } else { (cells * 2).div_ceil(SLOTS) };
         let arena = || Arena {
             floor: AtomicU64::new(Floor::new(Position::START, false).0),
             occupied: AtomicU64::new(0),
@@ -108,9 +98,7 @@ impl DedupTable {
             window_ticks: ticks_ceil(window_ns),
             slack_ticks: ticks_ceil(window_ns / 64),
         });
-        let claimers = (0..claimers as u32)
-            .map(|arena| Claimer::new(Arc::clone(&table), arena))
-            .collect();
+        let claimers = (0..claimers as u32).map(|arena| Claimer::new(Arc::clone(&table), arena)).collect();
         Ok((table, claimers))
     }
 
@@ -141,8 +129,7 @@ impl DedupTable {
     /// For the replay of a dead letter: takes its claim up again. One of any number that try gets the token.
     pub fn retake_dead_lettered(&self, id: EventId, now_ns: u64) -> Option<ClaimToken> {
         let (word, meta) = self.find(id, now_ns)?;
-        let retaken =
-            meta.state() == State::DeadLettered && self.cell_of(word).move_on(meta, State::Pending);
+        let retaken = meta.state() == State::DeadLettered && self.cell_of(word).move_on(meta, State::Pending);
         retaken.then(|| ClaimToken::new(word.cell(), word.lap()))
     }
 
@@ -161,16 +148,8 @@ impl DedupTable {
                 continue;
             };
             // A cell by itself may be one that is being linked, or that lost and never was: the bucket decides.
-            if self.remembers(entry.meta, now_ns)
-                && self
-                    .find(entry.id, now_ns)
-                    .is_some_and(|(_, m)| m == entry.meta)
-            {
-                show(
-                    entry.id,
-                    claim_state(entry.meta),
-                    entry.meta.time_ns(now_ns),
-                );
+            if self.remembers(entry.meta, now_ns) && self.find(entry.id, now_ns).is_some_and(|(_, m)| m == entry.meta) {
+                show(entry.id, claim_state(entry.meta), entry.meta.time_ns(now_ns));
             }
         }
     }
@@ -223,10 +202,7 @@ impl DedupTable {
 
     #[inline]
     fn split(&self, word: Word) -> (u32, u32) {
-        (
-            word.cell() >> self.index_bits,
-            word.cell() & ((1 << self.index_bits) - 1),
-        )
+        (word.cell() >> self.index_bits, word.cell() & ((1 << self.index_bits) - 1))
     }
 
     /// Whether the entry may still be remembered; if not, neither is any behind it.
@@ -281,13 +257,7 @@ impl DedupTable {
 
     /// The remembered entry for `id` among those a view leads to. An entry never moves from one slot's chain to
     /// another, so one reading of each slot misses none that was there before.
-    pub(super) fn resolve(
-        &self,
-        view: &View,
-        id: EventId,
-        probe: u64,
-        now_ns: u64,
-    ) -> Option<(Word, Meta)> {
+    pub(super) fn resolve(&self, view: &View, id: EventId, probe: u64, now_ns: u64) -> Option<(Word, Meta)> {
         let check = |word: Word| {
             let entry = self.cell_of(word).read(word.lap())?;
             (entry.id == id && self.remembers(entry.meta, now_ns)).then_some((word, entry.meta))
@@ -303,10 +273,7 @@ impl DedupTable {
             return None;
         }
         for word in view.words.iter().filter(|word| word.has_overflow()) {
-            let found = self
-                .chain(*word)
-                .filter(|word| word.matches(probe))
-                .find_map(check);
+            let found = self.chain(*word).filter(|word| word.matches(probe)).find_map(check);
             if found.is_some() {
                 return found;
             }
@@ -386,10 +353,7 @@ impl DedupTable {
         let bucket = self.bucket(hash);
         let view = bucket.collect(Word::probe(hash));
         let leads_here = |word: Word| !word.is_empty() && word.cell() == cell && word.lap() == lap;
-        view.words
-            .iter()
-            .any(|word| leads_here(*word) || self.chain(*word).any(leads_here))
-            || !bucket.unchanged(&view)
+        view.words.iter().any(|word| leads_here(*word) || self.chain(*word).any(leads_here)) || !bucket.unchanged(&view)
     }
 
     fn settle(&self, token: ClaimToken, state: State) {
@@ -457,31 +421,16 @@ mod memory {
 
     pub(in super::super) fn slab<T: Zeroable>(len: usize) -> Slab<T> {
         let layout = Layout::array::<T>(len).expect("limited to 2^30 cells by DedupTable::new");
-        assert!(
-            layout.size() > 0,
-            "DedupTable::new refuses a capacity of zero"
-        );
+        assert!(layout.size() > 0, "DedupTable::new refuses a capacity of zero");
         let huge = layout.size() >= HUGE_PAGE_BYTES;
-        let layout = if huge {
-            layout.align_to(HUGE_PAGE_BYTES).expect("a power of two")
-        } else {
-            layout
-        };
+        let layout = if huge { layout.align_to(HUGE_PAGE_BYTES).expect("a power of two") } else { layout };
         // SAFETY: the layout's size is not zero, asserted above.
         let bytes = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(bytes.cast::<T>()) else {
-            handle_alloc_error(layout)
-        };
+        let Some(start) = NonNull::new(bytes.cast::<T>()) else { handle_alloc_error(layout) };
         if huge {
             // Before the first touch, which is what decides the size of the page. Refused, it is merely slower.
             // SAFETY: the range is the allocation just made; the advice changes how it is backed, not what it holds.
-            let _ = unsafe {
-                rustix::mm::madvise(
-                    bytes.cast(),
-                    layout.size(),
-                    rustix::mm::Advice::LinuxHugepage,
-                )
-            };
+            let _ = unsafe { rustix::mm::madvise(bytes.cast(), layout.size(), rustix::mm::Advice::LinuxHugepage) };
         }
         // Zeroed here and not by the allocator: each page is touched now, and none faults in later under a claim.
         // SAFETY: the allocation has this size and is not yet shared.

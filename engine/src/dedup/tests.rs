@@ -13,12 +13,7 @@ const TICK: u64 = 1024;
 const WINDOW: u64 = 100 * TICK;
 
 fn table(capacity: usize, claimers: usize) -> (Arc<DedupTable>, Vec<Claimer>) {
-    DedupTable::new(DedupConfig {
-        capacity,
-        window_ns: WINDOW,
-        claimers,
-    })
-    .expect("valid sizes")
+    DedupTable::new(DedupConfig { capacity, window_ns: WINDOW, claimers }).expect("valid sizes")
 }
 
 fn id(n: u64) -> EventId {
@@ -68,10 +63,7 @@ fn an_id_is_forgotten_after_the_window_but_never_while_pending() {
 fn a_clock_slightly_behind_sees_the_claim_of_one_ahead() {
     let (_, mut claimers) = table(16, 2);
     let token = won(claimers[0].claim(id(1), 500 * TICK));
-    assert!(matches!(
-        claimers[1].claim(id(1), 499 * TICK),
-        Claim::Pending
-    ));
+    assert!(matches!(claimers[1].claim(id(1), 499 * TICK), Claim::Pending));
     claimers[1].finish(token);
     assert!(matches!(claimers[1].claim(id(1), 499 * TICK), Claim::Done));
 }
@@ -86,14 +78,8 @@ fn a_full_table_forgets_the_oldest_and_says_so() {
     }
     claimer.housekeep(15_000);
     let stats = table.stats();
-    assert_eq!(
-        (stats.evicted_early, stats.unremembered, stats.capacity),
-        (500, 0, 1000)
-    );
-    assert!(
-        (8_000..=11_000).contains(&stats.effective_window_ns),
-        "{stats:?}"
-    );
+    assert_eq!((stats.evicted_early, stats.unremembered, stats.capacity), (500, 0, 1000));
+    assert!((8_000..=11_000).contains(&stats.effective_window_ns), "{stats:?}");
     assert_eq!(stats.occupied, 1000);
     for n in 0..1500 {
         assert_eq!(table.lookup(id(n), 15_000).is_some(), n >= 500, "{n}");
@@ -105,10 +91,7 @@ fn a_full_table_forgets_the_oldest_and_says_so() {
     }
     claimer.housekeep(3 * WINDOW);
     let stats = table.stats();
-    assert_eq!(
-        (stats.evicted_early, stats.effective_window_ns),
-        (500, WINDOW)
-    );
+    assert_eq!((stats.evicted_early, stats.effective_window_ns), (500, WINDOW));
 }
 
 #[test]
@@ -121,10 +104,7 @@ fn pending_claims_outlast_a_full_table_and_a_stuck_one_costs_one_cell() {
         assert!(token.is_remembered());
         claimer.finish(token);
         if n % 97 == 0 {
-            assert!(
-                (0..20).all(|n| matches!(claimer.claim(id(n), 1), Claim::Pending)),
-                "after {n}"
-            );
+            assert!((0..20).all(|n| matches!(claimer.claim(id(n), 1), Claim::Pending)), "after {n}");
         }
     }
     claimer.housekeep(1);
@@ -178,16 +158,10 @@ fn rebuilding_enters_outcomes_with_their_times() {
     assert!(!claimers[0].insert_at(id(39), 40 * TICK, Outcome::DeadLettered));
     let now = 20 * TICK + WINDOW;
     let mut seen = HashMap::new();
-    table.visit(now, |id, state, time| {
-        assert!(seen.insert(id, (state, time)).is_none())
-    });
+    table.visit(now, |id, state, time| assert!(seen.insert(id, (state, time)).is_none()));
     assert_eq!(seen.len(), 20);
     for n in 20..40 {
-        let state = if n == 39 {
-            ClaimState::Done
-        } else {
-            ClaimState::DeadLettered
-        };
+        let state = if n == 39 { ClaimState::Done } else { ClaimState::DeadLettered };
         assert_eq!(seen[&id(n)], (state, n * TICK));
     }
     assert!(matches!(claimers[1].claim(id(39), now), Claim::Done));
@@ -196,12 +170,7 @@ fn rebuilding_enters_outcomes_with_their_times() {
 #[test]
 fn sizes_that_cannot_be_are_refused() {
     let make = |capacity, claimers| {
-        DedupTable::new(DedupConfig {
-            capacity,
-            window_ns: 1,
-            claimers,
-        })
-        .map(|(table, _)| table.stats().capacity)
+        DedupTable::new(DedupConfig { capacity, window_ns: 1, claimers }).map(|(table, _)| table.stats().capacity)
     };
     assert_eq!(make(0, 1), Err(DedupError::Zero));
     assert_eq!(make(1, 0), Err(DedupError::Zero));
@@ -215,10 +184,7 @@ fn sizes_that_cannot_be_are_refused() {
 fn memory_per_id_is_48_bytes_and_handles_are_small() {
     let (table, _claimers) = table(1 << 20, 1);
     assert_eq!(table.stats().memory_bytes, 48 << 20);
-    assert_eq!(
-        (size_of::<ClaimToken>(), size_of::<Option<Claim>>()),
-        (8, 16)
-    );
+    assert_eq!((size_of::<ClaimToken>(), size_of::<Option<Claim>>()), (8, 16));
     fn is_send<T: Send>() {}
     is_send::<Claimer>();
     is_send::<ClaimToken>();
@@ -261,8 +227,7 @@ impl Oracle {
     fn check(&mut self, n: u8, claim: Claim) {
         match (claim, self.state(n)) {
             (Claim::Won(token), None) => {
-                self.entries
-                    .insert(n, (self.now, ClaimState::Pending, Some(token)));
+                self.entries.insert(n, (self.now, ClaimState::Pending, Some(token)));
             }
             (Claim::Pending, Some(ClaimState::Pending))
             | (Claim::Done, Some(ClaimState::Done))
@@ -413,14 +378,8 @@ fn racing_threads_have_one_winner_for_each_id() {
             })
         })
         .collect();
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().expect("no panic"));
-    assert!(
-        winners
-            .iter()
-            .all(|count| count.load(Ordering::Relaxed) == 1)
-    );
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+    assert!(winners.iter().all(|count| count.load(Ordering::Relaxed) == 1));
     assert_eq!(table.stats().evicted_early, 0);
 }
 
@@ -441,19 +400,13 @@ fn a_pending_id_has_one_holder_under_constant_reuse() {
                 let mut state = thread as u64 + 1;
                 let mut held = std::collections::VecDeque::new();
                 for _ in 0..ROUNDS {
-                    state = state
-                        .wrapping_mul(6_364_136_223_846_793_005)
-                        .wrapping_add(1_442_695_040_888_963_407);
+                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let n = (state >> 40) % 64;
                     let now = clock.fetch_add(TICK / 4, Ordering::Relaxed);
                     if let Claim::Won(token) = claimer.claim(id(n), now)
                         && token.is_remembered()
                     {
-                        assert_eq!(
-                            holders[n as usize].fetch_add(1, Ordering::Relaxed),
-                            0,
-                            "two holders of {n}"
-                        );
+                        assert_eq!(holders[n as usize].fetch_add(1, Ordering::Relaxed), 0, "two holders of {n}");
                         held.push_back((n, token));
                     }
                     if held.len() > (state >> 50) as usize % 4 {
@@ -469,8 +422,6 @@ fn a_pending_id_has_one_holder_under_constant_reuse() {
             })
         })
         .collect();
-    threads
-        .into_iter()
-        .for_each(|thread| thread.join().expect("no panic"));
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
     table.visit(clock.load(Ordering::Relaxed), |_, _, _| {});
 }

@@ -29,7 +29,9 @@ impl std::fmt::Display for DedupError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {
             Self::Zero => "deduplication needs a capacity, a window and a number of claimers above zero",
-            Self::TooLarge => "deduplication is limited to 2^30 ids, claimers and ids per claimer rounded up to powers of two",
+            Self::TooLarge => {
+                "deduplication is limited to 2^30 ids, claimers and ids per claimer rounded up to powers of two"
+            }
         })
     }
 }

@@ -39,7 +39,7 @@ pub struct DispatcherSpec {
     pub topics: Arc<TopicTableCell>,
     pub state: StateCell,
     pub dead_letters: DeadLetterSender,
-    /// Classes that ask for deduplication of all their topics.
+    /// Classes that ask for deduplication of topics without entry; an entry says so itself.
     pub dedup: [bool; 3],
     pub gaps: Option<GapTable>,
     /// Where to tell a source how many of its events hold no credit any more.
@@ -57,6 +57,24 @@ struct Transition {
     previous: Arc<TopicTable>,
     /// Per link: sequence up to which events were queued under the old table.
     barriers: Box<[u64]>,
+    /// Whether the event at hand takes the old route. It raises the barrier once it is queued, and only then: what is
+    /// shed or finds no room must not be waited for.
+    follows_old: bool,
+}
+
+impl Transition {
+    /// Whether what was queued on a link under the old table has ended. Once true it stays true, because from then on
+    /// nothing follows the old route there.
+    fn has_ended(&self, index: usize, link: &Link) -> bool {
+        link.consumed() >= self.barriers[index]
+    }
+
+    #[cold]
+    fn queued(&mut self, index: usize, link: &Link) {
+        if self.follows_old {
+            self.barriers[index] = link.sequence();
+        }
+    }
 }
 
 /// The agent.
@@ -116,12 +134,12 @@ impl Dispatcher {
         let frames = &self.spec.frames;
         let topic = || FrameView::new(frames.bytes(event), event.head(), event.topic_length()).topic_bytes();
         let (class, dedup, word) = match table.find(hash, topic) {
-            Some(index) => {
-                (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index))
+            Some(index) => (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index)),
+            None => {
+                let class = Priority::from_wire(event.head()).class();
+                (class, self.spec.dedup[class as usize], hash & (UNNAMED_TOPICS - 1))
             }
-            None => (Priority::from_wire(event.head()).class(), false, hash & (UNNAMED_TOPICS - 1)),
         };
-        let dedup = dedup || self.spec.dedup[class as usize];
         let (first, count) = self.workers[class as usize];
         // Multiply-shift instead of a division: the high bits of the hash choose the worker.
         let link = first + ((u64::from(hash) * count as u64) >> 32) as usize;
@@ -135,14 +153,11 @@ impl Dispatcher {
         let new = self.route(&self.table, event);
         let Some(transition) = &self.transition else { return new };
         let old = self.route(&transition.previous, event);
-        if old.2 == new.2 || self.spec.links[old.2].consumed() >= transition.barriers[old.2] {
-            return new;
-        }
-        let barrier = self.spec.links[old.2].sequence() + 1;
+        let follows_old = old.2 != new.2 && !transition.has_ended(old.2, &self.spec.links[old.2]);
         if let Some(transition) = &mut self.transition {
-            transition.barriers[old.2] = barrier;
+            transition.follows_old = follows_old;
         }
-        old
+        if follows_old { old } else { new }
     }
 
     /// Takes a newer table, unless an earlier change is still under way.
@@ -155,13 +170,13 @@ impl Dispatcher {
         let (version, table) = self.spec.topics.load();
         self.table_version = version;
         let previous = std::mem::replace(&mut self.table, table);
-        self.transition = Some(Transition { previous, barriers });
+        self.transition = Some(Transition { previous, barriers, follows_old: false });
     }
 
     #[cold]
     fn end_transition(&mut self) {
         let done = |transition: &Transition| {
-            self.spec.links.iter().zip(&transition.barriers).all(|(link, barrier)| link.consumed() >= *barrier)
+            self.spec.links.iter().enumerate().all(|(index, link)| transition.has_ended(index, link))
         };
         if self.transition.as_ref().is_some_and(done)
             && let Some(transition) = self.transition.take()
@@ -205,7 +220,6 @@ impl Dispatcher {
         if let Some(reason) = shed(state, Priority::from_wire(event.head())) {
             return self.dead_letter(event, class, reason, now);
         }
-        event.set_topic(word);
         let reliable = self.spec.frames.is_reliable(&event);
         if !self.spec.links[link].has_room(reliable) {
             self.refresh(now);
@@ -221,13 +235,18 @@ impl Dispatcher {
                 None => return,
             }
         }
-        self.forward(event, class, link, now);
+        self.forward(event, (class, word, link), now);
     }
 
     #[inline]
-    fn forward(&mut self, event: Event, class: Class, link: usize, now: Nanos) {
-        match self.spec.links[link].push(event, &self.spec.frames) {
-            Ok(()) => self.counters.add(Counter::dispatched(class), 1),
+    fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
+        match self.spec.links[link].push(event, word, &self.spec.frames) {
+            Ok(()) => {
+                self.counters.add(Counter::dispatched(class), 1);
+                if let Some(transition) = &mut self.transition {
+                    transition.queued(link, &self.spec.links[link]);
+                }
+            }
             Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
         }
     }
@@ -262,8 +281,7 @@ impl Dispatcher {
     #[cold]
     fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
         self.settled[usize::from(event.pool())] += 1;
-        let kept =
-            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
     }
 }

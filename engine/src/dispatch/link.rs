@@ -90,11 +90,11 @@ impl Link {
         self.runs.back().is_none_or(|run| run.pool != event.pool() || run.slot != frames.slot(event))
     }
 
-    /// Moves an event onto the ring; a full ring hands it back.
+    /// Moves an event onto the ring with its topic word; a full ring hands it back.
     #[inline]
-    pub fn push(&mut self, event: Event, frames: &Frames) -> Result<(), Event> {
+    pub fn push(&mut self, event: Event, word: u32, frames: &Frames) -> Result<(), Event> {
         let (pool, slot) = (event.pool(), frames.slot(&event));
-        self.spec.producer.push(event)?;
+        self.spec.producer.push_with(event, |event| event.set_topic(word))?;
         let end_sequence = self.spec.producer.sequence();
         self.queued[usize::from(pool)] += 1;
         match self.runs.back_mut() {

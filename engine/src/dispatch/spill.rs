@@ -10,6 +10,8 @@ pub struct SpillPool {
 
 impl SpillPool {
     pub fn new(pool: FramePool) -> Self {
+        // Neighbours in a spill slot come from different senders.
+        pool.keep_peer_per_event();
         Self { pool, open: None }
     }
 
@@ -19,7 +21,7 @@ impl SpillPool {
 
     /// Copies `event`; `None` when there is no room or it is larger than a slot. The original stays the caller's.
     pub fn copy(&mut self, event: &Event, frames: &Frames) -> Option<Event> {
-        let length = event.length() as usize;
+        let length = Peer::BYTES + event.length() as usize;
         let arrival = frames.arrival_ns(event);
         if length > self.pool.slot_bytes() {
             return None;
@@ -34,11 +36,13 @@ impl SpillPool {
         }
         if self.open.is_none() {
             let slot: Slot = self.pool.acquire()?;
-            self.open = Some(self.pool.open(slot, arrival, Peer::from(frames.peer(event))));
+            self.open = Some(self.pool.open(slot, arrival, Peer::NONE));
         }
         let open = self.open.as_mut()?;
-        let offset = open.sealed() as u32;
-        self.pool.spare_mut(open)[..length].copy_from_slice(frames.bytes(event));
+        let offset = (open.sealed() + Peer::BYTES) as u32;
+        let (peer, bytes) = self.pool.spare_mut(open)[..length].split_at_mut(Peer::BYTES);
+        peer.copy_from_slice(&Peer::from(frames.peer(event)).to_bytes());
+        bytes.copy_from_slice(frames.bytes(event));
         let route = Route {
             head: event.head(),
             topic: event.topic(),
@@ -57,6 +61,10 @@ impl SpillPool {
     }
 
     pub fn housekeeping(&mut self) {
+        // A slot that waits for further copies while all of its own have ended would count as in flight for ever.
+        if self.open.as_ref().is_some_and(|open| self.pool.is_idle(open)) {
+            self.close();
+        }
         self.pool.reclaim();
         self.pool.publish_gauges();
     }

@@ -10,7 +10,9 @@ use super::sources;
 use crate::config::Config;
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
-use crate::dispatch::{CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell};
+use crate::dispatch::{
+    CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell,
+};
 use crate::frame::{Class, Limits, Parser, Priority, Transport};
 use crate::memory::{Event, FramePool, Frames, PoolSpec, Region};
 use crate::nic::XskReady;
@@ -126,11 +128,14 @@ fn retried(role: Role) -> bool {
     matches!(role, Role::Worker(Class::Transactional | Class::Batch))
 }
 
+/// The dispatcher's end of a worker's ring, and how to wake the worker.
+type WorkerEnd = (Class, spsc::Producer<Event>, Option<Waker>);
+
 /// Rings between dispatchers and workers.
 #[derive(Default)]
 struct Rings {
     /// Per dispatcher, in the order of the workers.
-    links: Vec<Vec<(Class, spsc::Producer<Event>, Option<Waker>)>>,
+    links: Vec<Vec<WorkerEnd>>,
     /// By worker, one from each dispatcher.
     workers: HashMap<String, Vec<spsc::Consumer<Event>>>,
 }
@@ -198,8 +203,7 @@ pub(super) fn claiming(config: &Config) -> [bool; 3] {
 }
 
 fn claimers(context: &Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String, Claimer>, EngineError> {
-    let workers =
-        context.agents(|role| matches!(role, Role::Worker(class) if claiming[class as usize]));
+    let workers = context.agents(|role| matches!(role, Role::Worker(class) if claiming[class as usize]));
     if workers.is_empty() {
         return Ok(HashMap::new());
     }
@@ -227,10 +231,8 @@ pub(super) fn build<F: HandlerFactory>(
     pools.extend(retried.iter().filter_map(|worker| spill.retries.get(&worker.name)));
     let frames = Frames::new(&pools);
 
-    let topics = TopicTableCell::new(
-        &topic_entries(context.config),
-        context.parser(Transport::Tcp, Priority::Critical),
-    );
+    let topics =
+        TopicTableCell::new(&topic_entries(context.config), context.parser(Transport::Tcp, Priority::Critical));
     let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
     let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
     let mut rings = rings(&mut context);
@@ -248,7 +250,8 @@ pub(super) fn build<F: HandlerFactory>(
         let agent = dispatcher(&mut context, &plan, parts, &frames, &topics, &mut letters);
         agents.insert(plan.name, agent);
     }
-    let mut workers = WorkerParts { claimers: claimers(&context, claiming)?, retries: spill.retries, rings: rings.workers };
+    let mut workers =
+        WorkerParts { claimers: claimers(&context, claiming)?, retries: spill.retries, rings: rings.workers };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
         agents.insert(plan.name, agent);
@@ -279,7 +282,7 @@ fn ingest_queues(context: &mut Context<'_>) -> (Vec<mpsc::Producer<Event>>, Vec<
 
 struct DispatcherParts {
     queue: mpsc::Consumer<Event>,
-    links: Vec<(Class, spsc::Producer<Event>, Option<Waker>)>,
+    links: Vec<WorkerEnd>,
     spill: [FramePool; 3],
     accounts: Vec<(Vec<u8>, Arc<AtomicU64>)>,
 }
@@ -410,4 +413,3 @@ fn spawn(
 pub(super) fn large_pool_bytes(config: &Config) -> (u64, u64) {
     (u64::from(config.tcp.large_slots), large_slot_bytes(config))
 }
-

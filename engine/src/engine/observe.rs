@@ -130,9 +130,10 @@ impl Observers {
     pub fn inputs(&self, before: (u64, u64), now: (u64, u64)) -> Inputs {
         let percent = |part: u64, whole: u64| (part * 100 / whole.max(1)).min(100) as u32;
         let queue = self.depths.iter().map(|probe| percent((probe.read)(), probe.capacity)).max();
-        let pool = self.pools.iter().map(|(_, gauges)| {
-            percent(gauges.in_flight.load(Ordering::Relaxed), gauges.slots.load(Ordering::Relaxed))
-        });
+        let pool = self
+            .pools
+            .iter()
+            .map(|(_, gauges)| percent(gauges.in_flight.load(Ordering::Relaxed), gauges.slots.load(Ordering::Relaxed)));
         let lag = self.lags.iter().map(|lag| lag.load(Ordering::Relaxed)).max().unwrap_or(0);
         let (accepted, lost) = (now.0 - before.0, now.1.saturating_sub(before.1));
         Inputs {

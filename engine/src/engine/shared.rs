@@ -340,12 +340,8 @@ impl Shared {
     }
 
     fn queue_reports(&self, guarded: &Guarded) -> Vec<QueueReport> {
-        let socket = |reason: &str| QueueReport {
-            iface: "any".into(),
-            queue: 0,
-            mode: "socket".into(),
-            reason: reason.into(),
-        };
+        let socket =
+            |reason: &str| QueueReport { iface: "any".into(), queue: 0, mode: "socket".into(), reason: reason.into() };
         match &guarded.nic {
             None => vec![socket("no interface is configured")],
             Some(nic) => nic

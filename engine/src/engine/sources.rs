@@ -79,11 +79,7 @@ pub(super) struct Sources {
 }
 
 /// Binds sockets and maps their pools, in the order in which the plan numbers them.
-pub(super) fn open(
-    context: &mut Context<'_>,
-    xsk: Vec<XskReady>,
-    next_pool: &mut u8,
-) -> Result<Sources, EngineError> {
+pub(super) fn open(context: &mut Context<'_>, xsk: Vec<XskReady>, next_pool: &mut u8) -> Result<Sources, EngineError> {
     *next_pool += xsk.len() as u8;
     let config = context.config;
     let slot_bytes = u64::from(SOCKET_SLOT_BYTES);

@@ -80,7 +80,7 @@ fn malformed_frames() -> Vec<(Vec<u8>, MalformedReason, usize)> {
         (raw(3 + 23, FLAG_ID | FLAG_TIME, 1, &[b't'; 23]), MissingField, 7),
         (raw(3, FLAG_ID, 1, b""), MissingField, 7),
         (topic(b"sensor/\xff"), TopicUtf8, FIXED + 7),
-        (topic(b"\xc3"), TopicUtf8, FIXED), // the first half of a character
+        (topic(b"\xc3"), TopicUtf8, FIXED),         // the first half of a character
         (topic(b"\xed\xa0\x80"), TopicUtf8, FIXED), // a surrogate
         (topic(b"sensor\0"), TopicNul, FIXED + 6),
         (topic("grüße/\0".as_bytes()), TopicNul, FIXED + 8),

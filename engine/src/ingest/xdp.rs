@@ -132,6 +132,11 @@ impl<R: Rings> Backend for XdpBackend<R> {
         }
         let mut handed_on = 0;
         while let Some(received) = self.batch.pop_front() {
+            // The next packet travels to this core while this one is parsed. Parsing walks a chain of length fields, so
+            // without this each frame waits for its own line: a third of the whole pipeline's time.
+            if let Some(next) = self.batch.front() {
+                intake.pool.prefetch_range(&next.slot, next.offset, next.length);
+            }
             Self::hand_on(intake, received, cycle.now);
             handed_on += 1;
             if intake.is_blocked() {

@@ -2,8 +2,9 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use super::pool::{FramePool, PoolShared};
+use super::pool::{FramePool, Peer, PoolShared};
 use crate::runtime::clock::Nanos;
 
 /// What the wire said and ingest found out about an event, besides its place.
@@ -87,6 +88,8 @@ pub struct EventMaker<'a> {
     slot_position: u32,
     limit: u32,
     remaining: u32,
+    /// Bytes before each event that belong to it: its peer, where the pool keeps one per event.
+    before: u32,
 }
 
 impl<'a> EventMaker<'a> {
@@ -95,7 +98,9 @@ impl<'a> EventMaker<'a> {
     }
 
     pub(super) fn new_open(shared: &'a PoolShared, slot: u32, events: u32, sealed: u32) -> Self {
-        Self { shared, slot_position: slot << shared.slot_shift, limit: sealed, remaining: events }
+        // Relaxed: set by the owner's own thread, if at all.
+        let before = if shared.peer_per_event.load(Ordering::Relaxed) { Peer::BYTES as u32 } else { 0 };
+        Self { shared, slot_position: slot << shared.slot_shift, limit: sealed, remaining: events, before }
     }
 
     /// Makes the next event from `offset..offset + length` of the slot.
@@ -106,6 +111,7 @@ impl<'a> EventMaker<'a> {
     pub fn make(&mut self, offset: u32, length: u32, topic_length: u16, route: Route) -> Event {
         assert!(self.remaining > 0, "more events than references");
         assert!(u64::from(offset) + u64::from(length) <= u64::from(self.limit), "event outside its slot");
+        assert!(offset >= self.before, "event without its peer before it");
         self.remaining -= 1;
         Event {
             position: self.slot_position + offset,
@@ -171,9 +177,23 @@ impl Frames {
         arrival + u64::from(event.arrival_delta_ns)
     }
 
+    /// What events of the same slot that arrived together have in common: they have equal arrival times.
+    #[inline]
+    pub fn arrival_key(&self, event: &Event) -> (u8, u32, u32) {
+        (event.pool, self.slot(event), event.arrival_delta_ns)
+    }
+
     /// Who sent it.
     pub fn peer(&self, event: &Event) -> SocketAddr {
-        let state = &self.pool(event).states[self.slot(event) as usize];
+        let pool = self.pool(event);
+        // Relaxed: set before the first event of the pool was made.
+        if pool.peer_per_event.load(Ordering::Relaxed) {
+            let start = (event.position as usize).saturating_sub(Peer::BYTES);
+            // SAFETY: as in `bytes`; the peer lies before the event in the same slot (`EventMaker::make` checks it).
+            let bytes = unsafe { pool.region.slice(start, Peer::BYTES) };
+            return bytes.first_chunk().map_or(Peer::NONE, Peer::from_bytes).socket_address();
+        }
+        let state = &pool.states[self.slot(event) as usize];
         // SAFETY: as in `arrival_ns`.
         let peer = unsafe { *state.peer.get() };
         peer.socket_address()

@@ -12,7 +12,7 @@
 use std::cell::UnsafeCell;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crossbeam_utils::CachePadded;
 
@@ -33,6 +33,20 @@ pub struct Peer {
 
 impl Peer {
     pub const NONE: Self = Self { address: [0; 16], port: 0 };
+    /// Size of the form in which a copied event carries its peer.
+    pub const BYTES: usize = 18;
+
+    pub fn to_bytes(self) -> [u8; Self::BYTES] {
+        let mut bytes = [0; Self::BYTES];
+        bytes[..16].copy_from_slice(&self.address);
+        bytes[16..].copy_from_slice(&self.port.to_be_bytes());
+        bytes
+    }
+
+    pub fn from_bytes(bytes: &[u8; Self::BYTES]) -> Self {
+        let [address @ .., high, low] = *bytes;
+        Self { address, port: u16::from_be_bytes([high, low]) }
+    }
 
     pub fn socket_address(&self) -> SocketAddr {
         let address = Ipv6Addr::from(self.address);
@@ -67,6 +81,8 @@ pub(super) struct PoolShared {
     pub(super) slot_shift: u32,
     pub(super) index: u8,
     pub(super) reliable: bool,
+    /// Each event has its own peer in the bytes before it, in place of one for the slot.
+    pub(super) peer_per_event: AtomicBool,
     returned: CachePadded<AtomicU32>,
     gauges: Arc<PoolGauges>,
 }
@@ -188,6 +204,7 @@ impl FramePool {
             slot_shift: spec.slot_bytes.trailing_zeros(),
             index,
             reliable: spec.reliable,
+            peer_per_event: AtomicBool::new(false),
             returned: CachePadded::new(AtomicU32::new(NONE)),
             gauges,
         };
@@ -213,6 +230,13 @@ impl FramePool {
     pub fn renumber(&mut self, index: u8) {
         assert!(self.in_flight == 0, "slots of pool {} are out", self.shared.index);
         Arc::get_mut(&mut self.shared).expect("a pool is renumbered before it is shared").index = index;
+    }
+
+    /// Events made from now on have the [bytes](Peer::to_bytes) of their peer right before them: for slots that gather
+    /// events of several senders.
+    pub fn keep_peer_per_event(&self) {
+        // Relaxed: the queue's publication of the events orders it before any reading.
+        self.shared.peer_per_event.store(true, Ordering::Relaxed);
     }
 
     pub fn slots(&self) -> usize {
@@ -336,6 +360,13 @@ impl FramePool {
         self.shared.region.prefetch(position);
     }
 
+    /// Hints the cache that bytes of a slot will be read soon.
+    #[inline]
+    pub fn prefetch_range(&self, slot: &Slot, offset: usize, length: usize) {
+        let start = self.position(slot) + offset;
+        (start..start + length).step_by(64).for_each(|position| self.prefetch(position));
+    }
+
     /// Turns a filled slot into `events` events. With no events the slot goes back at once.
     #[inline]
     pub fn seal(&mut self, slot: Slot, events: u32, arrival_ns: Nanos, peer: Peer) -> EventMaker<'_> {
@@ -380,6 +411,13 @@ impl FramePool {
         open.sealed = sealed as u32;
         self.shared.states[open.index as usize].references.fetch_add(events, Ordering::Relaxed);
         EventMaker::new_open(&self.shared, open.index, events, open.sealed)
+    }
+
+    /// Whether every event made of the open slot has ended.
+    pub fn is_idle(&self, open: &OpenSlot) -> bool {
+        self.check(open.pool);
+        // Relaxed: only whether the owner's own reference is the last; `close` and `reclaim` order the memory.
+        self.shared.states[open.index as usize].references.load(Ordering::Relaxed) == 1
     }
 
     /// Gives up the owner's reference.

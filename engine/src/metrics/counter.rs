@@ -242,9 +242,8 @@ impl Counter {
     /// All counters with their exported names and, for families, the reason.
     pub fn all() -> impl Iterator<Item = (Self, &'static str, Option<&'static str>)> {
         let scalars = Scalar::ALL.iter().map(|s| (Self(*s as u8), s.name(), None));
-        let datagrams = MalformedReason::ALL
-            .iter()
-            .map(|r| (Self::datagram_malformed(*r), "datagrams_malformed", Some(r.name())));
+        let datagrams =
+            MalformedReason::ALL.iter().map(|r| (Self::datagram_malformed(*r), "datagrams_malformed", Some(r.name())));
         let tcp =
             MalformedReason::ALL.iter().map(|r| (Self::tcp_malformed(*r), "tcp_frames_malformed", Some(r.name())));
         let dead =

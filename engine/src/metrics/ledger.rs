@@ -136,6 +136,67 @@ impl Totals<'_> {
     fn malformed(&self, counter: impl Fn(MalformedReason) -> Counter) -> ByReason {
         reasons(MalformedReason::ALL, |reason| (reason.name(), self.sum(counter(reason))))
     }
+
+    fn dead_letters(&self) -> DeadLetters {
+        DeadLetters {
+            held_at_start: 0,
+            replayed: self.sum(Counter::DEAD_LETTERS_REPLAYED),
+            purged: self.sum(Counter::DEAD_LETTERS_PURGED),
+            evicted: self.sum(Counter::DEAD_LETTERS_EVICTED),
+            received: self.sum(Counter::DEAD_LETTERS_RECEIVED),
+            held: 0,
+        }
+    }
+
+    fn outcomes(&self) -> Events {
+        let dead = |reason: DeadLetterReason| (reason.name(), self.sum(Counter::dead_lettered(reason)));
+        let lost = |reason: LostReason| (reason.name(), self.sum(Counter::lost(reason)));
+        Events {
+            processed: self.by_class(Counter::processed),
+            duplicate: self.sum(Counter::DUPLICATE),
+            dead_lettered: reasons(DeadLetterReason::ALL, dead),
+            lost: reasons(LostReason::ALL, lost),
+            ..Events::default()
+        }
+    }
+
+    fn stages(&self) -> Stages {
+        Stages {
+            taken: self.by_class(Counter::taken),
+            dispatched: self.by_class(Counter::dispatched),
+            dispatcher_dead_lettered: self.sum(Counter::DISPATCHER_DEAD_LETTERED),
+            dispatcher_lost: self.sum(Counter::DISPATCHER_LOST),
+            dispatcher_taken: self.sum(Counter::DISPATCHER_TAKEN),
+            ..Stages::default()
+        }
+    }
+
+    fn tcp_frames(&self) -> TcpFrames {
+        TcpFrames {
+            accepted: self.sum(Counter::TCP_FRAMES_ACCEPTED),
+            control: self.sum(Counter::TCP_FRAMES_CONTROL),
+            malformed: self.malformed(Counter::tcp_malformed),
+            found: self.sum(Counter::TCP_FRAMES_FOUND),
+        }
+    }
+
+    fn datagrams(&self) -> Datagrams {
+        Datagrams {
+            parsed: self.sum(Counter::DATAGRAMS_PARSED),
+            malformed: self.malformed(Counter::datagram_malformed),
+            consumed: self.sum(Counter::DATAGRAMS_CONSUMED),
+            socket_received: self.sum(Counter::DATAGRAMS_SOCKET_RECEIVED),
+            socket_dropped: self.sum(Counter::DATAGRAMS_SOCKET_DROPPED),
+            truncated: self.sum(Counter::DATAGRAMS_TRUNCATED),
+            kernel: KernelDrops {
+                rx_dropped: self.sum(Counter::KERNEL_RX_DROPPED),
+                rx_ring_full: self.sum(Counter::KERNEL_RX_RING_FULL),
+                redirect_failed: self.sum(Counter::KERNEL_REDIRECT_FAILED),
+                fill_ring_empty: self.sum(Counter::KERNEL_FILL_RING_EMPTY),
+            },
+            ..Datagrams::default()
+        }
+    }
 }
 
 fn reasons<R: Copy>(all: &[R], count: impl Fn(R) -> (&'static str, u64)) -> ByReason {
@@ -152,62 +213,21 @@ impl Ledger {
     /// Fills in what the agents counted. Outcomes are read before what they are outcomes of, so that a live reading shows
     /// too few rather than too many. Kernel and occupancy figures are the caller's to add before [`settle`](Self::settle).
     pub fn read(totals: &Totals<'_>) -> Self {
-        let sum = |counter| totals.sum(counter);
-        let mut ledger = Self::default();
-        ledger.dlq = DeadLetters {
-            held_at_start: 0,
-            replayed: sum(Counter::DEAD_LETTERS_REPLAYED),
-            purged: sum(Counter::DEAD_LETTERS_PURGED),
-            evicted: sum(Counter::DEAD_LETTERS_EVICTED),
-            received: sum(Counter::DEAD_LETTERS_RECEIVED),
-            held: 0,
-        };
-        ledger.events.processed = totals.by_class(Counter::processed);
-        ledger.events.duplicate = sum(Counter::DUPLICATE);
-        ledger.events.dead_lettered =
-            reasons(DeadLetterReason::ALL, |reason| (reason.name(), sum(Counter::dead_lettered(reason))));
-        ledger.events.lost = reasons(LostReason::ALL, |reason| (reason.name(), sum(Counter::lost(reason))));
-        ledger.stages = Stages {
-            taken: totals.by_class(Counter::taken),
-            dispatched: totals.by_class(Counter::dispatched),
-            dispatcher_dead_lettered: sum(Counter::DISPATCHER_DEAD_LETTERED),
-            dispatcher_lost: sum(Counter::DISPATCHER_LOST),
-            dispatcher_taken: sum(Counter::DISPATCHER_TAKEN),
-            ..Stages::default()
-        };
-        ledger.events.accepted = sum(Counter::EVENTS_ACCEPTED);
-        ledger.events.replayed = sum(Counter::EVENTS_REPLAYED);
-        ledger.tcp_frames = TcpFrames {
-            accepted: sum(Counter::TCP_FRAMES_ACCEPTED),
-            control: sum(Counter::TCP_FRAMES_CONTROL),
-            malformed: totals.malformed(Counter::tcp_malformed),
-            found: sum(Counter::TCP_FRAMES_FOUND),
-        };
-        ledger.datagrams = Datagrams {
-            parsed: sum(Counter::DATAGRAMS_PARSED),
-            malformed: totals.malformed(Counter::datagram_malformed),
-            consumed: sum(Counter::DATAGRAMS_CONSUMED),
-            socket_received: sum(Counter::DATAGRAMS_SOCKET_RECEIVED),
-            socket_dropped: sum(Counter::DATAGRAMS_SOCKET_DROPPED),
-            truncated: sum(Counter::DATAGRAMS_TRUNCATED),
-            kernel: KernelDrops {
-                rx_dropped: sum(Counter::KERNEL_RX_DROPPED),
-                rx_ring_full: sum(Counter::KERNEL_RX_RING_FULL),
-                redirect_failed: sum(Counter::KERNEL_REDIRECT_FAILED),
-                fill_ring_empty: sum(Counter::KERNEL_FILL_RING_EMPTY),
-            },
-            ..Datagrams::default()
-        };
-        ledger
+        let dlq = totals.dead_letters();
+        let mut events = totals.outcomes();
+        let stages = totals.stages();
+        events.accepted = totals.sum(Counter::EVENTS_ACCEPTED);
+        events.replayed = totals.sum(Counter::EVENTS_REPLAYED);
+        let tcp_frames = totals.tcp_frames();
+        let datagrams = totals.datagrams();
+        Self { datagrams, tcp_frames, events, dlq, stages, ..Self::default() }
     }
 
     /// Decides `balanced`, with `in_flight` from the occupancies, and lists what does not hold.
     pub fn settle(&mut self) {
         let stages = &self.stages;
-        self.events.in_flight = stages.waiting_at_ingest
-            + stages.ingest_queue
-            + stages.worker_queues.total()
-            + stages.waiting_for_retry;
+        self.events.in_flight =
+            stages.waiting_at_ingest + stages.ingest_queue + stages.worker_queues.total() + stages.waiting_for_retry;
         self.imbalances = self
             .equations()
             .into_iter()
@@ -235,11 +255,7 @@ impl Ledger {
                 d.steered + d.passed + d.refused + d.filtered
             }),
             ("steered = consumed + rx dropped + rx ring full + redirect failed", d.steered, d.consumed + kernel),
-            (
-                "consumed + received = parsed + malformed",
-                d.consumed + d.socket_received,
-                d.parsed + sum(&d.malformed),
-            ),
+            ("consumed + received = parsed + malformed", d.consumed + d.socket_received, d.parsed + sum(&d.malformed)),
             ("tcp frames = accepted + control + malformed", t.found, t.accepted + t.control + sum(&t.malformed)),
             (
                 "accepted + replayed = processed + duplicate + dead-lettered + lost + in flight",
@@ -273,8 +289,7 @@ mod tests {
     use super::*;
 
     fn balanced() -> Ledger {
-        let mut ledger = Ledger::default();
-        ledger.datagrams = Datagrams {
+        let datagrams = Datagrams {
             program_runs: 10,
             steered: 8,
             passed: 2,
@@ -284,21 +299,22 @@ mod tests {
             kernel: KernelDrops { rx_dropped: 1, ..KernelDrops::default() },
             ..Datagrams::default()
         };
-        ledger.events = Events {
+        let events = Events {
             accepted: 9,
             processed: Processed { realtime: 4, transactional: 2, batch: 1 },
             duplicate: 1,
             dead_lettered: BTreeMap::from([("link_full", 1)]),
             ..Events::default()
         };
-        ledger.stages = Stages {
+        let stages = Stages {
             dispatcher_taken: 9,
             dispatched: Processed { realtime: 4, transactional: 3, batch: 1 },
             dispatcher_dead_lettered: 1,
             taken: Processed { realtime: 4, transactional: 3, batch: 1 },
             ..Stages::default()
         };
-        ledger.dlq = DeadLetters { received: 1, held: 1, ..DeadLetters::default() };
+        let dlq = DeadLetters { received: 1, held: 1, ..DeadLetters::default() };
+        let mut ledger = Ledger { datagrams, events, stages, dlq, ..Ledger::default() };
         ledger.settle();
         ledger
     }

@@ -63,7 +63,8 @@ impl UdpSocket {
         match Self::bind_to(options.address, options) {
             Err((step, error)) if options.address == Ipv6Addr::UNSPECIFIED && lacks_ipv6(&error) => {
                 let any = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
-                let socket = Self::bind_to(any, options).map_err(|(step, error)| refusal(any, options, step, &error))?;
+                let socket =
+                    Self::bind_to(any, options).map_err(|(step, error)| refusal(any, options, step, &error))?;
                 Ok(Self { without_ipv6: Some(format!("{step}: {}", describe(&error))), ..socket })
             }
             bound => bound.map_err(|(step, error)| refusal(options.address, options, step, &error)),
@@ -75,7 +76,8 @@ impl UdpSocket {
         let at = |step| move |error: Errno| (step, io::Error::from(error));
         let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let fd = rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP)).map_err(at("socket"))?;
+        let fd =
+            rustix::net::socket_with(family, SocketType::DGRAM, flags, Some(ipproto::UDP)).map_err(at("socket"))?;
         if address.is_ipv6() {
             // Whatever net.ipv6.bindv6only says.
             sockopt::set_ipv6_v6only(&fd, false).map_err(at("IPV6_V6ONLY"))?;

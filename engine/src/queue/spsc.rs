@@ -94,6 +94,13 @@ impl<T: Send> Producer<T> {
     /// Moves a value in; it stays invisible until [`publish`](Self::publish). A full ring hands it back.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), T> {
+        self.push_with(value, |_| {})
+    }
+
+    /// The same, with a last change made in the ring's own cell: a field changed before the move would be read back by the
+    /// wider loads of the move while it is still in the store buffer, which costs more than the whole rest.
+    #[inline]
+    pub fn push_with(&mut self, value: T, change: impl FnOnce(&mut T)) -> Result<(), T> {
         if self.next - self.cached_consumer > self.ring.mask {
             self.refresh();
             if self.next - self.cached_consumer > self.ring.mask {
@@ -104,7 +111,7 @@ impl<T: Send> Producer<T> {
             // SAFETY: `next < consumer + capacity`, so the consumer has released this cell (Acquire in `refresh`) and
             // will not look at it before `publish`; this is the only producer.
             let slot = unsafe { &mut *cell };
-            slot.write(value);
+            change(slot.write(value));
         });
         self.next += 1;
         Ok(())

@@ -126,10 +126,8 @@ impl EpollSet {
     /// Blocks until a descriptor is ready or `timeout` is over. Which one does not matter: every agent is stepped anyway.
     fn wait(&self, timeout: Duration) {
         let mut events = [epoll::Event { flags: epoll::EventFlags::empty(), data: epoll::EventData::new_u64(0) }; 4];
-        let timeout = rustix::event::Timespec {
-            tv_sec: timeout.as_secs() as i64,
-            tv_nsec: i64::from(timeout.subsec_nanos()),
-        };
+        let timeout =
+            rustix::event::Timespec { tv_sec: timeout.as_secs() as i64, tv_nsec: i64::from(timeout.subsec_nanos()) };
         // EINTR and spurious returns only mean another idle round.
         let _ = epoll::wait(&self.0, &mut events[..], Some(&timeout));
     }

@@ -136,8 +136,7 @@ impl Plan {
                 )));
             }
             let spins = |runner: &RunnerPlan| runner.idle == IdleStrategy::BusySpin && runner.cpu.is_some();
-            let rival =
-                self.runners[..index].iter().find(|other| spins(other) && other.cpu == runner.cpu);
+            let rival = self.runners[..index].iter().find(|other| spins(other) && other.cpu == runner.cpu);
             if let Some(rival) = rival.filter(|_| spins(runner)) {
                 return Err(PlanError(format!(
                     "runners {} and {} both spin on cpu {}: one would starve the other",
@@ -229,8 +228,7 @@ fn explicit(config: &Config, machine: &Machine, agents: Vec<AgentPlan>) -> Resul
         .runners
         .iter()
         .map(|runner| {
-            let shared =
-                config.layout.runners.iter().filter(|other| other.cpu == runner.cpu).count() > 1;
+            let shared = config.layout.runners.iter().filter(|other| other.cpu == runner.cpu).count() > 1;
             let alone = runner.cpu.is_some() && !shared && machine.cpus.len() > 2;
             RunnerPlan {
                 name: runner.name.clone(),
@@ -252,8 +250,7 @@ fn explicit(config: &Config, machine: &Machine, agents: Vec<AgentPlan>) -> Resul
 
 fn links(config: &Config, runners: &[RunnerPlan]) -> Vec<LinkPlan> {
     let agents: Vec<&AgentPlan> = runners.iter().flat_map(|runner| &runner.agents).collect();
-    let dispatchers: Vec<&AgentPlan> =
-        agents.iter().filter(|agent| agent.role == Role::Dispatcher).copied().collect();
+    let dispatchers: Vec<&AgentPlan> = agents.iter().filter(|agent| agent.role == Role::Dispatcher).copied().collect();
     let mut links = Vec::new();
     let mut add = |from: &AgentPlan, to: &str, kind, depth, overload| {
         links.push(LinkPlan { from: from.name.clone(), to: to.into(), kind, depth, overload });
@@ -335,11 +332,7 @@ impl fmt::Display for Plan {
         }
         writeln!(f, "links")?;
         for link in &self.links {
-            writeln!(
-                f,
-                "  {:<16} -> {:<16} {} {:>6}  {}",
-                link.from, link.to, link.kind, link.depth, link.overload
-            )?;
+            writeln!(f, "  {:<16} -> {:<16} {} {:>6}  {}", link.from, link.to, link.kind, link.depth, link.overload)?;
         }
         writeln!(f, "frame pools")?;
         for pool in &self.pools {

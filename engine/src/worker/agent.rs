@@ -145,6 +145,8 @@ impl<H: Handler> Worker<H> {
     /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
     fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
+        // Duplicates behind it are never handed out: it is the handler's last.
+        let last = self.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
         while next < count {
             let spec = &mut self.spec;
             let verdicts = &mut self.verdicts;
@@ -155,7 +157,7 @@ impl<H: Handler> Worker<H> {
                     if let Verdict::Done = verdicts[*cursor] {
                         let event = spec.rings[ring].peek(*cursor);
                         let view = EventView::new(&spec.frames, event, spec.class, 1);
-                        let outcome = spec.handler.handle(&view, *cursor + 1 == count);
+                        let outcome = spec.handler.handle(&view, Some(*cursor) == last);
                         if outcome != Outcome::Done {
                             verdicts[*cursor] = verdict(outcome, spec.retries.is_some());
                         }
@@ -227,8 +229,7 @@ impl<H: Handler> Worker<H> {
     #[cold]
     fn dead_letter(&mut self, event: Event, token: Option<ClaimToken>, reason: DeadLetterReason, now: Nanos) {
         let class = self.spec.class;
-        let kept =
-            self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         if kept {
             self.settle(token, false);
         } else if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
@@ -306,19 +307,17 @@ impl<H: Handler> Worker<H> {
         let now = self.spec.clock.now();
         let oldest = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
         self.lag_ns.store(now.saturating_sub(oldest), Ordering::Relaxed);
-        let (mut run_arrival, mut run) = (0, 0);
-        for index in 0..count {
-            let arrival = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(index));
-            if arrival != run_arrival {
-                if run > 0 {
-                    self.latency.record(now.saturating_sub(run_arrival), run);
-                }
-                (run_arrival, run) = (arrival, 0);
+        let frames = &self.spec.frames;
+        let mut start = 0;
+        while start < count {
+            let first = self.spec.rings[ring].peek(start);
+            let key = frames.arrival_key(first);
+            let mut end = start + 1;
+            while end < count && frames.arrival_key(self.spec.rings[ring].peek(end)) == key {
+                end += 1;
             }
-            run += 1;
-        }
-        if run > 0 {
-            self.latency.record(now.saturating_sub(run_arrival), run);
+            self.latency.record(now.saturating_sub(frames.arrival_ns(first)), (end - start) as u64);
+            start = end;
         }
     }
 }
@@ -350,7 +349,9 @@ impl<H: Handler> Agent for Worker<H> {
             }
         }
         if work > 0 {
-            // Frames first: a ring position given back says that its frame is no longer pinned.
+            // Counters before ring positions: should the next call of the handler never return, what was handled before it
+            // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
+            self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
             self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);

@@ -98,7 +98,7 @@ pub enum Outcome {
 /// A panic is caught: the event goes to the dead letter queue as `handler_panic`, the worker and its frames go on, and so does the
 /// handler, in whatever state the panic left it.
 pub trait Handler: Send {
-    /// `end_of_batch`: no further event is waiting right now; a good moment to flush what was gathered.
+    /// `end_of_batch`: the last event of what the worker has at hand; a good moment to flush what was gathered.
     fn handle(&mut self, event: &EventView<'_>, end_of_batch: bool) -> Outcome;
 }
 

@@ -19,8 +19,8 @@ pub struct RetryPolicy {
 impl RetryPolicy {
     /// Doubles with each attempt, up to the maximum.
     fn backoff_ns(&self, attempt: u32) -> Nanos {
-        let doubled = self.backoff_initial_ns.checked_shl(attempt.saturating_sub(1)).unwrap_or(Nanos::MAX);
-        doubled.min(self.backoff_max_ns)
+        let factor = 1u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(Nanos::MAX);
+        self.backoff_initial_ns.saturating_mul(factor).min(self.backoff_max_ns)
     }
 }
 
@@ -107,13 +107,24 @@ impl RetryQueue {
     }
 
     pub fn housekeeping(&mut self) {
-        if self.waiting.is_empty() {
-            self.spill.close();
-        }
         self.spill.housekeeping();
     }
 
     pub fn pool(&self) -> &crate::memory::FramePool {
         self.spill.pool()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pause_doubles_up_to_its_maximum_and_stays_there() {
+        let (backoff_initial_ns, backoff_max_ns) = (10_000_000, 1_000_000_000);
+        let policy = RetryPolicy { max_attempts: 100, backoff_initial_ns, backoff_max_ns };
+        let pauses: Vec<_> = (1..=100).map(|attempt| policy.backoff_ns(attempt)).collect();
+        assert_eq!(pauses[..4], [10_000_000, 20_000_000, 40_000_000, 80_000_000]);
+        assert!(pauses[7..].iter().all(|pause| *pause == backoff_max_ns), "{pauses:?}");
     }
 }

@@ -29,6 +29,8 @@ use crate::{Error, Result};
 const DEMO_SECONDS: f64 = 30.0;
 /// What is on its way when the load ends is given this long to arrive.
 const SETTLE: Duration = Duration::from_secs(3);
+/// An overload state has a least time it lasts, which is a matter of configuration; seconds are usual.
+const RECOVERY: Duration = Duration::from_secs(10);
 const SETTLE_STEP: Duration = Duration::from_millis(100);
 pub const UDP_PORT: u16 = 8082;
 pub const TCP_PORT: u16 = 8081;
@@ -258,6 +260,7 @@ impl Session<'_> {
             if self.stop.requested() {
                 break;
             }
+            self.recovered()?;
             println!("── {} ──", phase.name);
             let first = self.phase(phase, seconds * phase.share, measured)?;
             if phase.measures {
@@ -323,6 +326,19 @@ impl Session<'_> {
         }
         self.phases.push(PhaseResult { name: name.into(), sent: sum, engine });
         Ok(first)
+    }
+
+    /// Waits until the engine no longer sheds: what a phase loses should be its own doing.
+    fn recovered(&self) -> Result<()> {
+        let deadline = Instant::now() + RECOVERY;
+        while ["dropping", "emergency"].map(Some).contains(&self.engine.status()?["state"].as_str()) {
+            if Instant::now() > deadline {
+                println!("The engine still sheds from the last phase.");
+                break;
+            }
+            process::sleep(SETTLE_STEP, self.stop);
+        }
+        Ok(())
     }
 
     /// Waits until the engine's books stand still with nothing in flight.

@@ -14,8 +14,8 @@ use aya_ebpf::helpers::generated::bpf_get_smp_processor_id;
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use eventstream_steer::blast::{
-    self, BlastConfig, BlastState, DUPLICATE_DISTANCE, EVENTS_MAX, FLAG_ID, FLAG_RESERVED,
-    PRIORITY_UNIFORM, PRODUCER_MALFORMED, SHARE_ONE,
+    self, BlastConfig, BlastState, DUPLICATE_DISTANCE, EVENTS_MAX, FLAG_ID, FLAG_RESERVED, PRIORITY_UNIFORM,
+    PRODUCER_MALFORMED, SHARE_ONE,
 };
 use eventstream_xdp::XdpPacket;
 
@@ -40,9 +40,7 @@ fn threshold(share: u32) -> u64 {
 /// The next state of a 64-bit linear congruential generator; its upper half is random enough to pick by.
 #[inline(always)]
 fn advance(random: u64) -> u64 {
-    random
-        .wrapping_mul(6_364_136_223_846_793_005)
-        .wrapping_add(1_442_695_040_888_963_407)
+    random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407)
 }
 
 /// Where a frame's flags are, behind its length.
@@ -92,19 +90,10 @@ impl Stamping {
 
     /// Stamps one frame. `None` if the packet ends before it does.
     #[inline(always)]
-    fn stamp(
-        &mut self,
-        packet: &XdpPacket,
-        frame: usize,
-        config: &BlastConfig,
-        sequence: u64,
-    ) -> Option<()> {
+    fn stamp(&mut self, packet: &XdpPacket, frame: usize, config: &BlastConfig, sequence: u64) -> Option<()> {
         let spread = blast::spread(sequence);
-        let priority = if config.priority == PRIORITY_UNIFORM {
-            blast::priority_of(spread)
-        } else {
-            config.priority as u8 & 0x07
-        };
+        let priority =
+            if config.priority == PRIORITY_UNIFORM { blast::priority_of(spread) } else { config.priority as u8 & 0x07 };
         self.priorities += 1 << (priority * 8);
         let sequence_bytes = sequence.to_be_bytes();
         if config.id_at == 0 {

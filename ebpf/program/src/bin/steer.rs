@@ -72,11 +72,7 @@ pub fn steer(context: XdpContext) -> u32 {
     count(RUNS.get_ptr_mut(row));
     let mut verdict = decide(&XdpPacket::new(&context), &Maps);
     // The kernel says by its answer whether the queue has a socket; asking first would be a second look-up.
-    if verdict == Verdict::Steered
-        && SOCKETS
-            .redirect(queue, xdp_action::XDP_PASS.into())
-            .is_err()
-    {
+    if verdict == Verdict::Steered && SOCKETS.redirect(queue, xdp_action::XDP_PASS.into()).is_err() {
         verdict = Verdict::NoSocket;
     }
     count(VERDICTS.get_ptr_mut(maps::verdict_index(row, verdict)));

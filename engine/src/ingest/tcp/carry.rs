@@ -13,6 +13,9 @@ const CLASSES: usize = 18;
 /// Unused buffers kept of each class; more than the connections served in one duty cycle need at once.
 const KEPT_PER_CLASS: usize = 64;
 
+/// Made of each class beforehand, half a megabyte in all: one buffer as large as a slot, many small ones.
+const PREFILL_BYTES: usize = 64 << 10;
+
 /// One connection's part.
 #[derive(Debug, Default)]
 pub(super) struct Carry {
@@ -59,6 +62,19 @@ impl CarryPool {
     pub(super) fn new(limit_bytes: usize) -> Self {
         let kept = std::array::from_fn(|_| Vec::with_capacity(KEPT_PER_CLASS));
         Self { limit_bytes, total_bytes: 0, kept_bytes: 0, kept }
+    }
+
+    /// Makes some buffers of each size beforehand, with at most half of the limit: the first reads find theirs.
+    pub(super) fn prefill(&mut self) {
+        for class in 0..class_of(PREFILL_BYTES) + 1 {
+            for _ in 0..(PREFILL_BYTES / class_bytes(class)).min(KEPT_PER_CLASS) {
+                if self.total_bytes + class_bytes(class) > self.limit_bytes / 2 {
+                    return;
+                }
+                self.total_bytes += class_bytes(class);
+                self.give_back(Vec::with_capacity(class_bytes(class)));
+            }
+        }
     }
 
     /// Whether `carry` could grow to `bytes` within the limit.
@@ -170,6 +186,21 @@ mod tests {
         assert!(pool.can_hold(&carries[2], 1), "a kept buffer of another size gives way");
         pool.append(&mut carries[2], &[3; 1]);
         assert_eq!(pool.total_bytes, 1024 + 256);
+    }
+
+    #[test]
+    fn prefilled_buffers_leave_half_of_the_limit() {
+        let mut pool = CarryPool::new(16 << 20);
+        pool.prefill();
+        assert_eq!(pool.used_bytes(), 0);
+        assert!(pool.kept[class_of(64 << 10)].len() == 1 && pool.total_bytes < 600_000, "{}", pool.total_bytes);
+        let mut pool = CarryPool::new(2000);
+        pool.prefill();
+        assert_eq!(pool.total_bytes, 768);
+        let mut carry = Carry::default();
+        assert!(pool.can_hold(&carry, 1500 - 476));
+        pool.append(&mut carry, &[1; 1024]);
+        assert!(pool.total_bytes <= 2000);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::carry::Carry;
 use super::control::ANSWER_BYTES_MAX;
-use crate::memory::Slot;
+use crate::memory::{Slot, off_data_path};
 use crate::runtime::clock::Nanos;
 
 /// Answers kept for a client that does not read them; room for one more must be there before a request is taken up.
@@ -111,6 +111,13 @@ impl Connection {
 
     /// Sends what can be sent. Epoll announces the rest: a refused send arms its edge.
     pub(super) fn flush(&mut self) {
+        if !self.out.is_empty() {
+            off_data_path(|| self.flush_some());
+        }
+    }
+
+    #[cold]
+    fn flush_some(&mut self) {
         while !self.out.is_empty() {
             match rustix::net::send(&self.socket, &self.out, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
                 Ok(count) => drop(self.out.drain(..count)),

@@ -151,10 +151,8 @@ impl Bench {
 
     /// Whether a runner that waits on the backend's descriptor would be woken.
     fn is_ready(&self) -> bool {
-        let mut ready = [rustix::event::PollFd::from_borrowed_fd(
-            self.backend.descriptors()[0],
-            rustix::event::PollFlags::IN,
-        )];
+        let mut ready =
+            [rustix::event::PollFd::from_borrowed_fd(self.backend.descriptors()[0], rustix::event::PollFlags::IN)];
         rustix::event::poll(&mut ready, Some(&rustix::event::Timespec::default())).unwrap() > 0
     }
 }

@@ -10,6 +10,7 @@ use super::super::control::Fault;
 use super::super::scan::count_malformed;
 use super::{LINGER_BYTES, LINGER_NS, Outcome, Reader, Step};
 use crate::ingest::Intake;
+use crate::memory::off_data_path;
 use crate::metrics::{Counter, MalformedReason};
 use crate::runtime::clock::Nanos;
 
@@ -18,7 +19,8 @@ impl Reader {
     pub(super) fn ended(&mut self, c: &mut Connection, intake: &mut Intake) -> Step {
         if c.is_inside_frame() {
             let held = c.large.as_ref().map_or(c.carry.len(), |large| large.filled);
-            let fault = Fault::malformed(MalformedReason::StreamTruncated, c.position + held as u64);
+            let end = c.position + held as u64;
+            let fault = off_data_path(|| Fault::malformed(MalformedReason::StreamTruncated, end));
             self.count_truncated(c, intake);
             return self.say_goodbye(c, fault);
         }
@@ -58,9 +60,12 @@ impl Reader {
     /// The one error frame that ends a stream; the caller has counted.
     pub(super) fn say_goodbye(&mut self, c: &mut Connection, fault: Fault) -> Step {
         self.release(c);
-        if let Some(out) = c.answer(true) {
-            fault.encode(out, true);
-        }
+        off_data_path(|| {
+            if let Some(out) = c.answer(true) {
+                fault.encode(out, true);
+            }
+            drop(fault);
+        });
         self.start_closing(c);
         Step::Go
     }

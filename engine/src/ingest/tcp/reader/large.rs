@@ -11,7 +11,7 @@ use super::super::control::Fault;
 use super::super::scan::{Context, Stop, count_malformed, scan};
 use super::{Outcome, Reader, Step, took};
 use crate::ingest::Intake;
-use crate::memory::Peer;
+use crate::memory::{Peer, off_data_path};
 use crate::metrics::{Counter, MalformedReason};
 use crate::runtime::clock::Nanos;
 
@@ -44,7 +44,8 @@ impl Reader {
         intake.counters.add(Counter::TCP_LARGE_FRAME_TIMEOUTS, 1);
         count_malformed(&mut intake.counters, MalformedReason::StreamTruncated);
         let waited = self.large_wait_ns / 1_000_000;
-        let message = format!("no memory for a frame of {} bytes became free within {waited} ms", c.needed);
+        let message =
+            off_data_path(|| format!("no memory for a frame of {} bytes became free within {waited} ms", c.needed));
         self.say_goodbye(c, Fault { code: "large_frame_timeout", message, at_byte: c.position })
     }
 

@@ -1,6 +1,7 @@
 //! The backend on loopback, stepped by hand, with a consumer in place of the dispatcher.
 
 mod limits;
+mod runner;
 mod states;
 mod streams;
 
