@@ -1,10 +1,12 @@
 //! A ledger that always balances proves nothing: an engine built to drop one event, or to count one twice, must say that
 //! it does not, whichever stage does it.
 
+use std::net::UdpSocket;
+
 use eventstream::fault::Stage;
 use eventstream::frame::Priority;
 use eventstream_tests::binaries;
-use eventstream_tests::client::publish;
+use eventstream_tests::client::{event, publish};
 use eventstream_tests::engine_process::{Ended, Setup, count};
 
 const OF_EACH: u64 = 1_000;
@@ -64,4 +66,20 @@ fn one_event_dropped_is_noticed_at_every_stage() {
 #[test]
 fn one_event_counted_twice_is_noticed_at_every_stage() {
     is_noticed_at_every_stage("double");
+}
+
+/// Datagrams and streams are counted in two places.
+#[test]
+fn a_miscounted_datagram_is_noticed_as_well() {
+    for fault in ["drop:ingest", "double:ingest"] {
+        let setup = Setup::default().binary(binaries::faulty_engine()).environment("EVENTSTREAM_FAULT", fault);
+        let engine = setup.start();
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let datagram = event(Priority::High, "sensor/temp", b"23.5").repeat(10);
+        socket.send_to(&datagram, ("127.0.0.1", engine.udp_port())).unwrap();
+        engine.wait_until("the datagram", |report| count(report, "/datagrams/parsed") == 1);
+        let ended = engine.drain();
+        assert_eq!(ended.report["ledger"]["balanced"], false, "{fault}");
+        assert_eq!(ended.status.code(), Some(1), "{fault}");
+    }
 }
