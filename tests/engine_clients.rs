@@ -19,10 +19,10 @@ use xtask::process::capture;
 
 /// What anybody would write from the description of the protocol.
 const PYTHON_CLIENT: &str = r#"
-import socket, struct, sys
+import socket, struct
 topic = b"sensor/temp"
 payload = b'{"temp": 23.5}'
-connection = socket.create_connection(("127.0.0.1", int(sys.argv[1])))
+connection = socket.create_connection(("127.0.0.1", 8081))
 connection.sendall(
     struct.pack(">I", 3+len(topic)+len(payload)) + struct.pack("B",5) + struct.pack(">H",len(topic)) + topic + payload
 )
@@ -31,7 +31,8 @@ connection.sendall(
 #[test]
 fn a_client_of_three_lines_is_understood() {
     let engine = Setup::default().start();
-    capture(Command::new("python3").args(["-c", PYTHON_CLIENT, &engine.tcp_port().to_string()])).unwrap();
+    let client = PYTHON_CLIENT.replace("8081", &engine.tcp_port().to_string()); // the default port, for this engine's
+    capture(Command::new("python3").args(["-c", &client])).unwrap();
     engine.wait_until("the event", |report| count(report, "/events/processed/realtime") == 1);
     let ended = engine.drain();
     ended.assert_balanced();
