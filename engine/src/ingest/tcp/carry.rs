@@ -12,6 +12,10 @@ const SMALLEST_BYTES: usize = 256;
 const CLASSES: usize = 18;
 /// Unused buffers kept of each class; more than the connections served in one duty cycle need at once.
 const KEPT_PER_CLASS: usize = 64;
+/// Buffers made at start of each class up to an ordinary slot, 2 MiB in all: what some busy connections need, so that
+/// their first unfinished frames allocate nothing either.
+const PREPARED_PER_CLASS: usize = 16;
+const PREPARED_BYTES_MAX: usize = 64 << 10;
 
 /// One connection's part.
 #[derive(Debug, Default)]
@@ -59,6 +63,20 @@ impl CarryPool {
     pub(super) fn new(limit_bytes: usize) -> Self {
         let kept = std::array::from_fn(|_| Vec::with_capacity(KEPT_PER_CLASS));
         Self { limit_bytes, total_bytes: 0, kept_bytes: 0, kept }
+    }
+
+    /// Makes the first buffers, in at most half of the room.
+    pub(super) fn prepare(&mut self) {
+        for class in 0..=class_of(PREPARED_BYTES_MAX) {
+            for _ in 0..PREPARED_PER_CLASS {
+                if self.total_bytes + class_bytes(class) > self.limit_bytes / 2 {
+                    return;
+                }
+                self.total_bytes += class_bytes(class);
+                self.kept_bytes += class_bytes(class);
+                self.kept[class].push(Vec::with_capacity(class_bytes(class)));
+            }
+        }
     }
 
     /// Whether `carry` could grow to `bytes` within the limit.

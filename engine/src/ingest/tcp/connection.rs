@@ -12,7 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::carry::Carry;
 use super::control::ANSWER_BYTES_MAX;
-use crate::memory::Slot;
+use crate::memory::{Slot, off_data_path};
 use crate::runtime::clock::Nanos;
 
 /// Answers kept for a client that does not read them; room for one more must be there before a request is taken up.
@@ -124,7 +124,7 @@ impl Connection {
             }
         }
         // An idle connection holds no buffer.
-        self.out = Vec::new();
+        off_data_path(|| self.out = Vec::new());
     }
 
     /// Whether there is room for one more answer, after trying to make some.

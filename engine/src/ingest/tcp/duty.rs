@@ -11,6 +11,7 @@ use super::reader::{LINGER_NS, Outcome};
 use super::{TcpBackend, listener::Listener};
 use crate::control::State;
 use crate::ingest::{Backend, Intake};
+use crate::memory::off_data_path;
 use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::Nanos;
 
@@ -94,8 +95,9 @@ impl TcpBackend {
 
     pub(super) fn close(&mut self, index: u32, intake: &mut Intake) {
         // Closing the socket takes it out of the epoll set.
-        if let Some(mut connection) = self.connections.remove(index) {
+        if let Some(mut connection) = off_data_path(|| self.connections.remove(index)) {
             self.reader.forget(&mut connection, intake);
+            off_data_path(|| drop(connection));
         }
     }
 

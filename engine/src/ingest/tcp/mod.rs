@@ -39,7 +39,7 @@ use self::slab::{Key, Slab};
 use super::Intake;
 use crate::control::State;
 use crate::frame::LENGTH_BYTES;
-use crate::memory::FramePool;
+use crate::memory::{FramePool, off_data_path};
 use crate::metrics::Counter;
 use crate::runtime::clock::Nanos;
 
@@ -201,7 +201,8 @@ impl TcpBackend {
             let Some(socket) = self.listener.as_mut().and_then(|listener| listener.accept(now)) else {
                 return accepted;
             };
-            self.admit(socket, intake);
+            // A connection's own memory is no event's.
+            off_data_path(|| self.admit(socket, intake));
         }
         CYCLE_ACCEPTS
     }

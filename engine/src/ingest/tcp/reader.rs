@@ -92,9 +92,11 @@ pub(super) struct Reader {
 
 impl Reader {
     pub(super) fn new(options: &TcpOptions, large: FramePool) -> Self {
+        let mut carries = CarryPool::new(options.carry_bytes);
+        carries.prepare();
         Self {
             large,
-            carries: CarryPool::new(options.carry_bytes),
+            carries,
             open: None,
             frames: Vec::with_capacity(FRAMES_MAX),
             discard: vec![0; DISCARD_BYTES].into(),

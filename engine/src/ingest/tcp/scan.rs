@@ -10,6 +10,7 @@
 use super::connection::Connection;
 use super::control::{Fault, Request, request};
 use crate::frame::{FrameView, LENGTH_BYTES, ParsedFrame, Parser, StreamStep};
+use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
 
 #[derive(Debug)]
@@ -64,7 +65,8 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
                 let body = rest.get(LENGTH_BYTES..whole).unwrap_or_default();
                 let view = FrameView::new(body, frame.head, frame.topic_length);
                 let frame_at = connection.position + at as u64;
-                if let Some(fault) = control(&view, frame_at, connection, counters, hello_answer) {
+                let fault = off_data_path(|| control(&view, frame_at, connection, counters, hello_answer));
+                if let Some(fault) = fault {
                     break Stop::Fatal(fault);
                 }
                 at += whole;

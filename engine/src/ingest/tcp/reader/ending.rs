@@ -10,6 +10,7 @@ use super::super::control::Fault;
 use super::super::scan::count_malformed;
 use super::{LINGER_BYTES, LINGER_NS, Outcome, Reader, Step};
 use crate::ingest::Intake;
+use crate::memory::off_data_path;
 use crate::metrics::{Counter, MalformedReason};
 use crate::runtime::clock::Nanos;
 
@@ -58,9 +59,12 @@ impl Reader {
     /// The one error frame that ends a stream; the caller has counted.
     pub(super) fn say_goodbye(&mut self, c: &mut Connection, fault: Fault) -> Step {
         self.release(c);
-        if let Some(out) = c.answer(true) {
-            fault.encode(out, true);
-        }
+        off_data_path(|| {
+            if let Some(out) = c.answer(true) {
+                fault.encode(out, true);
+            }
+            drop(fault);
+        });
         self.start_closing(c);
         Step::Go
     }
