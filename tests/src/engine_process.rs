@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -67,11 +67,6 @@ impl Default for Setup {
 }
 
 impl Setup {
-    pub fn binary(mut self, binary: &Path) -> Self {
-        self.binary = binary.to_path_buf();
-        self
-    }
-
     /// Serves this interface by AF_XDP. The port is steered before it is bound, so it is chosen here.
     pub fn interface(mut self, interface: &str) -> Self {
         let socket = std::net::UdpSocket::bind("[::]:0").expect("a free port");

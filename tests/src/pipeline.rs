@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use eventstream::control::{State, StateCell};
 use eventstream::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
-use eventstream::dispatch::{Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell};
+use eventstream::dispatch::{
+    CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell,
+};
 use eventstream::frame::{Class, FrameHeader, Limits, Parser, Priority, Transport, encode};
 use eventstream::ingest::memory::{MemoryBackend, MemorySender};
 use eventstream::ingest::{IngestAgent, Intake, IntakeSpec};
@@ -27,7 +29,10 @@ use eventstream::worker::{EventView, Handler, Outcome, RetryPolicy, RetryQueue, 
 pub const START_NS: Nanos = 1_000_000_000_000;
 
 /// A handler made of a closure.
-pub struct FnHandler(Box<dyn FnMut(&EventView<'_>, bool) -> Outcome + Send>);
+pub struct FnHandler(Box<HandleFn>);
+
+/// What a test does with an event.
+type HandleFn = dyn FnMut(&EventView<'_>, bool) -> Outcome + Send;
 
 impl FnHandler {
     pub fn new(handle: impl FnMut(&EventView<'_>, bool) -> Outcome + Send + 'static) -> Self {
@@ -102,6 +107,8 @@ struct Observed {
     pending: Vec<Arc<AtomicU64>>,
     held: Vec<Arc<AtomicU64>>,
     pools: Vec<(String, Arc<PoolGauges>)>,
+    /// Per source: events that hold no credit any more.
+    settled: Vec<Arc<AtomicU64>>,
     worker_depths: Vec<(Class, spsc::Depth<Event>)>,
     dead_letter_depths: Vec<spsc::Depth<DeadLetter>>,
 }
@@ -197,6 +204,7 @@ impl Maker<'_> {
     fn sources(&mut self, pools: Vec<FramePool>, queue: &mpsc::Producer<Event>) -> Vec<MemorySender> {
         let mut senders = Vec::new();
         for (index, pool) in pools.into_iter().enumerate() {
+            self.observed.settled.push(Arc::default());
             let (sender, backend) = MemoryBackend::new();
             let parser = parser(self.spec.max_priority);
             let intake = Intake::new(IntakeSpec { pool, queue: queue.clone(), parser, waker: None });
@@ -216,6 +224,11 @@ impl Maker<'_> {
         spill: [FramePool; 3],
         topics: Arc<TopicTableCell>,
     ) {
+        let account = |(index, settled): (usize, &Arc<AtomicU64>)| CreditAccount {
+            pools: vec![index as u8],
+            settled: settled.clone(),
+        };
+        let accounts = self.observed.settled.iter().enumerate().map(account).collect();
         let spec = DispatcherSpec {
             name: "dispatcher".into(),
             queue,
@@ -227,7 +240,7 @@ impl Maker<'_> {
             dead_letters: self.dead_letter_sender(),
             dedup: self.spec.dedup,
             gaps: self.spec.gaps.then(|| GapTable::new(64)),
-            accounts: Vec::new(),
+            accounts,
         };
         let agent = Dispatcher::new(spec);
         self.observed.blocks.push(agent.counters().block());
@@ -404,8 +417,13 @@ impl Pipeline {
         self.observed.pools.iter().map(|pool| (pool.0.as_str(), level(pool))).collect()
     }
 
-    /// Drains, and checks what holds at the end of every run: the ledger is balanced and says what was sent, and every
-    /// frame is home.
+    /// Events of a source that hold no credit any more.
+    pub fn settled(&self, source: usize) -> u64 {
+        self.observed.settled[source].load(Ordering::Acquire)
+    }
+
+    /// Drains, and checks what holds at the end of every run: the ledger is balanced and says what was sent, every event's
+    /// credit has come back once, and every frame is home.
     pub fn finish(&mut self) -> Ledger {
         self.state.set(State::Draining);
         self.settle();
@@ -416,6 +434,8 @@ impl Pipeline {
         assert_eq!(ledger.datagrams.socket_received, self.sent_datagrams);
         assert_eq!(ledger.datagrams.parsed, self.sent_datagrams);
         assert_eq!(ledger.events.accepted, self.sent_events);
+        let settled: u64 = (0..self.senders.len()).map(|source| self.settled(source)).sum();
+        assert_eq!(settled, self.sent_events, "credits");
         for (pool, in_flight) in self.frames_in_flight() {
             assert_eq!(in_flight, 0, "frames of {pool} are not home");
         }

@@ -11,7 +11,8 @@ use crate::process::{capture, cargo, find_program, shown, target_directory, visi
 use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
-const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
+const FEATURES: &str =
+    "eventstream/counting-allocator,eventstream/fault-injection,eventstream-tests/counting-allocator";
 /// The cfg under which the lock-free parts are made of loom's types, and what the modules of their models are called.
 const LOOM: &str = "--cfg loom_model";
 const MODELS: &str = "models::";

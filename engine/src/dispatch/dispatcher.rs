@@ -301,6 +301,11 @@ impl Agent for Dispatcher {
         &self.spec.name
     }
 
+    /// The first look a thread takes at a swapped pointer allocates its place among the readers.
+    fn start(&mut self) {
+        drop(self.spec.topics.load());
+    }
+
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
         self.refresh(cycle.now);
         if self.transition.is_some() {

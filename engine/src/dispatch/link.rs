@@ -176,3 +176,139 @@ impl Link {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{FramePool, Peer, PoolSpec, Region, Releaser, Route};
+
+    const STALL_NS: Nanos = 1000;
+
+    /// A link with its worker's end, and two pools whose events it carries.
+    struct Setup {
+        pools: [FramePool; 2],
+        frames: Frames,
+        link: Link,
+        ring: spsc::Consumer<Event>,
+        releaser: Releaser,
+        /// What `refresh` has settled so far, by pool.
+        settled: [u64; 2],
+    }
+
+    impl Setup {
+        fn new(depth: usize, reserved: u64) -> Self {
+            let pools = [0, 1].map(|index| {
+                let spec = PoolSpec { slot_bytes: 64, reliable: index == 0 };
+                FramePool::new(index, Region::map(64 * 64).unwrap(), &spec)
+            });
+            let frames = Frames::new(&[&pools[0], &pools[1]]);
+            let (producer, ring) = spsc::ring(depth);
+            let spec = LinkSpec { producer, class: Class::Batch, reserved, stall_ns: STALL_NS, waker: None };
+            let (link, releaser) = (Link::new(spec, &frames), Releaser::new(frames.clone()));
+            Self { pools, frames, link, ring, releaser, settled: [0; 2] }
+        }
+
+        /// Pushes `count` events of one slot.
+        fn push(&mut self, pool: usize, count: u32) {
+            let slot = self.pools[pool].acquire().unwrap();
+            let mut maker = self.pools[pool].seal(slot, count, 0, Peer::NONE);
+            for _ in 0..count {
+                self.link.push(maker.make(0, 4, 1, Route::default()), 0, &self.frames).unwrap();
+            }
+            drop(maker);
+            self.link.publish();
+        }
+
+        /// The worker ends `count` events.
+        fn end(&mut self, count: usize) {
+            assert_eq!(self.ring.available(count), count);
+            (0..count).for_each(|_| self.releaser.release(self.ring.take().unwrap()));
+            self.releaser.flush();
+            self.ring.release();
+        }
+
+        fn refresh(&mut self, now: Nanos) {
+            self.link.refresh(now, |pool, count| self.settled[usize::from(pool)] += count);
+        }
+
+        fn pins(&self) -> [u32; 2] {
+            [0, 1].map(|pool| self.link.pins(pool))
+        }
+    }
+
+    impl Drop for Setup {
+        fn drop(&mut self) {
+            while let Some(event) = self.ring.take() {
+                self.releaser.release(event);
+            }
+        }
+    }
+
+    #[test]
+    fn a_slot_is_pinned_until_its_last_event_has_ended() {
+        let mut setup = Setup::new(64, 0);
+        setup.push(0, 3);
+        setup.push(0, 1);
+        setup.push(1, 2);
+        assert_eq!(setup.pins(), [2, 1]);
+        for (ended, pins, settled) in
+            [(2, [2, 1], [2, 0]), (1, [1, 1], [3, 0]), (2, [0, 1], [4, 1]), (1, [0, 0], [4, 2])]
+        {
+            setup.end(ended);
+            setup.refresh(1);
+            assert_eq!((setup.pins(), setup.settled), (pins, settled));
+        }
+    }
+
+    #[test]
+    fn a_worker_that_stands_still_settles_once_what_it_holds() {
+        let mut setup = Setup::new(64, 0);
+        setup.refresh(1);
+        setup.push(0, 10);
+        setup.push(1, 3);
+        setup.end(4);
+        setup.refresh(10);
+        assert_eq!(setup.settled, [4, 0]);
+        setup.refresh(10 + STALL_NS);
+        assert!(!setup.link.is_stalled());
+        setup.refresh(11 + STALL_NS);
+        assert!(setup.link.is_stalled());
+        assert_eq!(setup.settled, [10, 3], "what it holds is written off");
+        setup.push(0, 2);
+        setup.refresh(12 + STALL_NS);
+        setup.refresh(13 + STALL_NS);
+        assert_eq!(setup.settled, [12, 3], "also what comes later, once");
+        setup.end(7);
+        setup.refresh(14 + STALL_NS);
+        assert!(!setup.link.is_stalled());
+        setup.push(0, 5);
+        setup.end(4);
+        setup.refresh(15 + STALL_NS);
+        assert_eq!(setup.settled, [12, 3], "what was written off does not settle again");
+        setup.end(5);
+        setup.refresh(16 + STALL_NS);
+        assert_eq!((setup.settled, setup.pins()), ([17, 3], [0, 0]));
+    }
+
+    #[test]
+    fn an_idle_worker_is_not_a_stalled_one() {
+        let mut setup = Setup::new(64, 0);
+        setup.refresh(1);
+        setup.refresh(100 * STALL_NS);
+        setup.push(0, 1);
+        setup.refresh(101 * STALL_NS);
+        assert!(!setup.link.is_stalled());
+    }
+
+    #[test]
+    fn lossy_sources_leave_the_reserved_room_alone() {
+        let mut setup = Setup::new(8, 4);
+        setup.push(1, 4);
+        assert_eq!([false, true].map(|reliable| setup.link.has_room(reliable)), [false, true]);
+        setup.push(0, 4);
+        assert!(!setup.link.has_room(true));
+        setup.end(5);
+        setup.refresh(1);
+        assert_eq!([false, true].map(|reliable| setup.link.has_room(reliable)), [true, true]);
+    }
+}

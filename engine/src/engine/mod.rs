@@ -108,7 +108,8 @@ impl<F: HandlerFactory> EngineBuilder<F> {
     /// Opens the interface and the sockets, starts the threads.
     pub fn start(mut self) -> Result<Engine, EngineError> {
         let started = Instant::now();
-        let config = self.config;
+        let mut config = self.config;
+        sources::choose_udp_port(&mut config)?;
         let clock = Clock::calibrated();
         let run_id = format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started));
         let mut nic = sources::open_nic(&config)?;

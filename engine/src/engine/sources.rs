@@ -26,6 +26,15 @@ pub struct Ports {
     pub tcp: Option<u16>,
 }
 
+/// Chooses the port where any free one will do: the program must be told before the socket is bound.
+pub(super) fn choose_udp_port(config: &mut Config) -> Result<(), EngineError> {
+    if config.xdp.interface.is_some() && config.listen.udp_port == 0 {
+        let chosen = std::net::UdpSocket::bind((config.listen.udp_address, 0)).and_then(|socket| socket.local_addr());
+        config.listen.udp_port = chosen.map_err(|error| EngineError(format!("no free UDP port: {error}")))?.port();
+    }
+    Ok(())
+}
+
 /// Opens the configured interface; `None` when none is configured.
 pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError> {
     let Some(interface) = &config.xdp.interface else { return Ok(None) };

@@ -131,7 +131,7 @@ impl Connection {
             }
         }
         // An idle connection holds no buffer.
-        self.out = Vec::new();
+        off_data_path(|| self.out = Vec::new());
     }
 
     /// Whether there is room for one more answer, after trying to make some.

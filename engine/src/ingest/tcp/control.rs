@@ -10,6 +10,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Serialize};
 
 use crate::frame::{FrameHeader, Priority, encode};
+use crate::memory::off_data_path;
 use crate::metrics::MalformedReason;
 
 /// What an answer takes at most. Messages are our own text, numbers, and what serde says about a JSON error, which
@@ -33,7 +34,8 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn malformed(reason: MalformedReason, at_byte: u64) -> Self {
-        let message = format!("{} ({}) at byte {at_byte} of the stream", describe(reason), reason.name());
+        let text = || format!("{} ({}) at byte {at_byte} of the stream", describe(reason), reason.name());
+        let message = off_data_path(text);
         Self { code: "malformed", message, at_byte }
     }
 

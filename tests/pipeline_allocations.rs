@@ -1,0 +1,233 @@
+//! The data path neither allocates nor frees: not once in a million events, over each of the three backends.
+//!
+//! The whole mix goes through it: named and unnamed topics, ids and duplicates, retries, rejections and panics of none,
+//! gap tracking, and a topic table that is replaced half way.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use eventstream::config::Config;
+use eventstream::engine::{Control, Engine};
+use eventstream::frame::{FrameHeader, Priority, encode};
+use eventstream::memory::data_path_allocations;
+use eventstream::metrics::Report;
+use eventstream::worker::Outcome;
+use eventstream_tests::pipeline::FnHandler;
+use eventstream_tests::random::Random;
+use xtask::testbed::{Options, Testbed};
+
+const EVENTS: u64 = 1_000_000;
+const EVENTS_PER_DATAGRAM: u64 = 23;
+/// Events between sender and outcome: above what keeps the engine busy, below what any queue holds.
+const WINDOW: u64 = 1500;
+/// Without progress for so long something is stuck.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// The count is the process's: one engine at a time. Holds what was counted before.
+fn alone() -> MutexGuard<'static, u64> {
+    static TURN: Mutex<u64> = Mutex::new(0);
+    let mut turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    *turn = data_path_allocations().expect("the counting allocator");
+    turn
+}
+
+fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
+    let mut text = format!(
+        "
+listen: {{udp_address: 0.0.0.0, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}}
+admin: {{enabled: false}}
+xdp: {{interface: {interface}}}
+gap_tracking: {{enabled: true}}
+control:
+  dropping: {{queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}}
+  emergency: {{queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}}
+topics:
+"
+    );
+    for number in named_topics {
+        let class = ["realtime", "transactional", "batch"][number as usize % 3];
+        text += &format!("  - {{name: topic/{number}, class: {class}}}\n");
+    }
+    Config::parse(&text, "test").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn start(interface: &str) -> Engine {
+    let handlers = |_, _| {
+        FnHandler::new(|event, _| match event.payload().first() {
+            Some(b'r') if event.attempt() == 1 => Outcome::Retry,
+            Some(b'x') => Outcome::Reject("as asked"),
+            _ => Outcome::Done,
+        })
+    };
+    Engine::builder().config(config(interface, 0..100)).handlers(handlers).start().unwrap()
+}
+
+/// Makes the events: ids with one duplicate in a hundred, priorities and topics of all kinds, some to be retried.
+struct Mix {
+    random: Random,
+    next_id: u64,
+    made: u64,
+}
+
+impl Mix {
+    fn new(seed: u64) -> Self {
+        Self { random: Random::new(seed), next_id: 0, made: 0 }
+    }
+
+    fn event(&mut self, out: &mut Vec<u8>) {
+        if !self.random.one_in(100) {
+            self.next_id += 1;
+        }
+        let mut id = [7; 16];
+        id[8..].copy_from_slice(&self.next_id.to_be_bytes());
+        let header = FrameHeader { id: Some(id), ..FrameHeader::new(*self.random.pick(&Priority::ALL)) };
+        let first = match self.random.below(2000) {
+            0 => b'r',
+            1 => b'x',
+            _ => b'.',
+        };
+        let topic = format!("topic/{}", self.random.below(1000));
+        encode(out, &header, topic.as_bytes(), &[first; 20]);
+        self.made += 1;
+    }
+}
+
+/// Keeps at most a window of events between sender and outcome, and replaces the topic table once, half way.
+struct Pacer {
+    control: Control,
+    interface: String,
+    reloaded: bool,
+}
+
+impl Pacer {
+    fn new(engine: &Engine, interface: &str) -> Self {
+        Self { control: engine.control(), interface: interface.into(), reloaded: false }
+    }
+
+    fn wait(&mut self, made: u64, window: u64) {
+        let started = Instant::now();
+        loop {
+            let events = self.control.ledger().events;
+            let dead: u64 = events.dead_lettered.values().sum();
+            let ended = events.processed.total() + events.duplicate + dead + events.lost.values().sum::<u64>();
+            if made <= ended + window {
+                break;
+            }
+            assert!(started.elapsed() < PATIENCE, "{made} sent: {events:?}");
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        if made > EVENTS / 2 && !self.reloaded {
+            self.reloaded = true;
+            self.control.reload(config(&self.interface, 50..150)).unwrap();
+        }
+    }
+}
+
+fn check(report: &Report, sent: u64, allocations_before: u64) {
+    let (ledger, events) = (&report.ledger, &report.ledger.events);
+    assert!(ledger.balanced, "{:#?}", ledger.imbalances);
+    assert_eq!(events.accepted, sent);
+    assert!(events.lost.is_empty(), "{events:?}");
+    assert!(events.duplicate > 1000 && events.dead_lettered["rejected"] > 100, "{events:?}");
+    assert!(report.counters["handler_retries"] > 50, "{:?}", report.counters);
+    for pool in &report.frames.pools {
+        assert_eq!((pool.free + pool.kernel, pool.in_flight), (pool.slots, 0), "{pool:?}");
+    }
+    assert_eq!(report.data_path_allocations.map(|count| count - allocations_before), Some(0));
+}
+
+/// Sends a million events as datagrams; returns how many it really were.
+fn send_datagrams(to: SocketAddr, pacer: &mut Pacer) -> u64 {
+    // Several ports, so that more than one queue has work.
+    let sockets: Vec<_> = (0..8).map(|_| UdpSocket::bind("0.0.0.0:0").unwrap()).collect();
+    let (mut mix, mut bytes) = (Mix::new(1), Vec::new());
+    while mix.made < EVENTS {
+        for socket in &sockets {
+            bytes.clear();
+            (0..EVENTS_PER_DATAGRAM).for_each(|_| mix.event(&mut bytes));
+            socket.send_to(&bytes, to).unwrap();
+        }
+        pacer.wait(mix.made, WINDOW);
+    }
+    pacer.wait(mix.made, 0);
+    mix.made
+}
+
+#[test]
+fn udp_allocates_nothing_in_a_million_events() {
+    let before = alone();
+    let engine = start("null");
+    let port = engine.control().ports().udp;
+    let sent = send_datagrams(([127, 0, 0, 1], port).into(), &mut Pacer::new(&engine, "null"));
+    let report = engine.drain();
+    check(&report, sent, *before);
+    assert_eq!(report.ledger.datagrams.socket_received, sent / EVENTS_PER_DATAGRAM);
+}
+
+#[test]
+fn tcp_allocates_nothing_in_a_million_events() {
+    let before = alone();
+    let engine = start("null");
+    let port = engine.control().ports().tcp.unwrap();
+    let mut connections: Vec<_> = (0..4).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    let (mut pacer, mut mix) = (Pacer::new(&engine, "null"), Mix::new(2));
+    let mut random = Random::new(3);
+    // Connections that come and go, ask, or send nonsense may allocate, but not on the data path.
+    let mut others = 0;
+    while mix.made < EVENTS {
+        if random.one_in(50) {
+            let mut hello = Vec::new();
+            encode(&mut hello, &FrameHeader::new(Priority::Low), b"$esc/hello", br#"{"version":1}"#);
+            hello.extend_from_slice(&[0, 0, 0, 1]);
+            TcpStream::connect(("127.0.0.1", port)).unwrap().write_all(&hello).unwrap();
+            others += 1;
+        }
+        for connection in &mut connections {
+            let mut bytes = Vec::new();
+            (0..100).for_each(|_| mix.event(&mut bytes));
+            if random.one_in(200) {
+                // Larger than an ordinary slot.
+                encode(&mut bytes, &FrameHeader::new(Priority::Medium), b"large", &vec![b'.'; 100_000]);
+                mix.made += 1;
+            }
+            // In pieces that end anywhere, so that reads do too.
+            for piece in bytes.chunks(1 + random.below(bytes.len())) {
+                connection.write_all(piece).unwrap();
+            }
+        }
+        pacer.wait(mix.made, WINDOW);
+    }
+    pacer.wait(mix.made, 0);
+    let report = engine.drain();
+    check(&report, mix.made, *before);
+    let frames = &report.ledger.tcp_frames;
+    assert_eq!((frames.accepted, frames.control), (mix.made, others));
+    assert_eq!(frames.malformed["length_short"], others);
+    assert!(report.counters["reassembly_copied_bytes"] > 0, "{:?}", report.counters);
+}
+
+#[test]
+fn xdp_allocates_nothing_in_a_million_events() {
+    const TEST: &str = "xdp_allocates_nothing_in_a_million_events";
+    // Past the harness, which keeps what a passing test prints to itself.
+    let skipped = |reason: &str| writeln!(io::stdout(), "SKIPPED: {TEST}: {reason}").expect("stdout");
+    let before = alone();
+    let testbed = match Testbed::create(&Options { ipv6: false, ..Options::test() }) {
+        Ok(testbed) => testbed,
+        Err(error) => return skipped(&error.to_string()),
+    };
+    let link = testbed.link().clone();
+    let engine = start(&link.iface);
+    let control = engine.control();
+    if let Some(queue) = control.queue_modes().iter().find(|queue| queue.mode == "socket") {
+        return skipped(&queue.reason);
+    }
+    let to = (link.engine_ip, control.ports().udp).into();
+    let mut pacer = Pacer::new(&engine, &link.iface);
+    let sent = testbed.in_namespace(|| send_datagrams(to, &mut pacer)).unwrap();
+    let report = engine.drain();
+    check(&report, sent, *before);
+    assert_eq!(report.ledger.datagrams.consumed, sent / EVENTS_PER_DATAGRAM, "all of it over AF_XDP");
+}
