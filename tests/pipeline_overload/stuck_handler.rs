@@ -95,8 +95,10 @@ fn start() -> Engine {
         let mut handled = 0;
         FnHandler::new(move |_, _| {
             handled += 1;
-            while class == Class::Batch && handled > HANDLED {
-                std::thread::park();
+            if class == Class::Batch && handled > HANDLED {
+                loop {
+                    std::thread::park();
+                }
             }
             Outcome::Done
         })
