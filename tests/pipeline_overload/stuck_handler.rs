@@ -95,9 +95,10 @@ fn start() -> Engine {
         let mut handled = 0;
         FnHandler::new(move |_, _| {
             handled += 1;
-            let stuck = class == Class::Batch && handled > HANDLED;
-            while std::hint::black_box(stuck) {
-                std::thread::park();
+            if class == Class::Batch && handled > HANDLED {
+                loop {
+                    std::thread::park();
+                }
             }
             Outcome::Done
         })

@@ -39,10 +39,6 @@ pub(super) fn choose_udp_port(config: &mut Config) -> Result<(), EngineError> {
 pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError> {
     let Some(interface) = &config.xdp.interface else { return Ok(None) };
     let xdp = &config.xdp;
-    if config.listen.udp_port == 0 {
-        let why = "0 asks for any free port, and the program is told the port before one is found";
-        return Err(EngineError(format!("listen.udp_port: {why}: name one to serve {interface} by XDP")));
-    }
     let options = XdpOptions {
         queues: match &xdp.queues {
             config::XdpQueues::All => None,
@@ -249,18 +245,4 @@ fn boxed<B: Backend + 'static>(backend: B) -> Make {
         context.observers.drains.push((plan.name.clone(), agent.drain_status()));
         Box::new(agent)
     })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn no_port_is_steered_that_nobody_chose() {
-        let mut config = Config::default();
-        config.xdp.interface = Some("lo".into());
-        config.listen.udp_port = 0;
-        let error = open_nic(&config).map(|_| ()).unwrap_err();
-        assert!(error.0.contains("listen.udp_port") && error.0.contains("lo"), "{error}");
-    }
 }

@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::pool::{FramePool, Peer, PoolShared};
+use super::peer::Peer;
+use super::pool::{FramePool, PoolShared};
 use crate::runtime::clock::Nanos;
 
 /// What the wire said and ingest found out about an event, besides its place.

@@ -14,10 +14,12 @@
 
 mod allocations;
 mod event;
+mod peer;
 mod pool;
 mod region;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
 pub use event::{Event, EventMaker, Frames, Releaser, Route};
-pub use pool::{FramePool, OpenSlot, Peer, PoolGauges, PoolSpec, Slot};
+pub use peer::Peer;
+pub use pool::{FramePool, OpenSlot, PoolGauges, PoolSpec, Slot};
 pub use region::{Backing, Region};

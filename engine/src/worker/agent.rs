@@ -379,3 +379,44 @@ impl<H: Handler> Agent for Worker<H> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::memory::{FramePool, Peer, PoolSpec, Region, Route};
+    use crate::storage::ShedBudget;
+    use crate::worker::CountingHandler;
+
+    #[test]
+    fn what_has_left_the_ring_is_in_the_published_counters() {
+        let spec = PoolSpec { slot_bytes: 64, reliable: false };
+        let mut pool = FramePool::new(0, Region::map(64).unwrap(), &spec);
+        let (mut ring, consumer) = spsc::ring(16);
+        let (letters, _kept) = spsc::ring(16);
+        let frames = Frames::new(&[&pool]);
+        let mut worker = Worker::new(WorkerSpec {
+            name: "batch-0".into(),
+            class: Class::Batch,
+            handler: CountingHandler::default(),
+            rings: vec![consumer],
+            frames,
+            dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
+            claimer: None,
+            retries: None,
+            clock: Clock::manual(Arc::default()),
+            state: StateCell::new(State::Running),
+        });
+        let block = worker.counters().block();
+        let slot = pool.acquire().unwrap();
+        let mut maker = pool.seal(slot, 3, 0, Peer::NONE);
+        (0..3).for_each(|_| ring.push(maker.make(0, 4, 1, Route::default())).unwrap());
+        drop(maker);
+        ring.publish();
+        let depth = ring.depth();
+        worker.duty_cycle(&Cycle { now: 1, busy: true });
+        // Housekeeping may never come: the next call of the handler may not return.
+        let counters = [Counter::taken(Class::Batch), Counter::processed(Class::Batch)];
+        assert_eq!((counters.map(|counter| block.get(counter)), depth.len()), ([3, 3], 0));
+        assert_eq!(pool.reclaim(), 1);
+    }
+}
