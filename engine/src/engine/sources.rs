@@ -62,6 +62,8 @@ pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError>
         frame_bytes: xdp.frame_bytes,
         frames: xdp.frames,
         rx_ring: xdp.rx_ring,
+        // Every frame nobody holds is the kernel's to fill.
+        fill_ring: xdp.frames,
         multicast_groups: xdp.multicast_groups.clone(),
         ..XdpOptions::new(interface, config.listen.udp_port)
     };
