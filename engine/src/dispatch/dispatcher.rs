@@ -220,27 +220,30 @@ impl Dispatcher {
         if let Some(reason) = shed(state, Priority::from_wire(event.head())) {
             return self.dead_letter(event, class, reason, now);
         }
-        let reliable = self.spec.frames.is_reliable(&event);
+        let (mut slot, reliable) = self.spec.frames.place(&event);
         if !self.spec.links[link].has_room(reliable) {
             self.refresh(now);
             if !self.spec.links[link].has_room(reliable) {
                 return self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
             }
         }
-        if self.spec.links[link].pins_anew(&event, &self.spec.frames)
+        if self.spec.links[link].pins_anew(&event, slot)
             && self.class_pins(class, event.pool()) >= self.pin_limits[usize::from(event.pool())]
         {
             match self.copy_out(event, class, link, now) {
-                Some(kept) => event = kept,
+                Some(kept) => {
+                    event = kept;
+                    slot = self.spec.frames.slot(&event);
+                }
                 None => return,
             }
         }
-        self.forward(event, (class, word, link), now);
+        self.forward(event, (class, word, link, slot), now);
     }
 
     #[inline]
-    fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
-        match self.spec.links[link].push(event, word, &self.spec.frames) {
+    fn forward(&mut self, event: Event, (class, word, link, slot): (Class, u32, usize, u32), now: Nanos) {
+        match self.spec.links[link].push(event, word, slot) {
             Ok(()) => {
                 self.counters.add(Counter::dispatched(class), 1);
                 if let Some(transition) = &mut self.transition {

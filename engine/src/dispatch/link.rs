@@ -20,6 +20,16 @@ struct Run {
     count: u32,
 }
 
+impl Run {
+    /// Takes off the events before `consumed`, and says how many.
+    fn end(&mut self, consumed: u64) -> u32 {
+        let start = self.end_sequence - u64::from(self.count);
+        let ended = (consumed.min(self.end_sequence).saturating_sub(start)) as u32;
+        self.count -= ended;
+        ended
+    }
+}
+
 /// What a link is made of.
 pub struct LinkSpec {
     pub producer: spsc::Producer<Event>,
@@ -36,6 +46,9 @@ pub struct LinkSpec {
 pub struct Link {
     spec: LinkSpec,
     runs: VecDeque<Run>,
+    /// The newest run, still growing; its end is wherever the producer is. Empty when its count is zero. Kept apart, so that
+    /// most events touch it alone.
+    newest: Run,
     /// Slots pinned, by pool.
     pins: Box<[u32]>,
     /// Events of each pool on the ring.
@@ -54,6 +67,7 @@ impl Link {
         Self {
             spec,
             runs,
+            newest: Run { end_sequence: 0, slot: 0, pool: 0, count: 0 },
             pins: vec![0; pools].into(),
             queued: vec![0; pools].into(),
             written_off: vec![0; pools].into(),
@@ -86,28 +100,32 @@ impl Link {
 
     /// Whether `event` would pin a slot that the link does not pin already by its last run.
     #[inline]
-    pub fn pins_anew(&self, event: &Event, frames: &Frames) -> bool {
-        self.runs.back().is_none_or(|run| run.pool != event.pool() || run.slot != frames.slot(event))
+    pub fn pins_anew(&self, event: &Event, slot: u32) -> bool {
+        self.newest.count == 0 || self.newest.slot != slot || self.newest.pool != event.pool()
     }
 
-    /// Moves an event onto the ring with its topic word; a full ring hands it back.
+    /// Moves an event of `slot` onto the ring with its topic word; a full ring hands it back.
     #[inline]
-    pub fn push(&mut self, event: Event, word: u32, frames: &Frames) -> Result<(), Event> {
-        let (pool, slot) = (event.pool(), frames.slot(&event));
+    pub fn push(&mut self, event: Event, word: u32, slot: u32) -> Result<(), Event> {
+        let (pool, anew) = (event.pool(), self.pins_anew(&event, slot));
         self.spec.producer.push_with(event, |event| event.set_topic(word))?;
-        let end_sequence = self.spec.producer.sequence();
         self.queued[usize::from(pool)] += 1;
-        match self.runs.back_mut() {
-            Some(run) if run.slot == slot && run.pool == pool => {
-                run.end_sequence = end_sequence;
-                run.count += 1;
-            }
-            _ => {
-                self.runs.push_back(Run { end_sequence, slot, pool, count: 1 });
-                self.pins[usize::from(pool)] += 1;
-            }
+        if anew {
+            self.begin_run(pool, slot);
+        } else {
+            self.newest.count += 1;
         }
         Ok(())
+    }
+
+    /// The event just pushed begins a run.
+    fn begin_run(&mut self, pool: u8, slot: u32) {
+        let finished = std::mem::replace(&mut self.newest, Run { end_sequence: 0, slot, pool, count: 1 });
+        if finished.count > 0 {
+            let end_sequence = self.spec.producer.sequence() - 1;
+            self.runs.push_back(Run { end_sequence, ..finished });
+        }
+        self.pins[usize::from(pool)] += 1;
     }
 
     /// Sequence of the next event: for barriers.
@@ -146,24 +164,32 @@ impl Link {
         self.last_progress_ns = now;
         self.stalled = false;
         while let Some(run) = self.runs.front_mut() {
-            let start = run.end_sequence - u64::from(run.count);
-            if consumed <= start {
-                break;
+            let ended = run.end(consumed);
+            let (pool, over) = (run.pool, run.count == 0);
+            if over {
+                self.runs.pop_front();
             }
-            let ended = (consumed.min(run.end_sequence) - start) as u32;
-            let pool = usize::from(run.pool);
-            run.count -= ended;
-            self.queued[pool] -= u64::from(ended);
-            // Credits written off earlier are not given back twice.
-            let already = self.written_off[pool].min(u64::from(ended));
-            self.written_off[pool] -= already;
-            settle(run.pool, u64::from(ended) - already);
-            if run.count > 0 {
-                break;
+            self.strike_off(pool, ended, over, &mut settle);
+            if !over {
+                return;
             }
-            self.pins[pool] -= 1;
-            self.runs.pop_front();
         }
+        if self.newest.count > 0 {
+            self.newest.end_sequence = self.spec.producer.sequence();
+            let ended = self.newest.end(consumed);
+            self.strike_off(self.newest.pool, ended, self.newest.count == 0, &mut settle);
+        }
+    }
+
+    /// Books on events of a pool that the worker has ended, and with them their run if it is over.
+    fn strike_off(&mut self, pool: u8, ended: u32, over: bool, settle: &mut impl FnMut(u8, u64)) {
+        let index = usize::from(pool);
+        self.queued[index] -= u64::from(ended);
+        // Credits written off earlier are not given back twice.
+        let already = self.written_off[index].min(u64::from(ended));
+        self.written_off[index] -= already;
+        settle(pool, u64::from(ended) - already);
+        self.pins[index] -= u32::from(over);
     }
 
     /// The worker has stopped: what it holds must not keep senders waiting that have events for others.
@@ -213,7 +239,12 @@ mod tests {
             let slot = self.pools[pool].acquire().unwrap();
             let mut maker = self.pools[pool].seal(slot, count, 0, Peer::NONE);
             for _ in 0..count {
-                self.link.push(maker.make(0, 4, 1, Route::default()), 0, &self.frames).unwrap();
+                {
+                    let event = maker.make(0, 4, 1, Route::default());
+                    let slot = self.frames.slot(&event);
+                    self.link.push(event, 0, slot)
+                }
+                .unwrap();
             }
             drop(maker);
             self.link.publish();

@@ -206,6 +206,13 @@ impl Frames {
         event.position >> self.pool(event).slot_shift
     }
 
+    /// Slot, and whether the source can be made to wait: what a dispatcher asks of every event, in one look at its pool.
+    #[inline]
+    pub fn place(&self, event: &Event) -> (u32, bool) {
+        let pool = self.pool(event);
+        (event.position >> pool.slot_shift, pool.reliable)
+    }
+
     /// Whether the event's source can be made to wait.
     #[inline]
     pub fn is_reliable(&self, event: &Event) -> bool {
