@@ -14,6 +14,7 @@ mod encode;
 mod parse;
 #[cfg(test)]
 mod tests;
+mod topic_hash;
 mod view;
 
 pub use encode::{FrameHeader, encode};

@@ -4,9 +4,7 @@
 //! - **Invariant**: an accepted frame lies whole inside the bytes given, its topic is UTF-8 without NUL and wildcard
 //!   level, its flags are known and its announced fields are there. Nothing here panics, whatever the bytes.
 
-use foldhash::fast::FixedState;
-use std::hash::{BuildHasher, Hasher};
-
+use super::topic_hash::TopicHash;
 use super::{FLAG_ID, FLAG_TIME, FLAGS_RESERVED, HEADER_BYTES, LENGTH_BYTES, PRIORITY_MASK, Priority, RESERVED_PREFIX};
 use crate::metrics::MalformedReason;
 
@@ -57,19 +55,23 @@ pub enum StreamStep {
     Incomplete { needed: usize },
 }
 
+/// The flags for optional fields, shifted right by this, are the sizes of these fields.
+const FLAG_TO_BYTES: u32 = 3;
+const _: () = assert!(FLAG_ID >> FLAG_TO_BYTES == 16 && FLAG_TIME >> FLAG_TO_BYTES == 8);
+
 /// A parser for one listener.
 #[derive(Clone, Debug)]
 pub struct Parser {
     limits: Limits,
     transport: Transport,
     max_priority: Priority,
-    hash_state: FixedState,
+    hash: TopicHash,
 }
 
 impl Parser {
     /// `hash_seed` is the process's random seed: all parsers and the topic table must share it.
     pub fn new(limits: Limits, transport: Transport, max_priority: Priority, hash_seed: u64) -> Self {
-        Self { limits, transport, max_priority, hash_state: FixedState::with_seed(hash_seed) }
+        Self { limits, transport, max_priority, hash: TopicHash::new(hash_seed) }
     }
 
     /// Validates a datagram whole and lists its frames in `frames`, whose earlier content is replaced. One bad frame refuses
@@ -83,24 +85,73 @@ impl Parser {
         }
         let mut start = 0;
         while start < bytes.len() {
-            let rest = &bytes[start..];
-            let Some((length, body)) = rest.split_first_chunk::<LENGTH_BYTES>() else {
-                return Err(Malformed { reason: MalformedReason::TrailingBytes, at_byte: start });
-            };
-            let length = u32::from_be_bytes(*length);
-            self.check_length(length).map_err(|reason| Malformed { reason, at_byte: start })?;
-            let Some(body) = body.get(..length as usize) else {
-                return Err(Malformed { reason: MalformedReason::LengthBeyond, at_byte: start });
-            };
-            let body_start = start + LENGTH_BYTES;
-            let (frame, control) = self.body(body, body_start)?;
-            if control {
-                return Err(Malformed { reason: MalformedReason::ReservedTopic, at_byte: body_start });
+            if let Some(frame) = self.plain(&bytes[start..], start as u32) {
+                frames.push(frame);
+                start = frame.offset as usize + frame.length as usize;
+            } else {
+                start = self.next_of_datagram(bytes, start, frames)?;
             }
-            frames.push(frame);
-            start = body_start + length as usize;
         }
         Ok(())
+    }
+
+    /// Judges the frame at `start` of a datagram, which [`plain`](Self::plain) does not know, and says where it ends.
+    #[cold]
+    fn next_of_datagram(&self, bytes: &[u8], start: usize, frames: &mut Vec<ParsedFrame>) -> Result<usize, Malformed> {
+        let Some((length, body)) = bytes[start..].split_first_chunk::<LENGTH_BYTES>() else {
+            return Err(Malformed { reason: MalformedReason::TrailingBytes, at_byte: start });
+        };
+        let length = u32::from_be_bytes(*length);
+        self.check_length(length).map_err(|reason| Malformed { reason, at_byte: start })?;
+        let Some(body) = body.get(..length as usize) else {
+            return Err(Malformed { reason: MalformedReason::LengthBeyond, at_byte: start });
+        };
+        let body_start = start + LENGTH_BYTES;
+        let (frame, control) = self.body(body, body_start)?;
+        if control {
+            return Err(Malformed { reason: MalformedReason::ReservedTopic, at_byte: body_start });
+        }
+        frames.push(frame);
+        Ok(body_start + body.len())
+    }
+
+    /// The frame that `bytes` begin with, if it is whole, within the limits and of a topic in plain ASCII without the
+    /// characters that may mean something; `at` of the caller's bytes is where they begin.
+    ///
+    /// All but a few frames are such, and take this one way without a branch for each rule. `None` says nothing against the
+    /// frame: [`body`](Self::body) looks at it rule by rule.
+    #[inline(always)]
+    fn plain(&self, bytes: &[u8], at: u32) -> Option<ParsedFrame> {
+        // Length, head and topic length: a frame without one byte of topic is shorter than the word that has them.
+        let front = u64::from_be_bytes(*bytes.first_chunk()?);
+        let (length, head, topic_length) = ((front >> 32) as u32, (front >> 24) as u8, (front >> 8) as u16);
+        let optional = usize::from((head & (FLAG_ID | FLAG_TIME)) >> FLAG_TO_BYTES);
+        let topic_start = LENGTH_BYTES + HEADER_BYTES + optional;
+        let topic_end = topic_start + usize::from(topic_length);
+        let end = LENGTH_BYTES + length as usize;
+        let fits = topic_end <= end && end <= bytes.len() && length <= self.limits.frame_bytes;
+        let usual = head & FLAGS_RESERVED == 0 && topic_length.wrapping_sub(1) < self.limits.topic_bytes;
+        if !(fits && usual) || bytes.get(topic_start) == Some(&RESERVED_PREFIX[0]) {
+            return None;
+        }
+        let topic = bytes.get(topic_start..topic_end)?;
+        // The last word of the topic ends with it. For a short one it begins in the header, which there always is.
+        let last = u64::from_le_bytes(*bytes.get(..topic_end)?.last_chunk()?);
+        let (hash, found) = self.hash.of_words(topic, last);
+        (!found).then(|| ParsedFrame {
+            offset: at + LENGTH_BYTES as u32,
+            length,
+            topic_hash: hash,
+            topic_length,
+            head: self.capped(head),
+        })
+    }
+
+    /// The head with its priority capped.
+    #[inline]
+    fn capped(&self, head: u8) -> u8 {
+        let priority = Priority::from_wire(head).min(self.max_priority);
+        (head & !PRIORITY_MASK) | priority as u8
     }
 
     /// The most frames `bytes` can hold: the smallest frame is a header and a one-byte topic.
@@ -111,6 +162,9 @@ impl Parser {
     /// Looks at what `stream` begins with. Offsets are relative to `stream`. Never waits for the rest of a frame in
     /// order to refuse its beginning.
     pub fn stream(&self, stream: &[u8]) -> Result<StreamStep, Malformed> {
+        if let Some(frame) = self.plain(stream, 0) {
+            return Ok(StreamStep::Frame(frame));
+        }
         let Some((length, rest)) = stream.split_first_chunk::<LENGTH_BYTES>() else {
             return Ok(StreamStep::Incomplete { needed: LENGTH_BYTES });
         };
@@ -124,11 +178,8 @@ impl Parser {
     }
 
     /// Hash of a topic as [`ParsedFrame::topic_hash`] has it.
-    #[inline]
     pub fn topic_hash(&self, topic: &[u8]) -> u32 {
-        let mut hasher = self.hash_state.build_hasher();
-        hasher.write(topic);
-        hasher.finish() as u32
+        self.hash.of(topic)
     }
 
     #[inline]
@@ -144,7 +195,6 @@ impl Parser {
 
     /// Checks the bytes after the length field, which start at `at` of what the caller was given. True beside the frame:
     /// it is one of the protocol's own.
-    #[inline]
     fn body(&self, body: &[u8], at: usize) -> Result<(ParsedFrame, bool), Malformed> {
         let fail = |reason, offset: usize| Err(Malformed { reason, at_byte: at + offset });
         let Some((&[head, high, low], _)) = body.split_first_chunk::<HEADER_BYTES>() else {
@@ -168,63 +218,24 @@ impl Parser {
         let Some(topic) = body.get(topic_start..topic_start + usize::from(topic_length)) else {
             return fail(MalformedReason::TopicBeyond, 1);
         };
-        if needs_closer_look(topic)
-            && let Err((reason, offset)) = check_topic(topic)
-        {
+        if let Err((reason, offset)) = check_topic(topic) {
             return fail(reason, topic_start + offset);
         }
         let control = topic.starts_with(RESERVED_PREFIX);
         if control && self.transport == Transport::Udp {
             return fail(MalformedReason::ReservedTopic, topic_start);
         }
-        let priority = Priority::from_wire(head).min(self.max_priority);
         let frame = ParsedFrame {
             offset: at as u32,
             length: body.len() as u32,
             topic_hash: self.topic_hash(topic),
             topic_length,
-            head: (head & !PRIORITY_MASK) | priority as u8,
+            head: self.capped(head),
         };
         Ok((frame, control))
     }
 }
 
-const ONES: u64 = 0x0101_0101_0101_0101;
-const HIGHS: u64 = 0x8080_8080_8080_8080;
-
-/// A word whose high bits mark bytes that are zero ("Bit Twiddling Hacks", S. Anderson): exact as a whole-word
-/// test, and only that is asked of it.
-#[inline]
-const fn zero_bytes(word: u64) -> u64 {
-    word.wrapping_sub(ONES) & !word & HIGHS
-}
-
-/// Whether any byte is outside ASCII, NUL, `+` or `#`: eight bytes at a time, since nearly no topic has one.
-#[inline]
-fn needs_closer_look(topic: &[u8]) -> bool {
-    let suspicious = |word: u64| {
-        (word & HIGHS)
-            | zero_bytes(word)
-            | zero_bytes(word ^ (ONES * b'+' as u64))
-            | zero_bytes(word ^ (ONES * b'#' as u64))
-    };
-    let mut found = 0;
-    if let Some(last) = topic.last_chunk::<8>() {
-        // The last word overlaps the one before instead of being padded: a byte-wise copy that is read back as a word would
-        // wait for the store buffer.
-        for word in topic.as_chunks::<8>().0 {
-            found |= suspicious(u64::from_le_bytes(*word));
-        }
-        found |= suspicious(u64::from_le_bytes(*last));
-    } else {
-        for byte in topic {
-            found |= suspicious(ONES * u64::from(*byte));
-        }
-    }
-    found != 0
-}
-
-#[cold]
 fn check_topic(topic: &[u8]) -> Result<(), (MalformedReason, usize)> {
     if let Err(error) = std::str::from_utf8(topic) {
         return Err((MalformedReason::TopicUtf8, error.valid_up_to()));

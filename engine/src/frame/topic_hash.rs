@@ -1,0 +1,134 @@
+//! One pass over a topic's bytes: its hash, and whether any byte of it may mean more than itself.
+//!
+//! The hash chains folded multiplications (the low half of a 128-bit product against its high half, as in wyhash by
+//! Wang Yi) over words of eight bytes, with key and multiplier drawn from the seed: senders choose topics, and must not be
+//! able to choose colliding ones. The check works on the same words, eight bytes at a time ("Bit Twiddling Hacks", S.
+//! Anderson).
+
+const ONES: u64 = 0x0101_0101_0101_0101;
+const HIGHS: u64 = 0x8080_8080_8080_8080;
+
+/// Keys of the hash: the process's own.
+#[derive(Clone, Debug)]
+pub(super) struct TopicHash {
+    key: u64,
+    multiplier: u64,
+}
+
+impl TopicHash {
+    pub(super) fn new(seed: u64) -> Self {
+        // splitmix64 (Steele, Lea, Flood 2014): neighbouring seeds give unrelated keys.
+        let mut state = seed;
+        let mut next = || {
+            state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+            let mut word = state;
+            word = (word ^ (word >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ (word >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ (word >> 31)
+        };
+        // An odd multiplier loses no bit of what it is multiplied with.
+        Self { key: next(), multiplier: next() | 1 }
+    }
+
+    /// The hash of a topic by itself.
+    pub(super) fn of(&self, topic: &[u8]) -> u32 {
+        let last = match topic.last_chunk() {
+            Some(word) => u64::from_le_bytes(*word),
+            None => topic.iter().rev().fold(0, |word, byte| word << 8 | u64::from(*byte)) << unused_bits(topic),
+        };
+        self.of_words(topic, last).0
+    }
+
+    /// The hash, and whether a byte is outside ASCII, NUL, `+` or `#`. `last` is the little-endian word that ends with the
+    /// topic; where the topic is shorter than a word, what stands in it before the topic does not matter.
+    #[inline(always)]
+    pub(super) fn of_words(&self, topic: &[u8], last: u64) -> (u32, bool) {
+        let (mut hash, mut found) = (self.key ^ topic.len() as u64, 0);
+        // All but the last word; that one overlaps the one before instead of being padded.
+        let before = topic.split_last().map_or(topic, |(_, before)| before);
+        for word in before.as_chunks::<8>().0 {
+            let word = u64::from_le_bytes(*word);
+            hash = fold(hash ^ word, self.multiplier);
+            found |= suspicious(word);
+        }
+        // Bytes before a short topic become ones, which no rule is about.
+        let mask = u64::MAX << unused_bits(topic);
+        let word = (last & mask) | (ONES & !mask);
+        hash = fold(hash ^ word, self.multiplier);
+        found |= suspicious(word);
+        (hash as u32, found & HIGHS != 0)
+    }
+}
+
+/// Bits of the last word that are not the topic's.
+#[inline(always)]
+fn unused_bits(topic: &[u8]) -> u32 {
+    8 * 8_usize.saturating_sub(topic.len().max(1)) as u32
+}
+
+#[inline(always)]
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Has a high bit set if a byte is outside ASCII, NUL, `+` or `#`, and only then. As long as all bytes are ASCII, taking one from each
+/// sets the high bit of zeros alone; `+` (0x2b) and `#` (0x23) differ in one bit and become zero together.
+#[inline(always)]
+const fn suspicious(word: u64) -> u64 {
+    let marks = (word & !(ONES * 0x08)) ^ (ONES * 0x23);
+    word | word.wrapping_sub(ONES) | marks.wrapping_sub(ONES)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The word that ends with `topic` where it stands behind `before`.
+    fn last(before: &[u8], topic: &[u8]) -> u64 {
+        u64::from_le_bytes(*[before, topic].concat().last_chunk().unwrap())
+    }
+
+    #[test]
+    fn every_byte_that_may_mean_something_is_found_wherever_it_stands() {
+        let hash = TopicHash::new(1);
+        for length in 1..=40 {
+            for at in 0..length {
+                for byte in 0..=255_u8 {
+                    let mut topic = vec![b'a'; length];
+                    topic[at] = byte;
+                    let wanted = byte >= 0x80 || [0, b'+', b'#'].contains(&byte);
+                    let (_, found) = hash.of_words(&topic, last(&[0; 8], &topic));
+                    assert_eq!(found, wanted, "byte {byte:#x} at {at} of {length}");
+                }
+            }
+        }
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn what_stands_before_a_topic_does_not_matter(before: [u8; 8], topic in proptest::collection::vec(1u8.., 1..40)) {
+            let hash = TopicHash::new(2);
+            proptest::prop_assert_eq!(hash.of_words(&topic, last(&before, &topic)).0, hash.of(&topic));
+        }
+    }
+
+    #[test]
+    fn like_topics_spread_evenly_over_high_and_low_bits() {
+        let hash = TopicHash::new(3);
+        let (mut high, mut low) = ([0_u32; 64], [0_u32; 64]);
+        for number in 0..64 * 1024 {
+            let hash = hash.of(format!("sensor/{number}").as_bytes());
+            high[(hash >> 26) as usize] += 1;
+            low[(hash & 63) as usize] += 1;
+        }
+        // 1024 expected in each; eight standard deviations either side.
+        assert!(high.iter().chain(&low).all(|count| (768..=1280).contains(count)), "{high:?} {low:?}");
+    }
+
+    #[test]
+    fn seeds_give_hashes_of_their_own() {
+        let of = |seed| TopicHash::new(seed).of(b"sensor/temp");
+        assert!(of(1) != of(2) && of(1) == of(1));
+    }
+}
