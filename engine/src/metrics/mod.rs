@@ -31,14 +31,15 @@ impl CounterBlock {
 /// The counting side: owned by one agent.
 pub struct Counters {
     local: Box<[u64; Counter::COUNT]>,
-    published: Box<[u64; Counter::COUNT]>,
+    /// One bit for each counter that may have changed since the last flush: there are many, and most never move.
+    changed: [u64; Counter::COUNT.div_ceil(64)],
     block: Arc<CounterBlock>,
 }
 
 impl Default for Counters {
     fn default() -> Self {
         let block = CounterBlock(CachePadded::new(std::array::from_fn(|_| AtomicU64::new(0))));
-        Self { local: Box::new([0; _]), published: Box::new([0; _]), block: Arc::new(block) }
+        Self { local: Box::new([0; _]), changed: [0; _], block: Arc::new(block) }
     }
 }
 
@@ -49,13 +50,17 @@ impl Counters {
 
     #[inline]
     pub fn add(&mut self, counter: Counter, count: u64) {
-        self.local[counter.index()] += count;
+        let index = counter.index();
+        self.local[index] += count;
+        self.changed[index / 64] |= 1 << (index % 64);
     }
 
     /// For counters the kernel keeps: the total, not an increment.
     #[inline]
     pub fn set(&mut self, counter: Counter, total: u64) {
-        self.local[counter.index()] = total;
+        let index = counter.index();
+        self.local[index] = total;
+        self.changed[index / 64] |= 1 << (index % 64);
     }
 
     #[inline]
@@ -65,10 +70,13 @@ impl Counters {
 
     /// Publishes what changed since the last call.
     pub fn flush(&mut self) {
-        for (index, (local, published)) in self.local.iter().zip(self.published.iter_mut()).enumerate() {
-            if *local != *published {
-                *published = *local;
-                self.block.0[index].store(*local, Ordering::Release);
+        for (word, changed) in self.changed.iter_mut().enumerate() {
+            let mut left = std::mem::take(changed);
+            while left != 0 {
+                let index = word * 64 + left.trailing_zeros() as usize;
+                left &= left - 1;
+                // Release: paired with the Acquire in `CounterBlock::get`.
+                self.block.0[index].store(self.local[index], Ordering::Release);
             }
         }
     }
