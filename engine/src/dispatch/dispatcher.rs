@@ -15,7 +15,7 @@ use super::{UNNAMED_TOPICS, topic_word};
 use crate::control::{State, StateCell};
 use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
-use crate::frame::{Class, FLAG_ID, FrameView, Priority};
+use crate::frame::{Class, FLAG_ID, FrameView, PRIORITY_MASK, Priority};
 use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc;
@@ -77,9 +77,33 @@ impl Transition {
     }
 }
 
+/// Where events of a topic without entry go, by their priority.
+#[derive(Clone, Copy)]
+struct Unnamed {
+    class: Class,
+    /// [`topic_word::DEDUP`] if the class asks for it.
+    flags: u32,
+}
+
 /// The agent.
 pub struct Dispatcher {
-    spec: DispatcherSpec,
+    name: String,
+    queue: mpsc::Consumer<Event>,
+    router: Router,
+}
+
+/// All of it but the queue in front, which hands events to it one by one.
+struct Router {
+    links: Vec<Link>,
+    spill: [SpillPool; 3],
+    frames: Frames,
+    topics: Arc<TopicTableCell>,
+    dead_letters: DeadLetterSender,
+    gaps: Option<GapTable>,
+    accounts: Vec<CreditAccount>,
+    state: StateCell,
+    /// By the three bits of the wire.
+    unnamed: [Unnamed; 8],
     table: Arc<TopicTable>,
     table_version: u64,
     transition: Option<Transition>,
@@ -96,54 +120,73 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     pub fn new(spec: DispatcherSpec) -> Self {
+        let DispatcherSpec { name, queue, links, spill, frames, topics, state, dead_letters, dedup, gaps, accounts } =
+            spec;
         let workers = Class::ALL.map(|class| {
-            let first = spec.links.iter().position(|link| link.class() == class).unwrap_or(0);
-            (first, spec.links.iter().filter(|link| link.class() == class).count())
+            let first = links.iter().position(|link| link.class() == class).unwrap_or(0);
+            (first, links.iter().filter(|link| link.class() == class).count())
+        });
+        let unnamed = std::array::from_fn(|wire| {
+            let class = Priority::from_wire(wire as u8).class();
+            Unnamed { class, flags: if dedup[class as usize] { topic_word::DEDUP } else { 0 } }
         });
         let classes = Class::ALL.len();
-        let pin_limits = (0..spec.frames.pool_count())
-            .map(|pool| (spec.frames.slots(pool as u8) / (classes + 1)).max(1) as u32)
-            .collect();
-        let (table_version, table) = spec.topics.load();
-        Self {
+        let pin_limits =
+            (0..frames.pool_count()).map(|pool| (frames.slots(pool as u8) / (classes + 1)).max(1) as u32).collect();
+        let (table_version, table) = topics.load();
+        let router = Router {
+            unnamed,
             table,
             table_version,
             transition: None,
-            barriers: Some(vec![0; spec.links.len()].into()),
+            barriers: Some(vec![0; links.len()].into()),
             workers,
             pin_limits,
-            settled: vec![0; spec.frames.pool_count()].into(),
+            settled: vec![0; frames.pool_count()].into(),
             counters: Counters::default(),
-            releaser: Releaser::new(spec.frames.clone()),
-            spec,
-        }
+            releaser: Releaser::new(frames.clone()),
+            links,
+            spill,
+            frames,
+            topics,
+            dead_letters,
+            gaps,
+            accounts,
+            state,
+        };
+        Self { name, queue, router }
     }
 
     pub fn counters(&self) -> &Counters {
-        &self.counters
+        &self.router.counters
     }
 
     pub fn spill_pools(&self) -> impl Iterator<Item = &crate::memory::FramePool> {
-        self.spec.spill.iter().map(SpillPool::pool)
+        self.router.spill.iter().map(SpillPool::pool)
     }
+}
 
+impl Router {
     /// Class, topic word and link index of an event under one table.
     #[inline]
     fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
         let hash = event.topic();
-        let frames = &self.spec.frames;
+        let frames = &self.frames;
         let topic = || FrameView::new(frames.bytes(event), event.head(), event.topic_length()).topic_bytes();
-        let (class, dedup, word) = match table.find(hash, topic) {
-            Some(index) => (table.class(index), table.dedup(index), topic_word::NAMED | table.number(index)),
+        let (class, word) = match table.find(hash, topic) {
+            Some(index) => {
+                let flags = topic_word::NAMED | if table.dedup(index) { topic_word::DEDUP } else { 0 };
+                (table.class(index), table.number(index) | flags)
+            }
             None => {
-                let class = Priority::from_wire(event.head()).class();
-                (class, self.spec.dedup[class as usize], hash & (UNNAMED_TOPICS - 1))
+                let Unnamed { class, flags } = self.unnamed[usize::from(event.head() & PRIORITY_MASK)];
+                (class, (hash & (UNNAMED_TOPICS - 1)) | flags)
             }
         };
         let (first, count) = self.workers[class as usize];
         // Multiply-shift instead of a division: the high bits of the hash choose the worker.
         let link = first + ((u64::from(hash) * count as u64) >> 32) as usize;
-        (class, word | if dedup { topic_word::DEDUP } else { 0 }, link)
+        (class, word, link)
     }
 
     /// The route while a table change is under way: an event whose route differs follows the old one until everything
@@ -153,7 +196,7 @@ impl Dispatcher {
         let new = self.route(&self.table, event);
         let Some(transition) = &self.transition else { return new };
         let old = self.route(&transition.previous, event);
-        let follows_old = old.2 != new.2 && !transition.has_ended(old.2, &self.spec.links[old.2]);
+        let follows_old = old.2 != new.2 && !transition.has_ended(old.2, &self.links[old.2]);
         if let Some(transition) = &mut self.transition {
             transition.follows_old = follows_old;
         }
@@ -164,10 +207,10 @@ impl Dispatcher {
     #[cold]
     fn change_table(&mut self) {
         let Some(mut barriers) = self.barriers.take() else { return };
-        for (barrier, link) in barriers.iter_mut().zip(&self.spec.links) {
+        for (barrier, link) in barriers.iter_mut().zip(&self.links) {
             *barrier = link.sequence();
         }
-        let (version, table) = self.spec.topics.load();
+        let (version, table) = self.topics.load();
         self.table_version = version;
         let previous = std::mem::replace(&mut self.table, table);
         self.transition = Some(Transition { previous, barriers, follows_old: false });
@@ -176,7 +219,7 @@ impl Dispatcher {
     #[cold]
     fn end_transition(&mut self) {
         let done = |transition: &Transition| {
-            self.spec.links.iter().enumerate().all(|(index, link)| transition.has_ended(index, link))
+            self.links.iter().enumerate().all(|(index, link)| transition.has_ended(index, link))
         };
         if self.transition.as_ref().is_some_and(done)
             && let Some(transition) = self.transition.take()
@@ -187,29 +230,30 @@ impl Dispatcher {
     }
 
     fn refresh(&mut self, now: Nanos) {
-        for link in &mut self.spec.links {
+        for link in &mut self.links {
             link.refresh(now, |pool, count| self.settled[usize::from(pool)] += count);
         }
     }
 
     fn publish(&mut self) {
-        for link in &mut self.spec.links {
-            link.publish();
+        for link in &mut self.links {
+            self.counters.add(Counter::dispatched(link.class()), link.publish());
         }
-        self.spec.dead_letters.publish();
+        self.dead_letters.publish();
         self.releaser.flush();
-        for account in &self.spec.accounts {
+        for account in &self.accounts {
             let total = account.pools.iter().map(|pool| self.settled[usize::from(*pool)]).sum();
             // Release: paired with the source's Acquire; the events' frames were given up before.
             account.settled.store(total, Ordering::Release);
         }
     }
 
+    /// Sends one event where it belongs.
     #[inline]
-    fn dispatch(&mut self, mut event: Event, state: State, now: Nanos) {
-        if let Some(gaps) = &mut self.spec.gaps
+    fn dispatch(&mut self, mut event: Event, shedding: Option<Shedding>, now: Nanos) {
+        if let Some(gaps) = &mut self.gaps
             && event.head() & FLAG_ID != 0
-            && let Some(id) = FrameView::new(self.spec.frames.bytes(&event), event.head(), 0).id()
+            && let Some(id) = FrameView::new(self.frames.bytes(&event), event.head(), 0).id()
         {
             gaps.observe(EventId(id));
         }
@@ -217,58 +261,68 @@ impl Dispatcher {
             None => self.route(&self.table, &event),
             Some(_) => self.route_in_transition(&event),
         };
-        if let Some(reason) = shed(state, Priority::from_wire(event.head())) {
-            return self.dead_letter(event, class, reason, now);
-        }
-        let (mut slot, reliable) = self.spec.frames.place(&event);
-        if !self.spec.links[link].has_room(reliable) {
-            self.refresh(now);
-            if !self.spec.links[link].has_room(reliable) {
-                return self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
-            }
-        }
-        if self.spec.links[link].pins_anew(&event, slot)
-            && self.class_pins(class, event.pool()) >= self.pin_limits[usize::from(event.pool())]
+        if let Some(shedding) = shedding
+            && Priority::from_wire(event.head()) < shedding.below
         {
-            match self.copy_out(event, class, link, now) {
-                Some(kept) => {
-                    event = kept;
-                    slot = self.spec.frames.slot(&event);
-                }
+            return self.dead_letter(event, class, shedding.reason, now);
+        }
+        let (slot, reliable) = self.frames.place(&event);
+        let target = &self.links[link];
+        if !target.has_room(reliable) || target.pins_anew(event.pool(), slot) {
+            match self.admit(event, class, link, now) {
+                Some(admitted) => event = admitted,
                 None => return,
             }
         }
-        self.forward(event, (class, word, link, slot), now);
-    }
-
-    #[inline]
-    fn forward(&mut self, event: Event, (class, word, link, slot): (Class, u32, usize, u32), now: Nanos) {
-        match self.spec.links[link].push(event, word, slot) {
+        match self.links[link].push(event, word) {
             Ok(()) => {
-                self.counters.add(Counter::dispatched(class), 1);
                 if let Some(transition) = &mut self.transition {
-                    transition.queued(link, &self.spec.links[link]);
+                    transition.queued(link, &self.links[link]);
                 }
             }
             Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
         }
     }
 
-    #[inline]
+    /// Finds out whether the link may take an event for which it needs room, or to pin another slot. Gives back the event to be
+    /// pushed next, or none if it has ended here.
+    #[inline(never)]
+    fn admit(&mut self, mut event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
+        let reliable = self.frames.is_reliable(&event);
+        if !self.links[link].has_room(reliable) {
+            self.refresh(now);
+            if !self.links[link].has_room(reliable) {
+                self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
+                return None;
+            }
+        }
+        let slot = self.frames.slot(&event);
+        if self.links[link].pins_anew(event.pool(), slot) {
+            if self.class_pins(class, event.pool()) >= self.pin_limits[usize::from(event.pool())] {
+                event = self.copy_out(event, class, link, now)?;
+            }
+            let slot = self.frames.slot(&event);
+            if self.links[link].pins_anew(event.pool(), slot) {
+                self.links[link].begin_run(event.pool(), slot);
+            }
+        }
+        Some(event)
+    }
+
     fn class_pins(&self, class: Class, pool: u8) -> u32 {
         let (first, count) = self.workers[class as usize];
-        self.spec.links[first..first + count].iter().map(|link| link.pins(pool)).sum()
+        self.links[first..first + count].iter().map(|link| link.pins(pool)).sum()
     }
 
     /// The class has its share of the pool: hands on a copy, so that the frame goes home. Gives the event back when it
     /// may stay where it is.
     #[cold]
     fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
-        let reliable = self.spec.frames.is_reliable(&event);
-        if reliable && !self.spec.links[link].is_stalled() {
+        let reliable = self.frames.is_reliable(&event);
+        if reliable && !self.links[link].is_stalled() {
             return Some(event); // its sender is slowed by credits instead
         }
-        let Some(copy) = self.spec.spill[class as usize].copy(&event, &self.spec.frames) else {
+        let Some(copy) = self.spill[class as usize].copy(&event, &self.frames) else {
             if reliable {
                 return Some(event);
             }
@@ -284,67 +338,73 @@ impl Dispatcher {
     #[cold]
     fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
         self.settled[usize::from(event.pool())] += 1;
-        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let kept = self.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
     }
 }
 
-/// Whether the state sheds this priority, and as what.
-#[inline]
-fn shed(state: State, priority: Priority) -> Option<DeadLetterReason> {
-    match state {
-        State::Dropping if priority <= Priority::Low => Some(DeadLetterReason::ShedDropping),
-        State::Emergency if priority < Priority::Critical => Some(DeadLetterReason::ShedEmergency),
-        _ => None,
+/// What a state sends to the dead letter queue.
+#[derive(Clone, Copy)]
+struct Shedding {
+    below: Priority,
+    reason: DeadLetterReason,
+}
+
+impl Shedding {
+    const fn of(state: State) -> Option<Self> {
+        match state {
+            State::Dropping => Some(Self { below: Priority::Medium, reason: DeadLetterReason::ShedDropping }),
+            State::Emergency => Some(Self { below: Priority::Critical, reason: DeadLetterReason::ShedEmergency }),
+            _ => None,
+        }
     }
 }
 
 impl Agent for Dispatcher {
     fn name(&self) -> &str {
-        &self.spec.name
+        &self.name
     }
 
     /// The first look a thread takes at a swapped pointer allocates its place among the readers.
     fn start(&mut self) {
-        drop(self.spec.topics.load());
+        drop(self.router.topics.load());
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
-        self.refresh(cycle.now);
-        if self.transition.is_some() {
-            self.end_transition();
-        } else if self.spec.topics.newer_than(self.table_version) {
-            self.change_table();
+        let router = &mut self.router;
+        router.refresh(cycle.now);
+        if router.transition.is_some() {
+            router.end_transition();
+        } else if router.topics.newer_than(router.table_version) {
+            router.change_table();
         }
-        let count = self.spec.queue.available(BURST);
-        if count > 0 {
-            let state = self.spec.state.get();
-            self.counters.add(Counter::DISPATCHER_TAKEN, count as u64);
-            for _ in 0..count {
-                let Some(event) = self.spec.queue.take() else { break };
-                if fault::drops(Stage::Dispatcher) {
-                    self.releaser.release(event);
-                    continue;
-                }
-                if fault::doubles(Stage::Dispatcher) {
-                    self.counters.add(Counter::DISPATCHED_REALTIME, 1);
-                }
-                self.dispatch(event, state, cycle.now);
+        let shedding = Shedding::of(router.state.get());
+        let count = self.queue.take_each(BURST, |event| {
+            if fault::drops(Stage::Dispatcher) {
+                return router.releaser.release(event);
             }
-            self.spec.queue.release();
+            if fault::doubles(Stage::Dispatcher) {
+                router.counters.add(Counter::DISPATCHED_REALTIME, 1);
+            }
+            router.dispatch(event, shedding, cycle.now);
+        });
+        if count > 0 {
+            router.counters.add(Counter::DISPATCHER_TAKEN, count as u64);
+            self.queue.release();
         }
-        self.publish();
+        router.publish();
         count
     }
 
     fn housekeeping(&mut self, _now: Nanos) {
-        self.spec.spill.iter_mut().for_each(SpillPool::housekeeping);
-        if let Some(gaps) = &self.spec.gaps {
+        let router = &mut self.router;
+        router.spill.iter_mut().for_each(SpillPool::housekeeping);
+        if let Some(gaps) = &router.gaps {
             let totals = gaps.totals();
-            self.counters.set(Counter::GAP_MISSING, totals.missing);
-            self.counters.set(Counter::GAP_LATE, totals.late);
-            self.counters.set(Counter::GAP_REPEATED, totals.repeated);
+            router.counters.set(Counter::GAP_MISSING, totals.missing);
+            router.counters.set(Counter::GAP_LATE, totals.late);
+            router.counters.set(Counter::GAP_REPEATED, totals.repeated);
         }
-        self.counters.flush();
+        router.counters.flush();
     }
 }

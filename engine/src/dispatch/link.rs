@@ -12,23 +12,33 @@ use crate::queue::spsc;
 use crate::runtime::clock::Nanos;
 use crate::runtime::waker::Waker;
 
-/// Events pushed one behind the other that lie in one slot.
+/// Events pushed one behind the other that lie in one slot: sequences `start..end` of the ring.
+#[derive(Clone, Copy)]
 struct Run {
-    end_sequence: u64,
-    slot: u32,
+    start: u64,
+    end: u64,
     pool: u8,
-    count: u32,
 }
 
 impl Run {
     /// Takes off the events before `consumed`, and says how many.
-    fn end(&mut self, consumed: u64) -> u32 {
-        let start = self.end_sequence - u64::from(self.count);
-        let ended = (consumed.min(self.end_sequence).saturating_sub(start)) as u32;
-        self.count -= ended;
-        ended
+    fn strike_off(&mut self, consumed: u64) -> u64 {
+        let start = consumed.clamp(self.start, self.end);
+        start - std::mem::replace(&mut self.start, start)
+    }
+
+    const fn is_over(&self) -> bool {
+        self.start == self.end
     }
 }
+
+/// A slot among those of all pools.
+const fn key(pool: u8, slot: u32) -> u64 {
+    (pool as u64) << 32 | slot as u64
+}
+
+/// No slot's.
+const NO_KEY: u64 = u64::MAX;
 
 /// What a link is made of.
 pub struct LinkSpec {
@@ -45,15 +55,18 @@ pub struct LinkSpec {
 /// One link.
 pub struct Link {
     spec: LinkSpec,
+    /// Events there may be on the ring when one of a lossy source comes, and when one of a source that can wait does.
+    limits: [u64; 2],
+    /// The slot of the newest run, which ends wherever the producer is: the one thing that most events ask for.
+    newest_key: u64,
+    newest_start: u64,
+    /// The runs before it.
     runs: VecDeque<Run>,
-    /// The newest run, still growing; its end is wherever the producer is. Empty when its count is zero. Kept apart, so that
-    /// most events touch it alone.
-    newest: Run,
     /// Slots pinned, by pool.
     pins: Box<[u32]>,
-    /// Events of each pool on the ring.
+    /// Events of each pool in the runs before the newest.
     queued: Box<[u64]>,
-    /// Of these, how many credits were written off when the worker stalled.
+    /// Credits of events on the ring that were written off when the worker stalled.
     written_off: Box<[u64]>,
     last_consumed: u64,
     last_progress_ns: Nanos,
@@ -63,17 +76,19 @@ pub struct Link {
 impl Link {
     pub fn new(spec: LinkSpec, frames: &Frames) -> Self {
         let pools = frames.pool_count();
-        let runs = VecDeque::with_capacity(spec.producer.capacity() as usize);
+        let capacity = spec.producer.capacity();
         Self {
-            spec,
-            runs,
-            newest: Run { end_sequence: 0, slot: 0, pool: 0, count: 0 },
+            limits: [capacity - spec.reserved, capacity],
+            newest_key: NO_KEY,
+            newest_start: 0,
+            runs: VecDeque::with_capacity(capacity as usize),
             pins: vec![0; pools].into(),
             queued: vec![0; pools].into(),
             written_off: vec![0; pools].into(),
             last_consumed: 0,
             last_progress_ns: 0,
             stalled: false,
+            spec,
         }
     }
 
@@ -90,42 +105,40 @@ impl Link {
         self.pins[usize::from(pool)]
     }
 
-    /// Whether the next event of such a source fits.
+    /// Whether the next event of such a source fits, as far as is known without a [`refresh`](Self::refresh).
     #[inline]
     pub fn has_room(&self, reliable: bool) -> bool {
-        let capacity = self.spec.producer.capacity();
-        let limit = if reliable { capacity } else { capacity - self.spec.reserved };
-        self.spec.producer.occupied() < limit
+        self.spec.producer.occupied() < self.limits[usize::from(reliable)]
     }
 
-    /// Whether `event` would pin a slot that the link does not pin already by its last run.
+    /// Whether an event of this slot would pin it anew: the link does not hold it by its newest run.
     #[inline]
-    pub fn pins_anew(&self, event: &Event, slot: u32) -> bool {
-        self.newest.count == 0 || self.newest.slot != slot || self.newest.pool != event.pool()
+    pub fn pins_anew(&self, pool: u8, slot: u32) -> bool {
+        self.newest_key != key(pool, slot)
     }
 
-    /// Moves an event of `slot` onto the ring with its topic word; a full ring hands it back.
+    /// Moves an event onto the ring with its topic word; a full ring hands it back. `slot` is the event's;
+    /// one that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
     #[inline]
-    pub fn push(&mut self, event: Event, word: u32, slot: u32) -> Result<(), Event> {
-        let (pool, anew) = (event.pool(), self.pins_anew(&event, slot));
-        self.spec.producer.push_with(event, |event| event.set_topic(word))?;
-        self.queued[usize::from(pool)] += 1;
-        if anew {
-            self.begin_run(pool, slot);
-        } else {
-            self.newest.count += 1;
-        }
-        Ok(())
+    pub fn push(&mut self, event: Event, word: u32) -> Result<(), Event> {
+        self.spec.producer.push_with(event, |event| event.set_topic(word))
     }
 
-    /// The event just pushed begins a run.
-    fn begin_run(&mut self, pool: u8, slot: u32) {
-        let finished = std::mem::replace(&mut self.newest, Run { end_sequence: 0, slot, pool, count: 1 });
-        if finished.count > 0 {
-            let end_sequence = self.spec.producer.sequence() - 1;
-            self.runs.push_back(Run { end_sequence, ..finished });
+    /// The next event pushed begins a run of this slot.
+    pub fn begin_run(&mut self, pool: u8, slot: u32) {
+        let sequence = self.spec.producer.sequence();
+        if let Some(finished) = self.newest() {
+            self.queued[usize::from(finished.pool)] += finished.end - finished.start;
+            self.runs.push_back(finished);
         }
+        (self.newest_key, self.newest_start) = (key(pool, slot), sequence);
         self.pins[usize::from(pool)] += 1;
+    }
+
+    fn newest(&self) -> Option<Run> {
+        let end = self.spec.producer.sequence();
+        let run = Run { start: self.newest_start, end, pool: (self.newest_key >> 32) as u8 };
+        (self.newest_key != NO_KEY).then_some(run)
     }
 
     /// Sequence of the next event: for barriers.
@@ -137,68 +150,75 @@ impl Link {
         self.last_consumed
     }
 
-    /// Makes what was pushed visible and wakes the worker.
+    /// Makes what was pushed visible, wakes the worker, and says how many events those were.
     #[inline]
-    pub fn publish(&mut self) {
-        if self.spec.producer.publish()
+    pub fn publish(&mut self) -> u64 {
+        let count = self.spec.producer.publish();
+        if count > 0
             && let Some(waker) = &self.spec.waker
         {
             waker.wake();
         }
+        count
     }
 
     /// Reads how far the worker is and strikes off what it has ended. `settle` is told pool and number of events that hold
     /// no credit any more.
     #[inline]
-    pub fn refresh(&mut self, now: Nanos, mut settle: impl FnMut(u8, u64)) {
+    pub fn refresh(&mut self, now: Nanos, settle: impl FnMut(u8, u64)) {
         let consumed = self.spec.producer.refresh();
-        if consumed == self.last_consumed {
-            if self.spec.producer.occupied() == 0 {
-                self.last_progress_ns = now;
-            } else if now.saturating_sub(self.last_progress_ns) > self.spec.stall_ns {
-                self.stall(settle);
-            }
-            return;
-        }
-        self.last_consumed = consumed;
-        self.last_progress_ns = now;
-        self.stalled = false;
-        while let Some(run) = self.runs.front_mut() {
-            let ended = run.end(consumed);
-            let (pool, over) = (run.pool, run.count == 0);
-            if over {
-                self.runs.pop_front();
-            }
-            self.strike_off(pool, ended, over, &mut settle);
-            if !over {
-                return;
-            }
-        }
-        if self.newest.count > 0 {
-            self.newest.end_sequence = self.spec.producer.sequence();
-            let ended = self.newest.end(consumed);
-            self.strike_off(self.newest.pool, ended, self.newest.count == 0, &mut settle);
+        if consumed != self.last_consumed {
+            self.last_consumed = consumed;
+            self.last_progress_ns = now;
+            self.stalled = false;
+            self.settle(consumed, settle);
+        } else if self.spec.producer.occupied() == 0 {
+            self.last_progress_ns = now;
+        } else if now.saturating_sub(self.last_progress_ns) > self.spec.stall_ns {
+            self.stall(settle);
         }
     }
 
-    /// Books on events of a pool that the worker has ended, and with them their run if it is over.
-    fn strike_off(&mut self, pool: u8, ended: u32, over: bool, settle: &mut impl FnMut(u8, u64)) {
-        let index = usize::from(pool);
-        self.queued[index] -= u64::from(ended);
-        // Credits written off earlier are not given back twice.
-        let already = self.written_off[index].min(u64::from(ended));
-        self.written_off[index] -= already;
-        settle(pool, u64::from(ended) - already);
-        self.pins[index] -= u32::from(over);
+    /// Strikes off the events before `consumed`, and with them the runs that are over.
+    fn settle(&mut self, consumed: u64, mut settle: impl FnMut(u8, u64)) {
+        while let Some(run) = self.runs.front_mut() {
+            let ended = run.strike_off(consumed);
+            let Run { pool, .. } = *run;
+            self.queued[usize::from(pool)] -= ended;
+            if !run.is_over() {
+                return settle(pool, self.pay(pool, ended));
+            }
+            self.runs.pop_front();
+            self.pins[usize::from(pool)] -= 1;
+            settle(pool, self.pay(pool, ended));
+        }
+        let Some(mut newest) = self.newest() else { return };
+        let ended = newest.strike_off(consumed);
+        self.newest_start = newest.start;
+        if newest.is_over() {
+            self.newest_key = NO_KEY;
+            self.pins[usize::from(newest.pool)] -= 1;
+        }
+        settle(newest.pool, self.pay(newest.pool, ended));
+    }
+
+    /// Of so many events that have ended, how many still held a credit: those written off earlier are not given back twice.
+    fn pay(&mut self, pool: u8, ended: u64) -> u64 {
+        let written_off = &mut self.written_off[usize::from(pool)];
+        let already = ended.min(*written_off);
+        *written_off -= already;
+        ended - already
     }
 
     /// The worker has stopped: what it holds must not keep senders waiting that have events for others.
     #[cold]
     fn stall(&mut self, mut settle: impl FnMut(u8, u64)) {
         self.stalled = true;
-        for (pool, queued) in self.queued.iter().enumerate() {
-            settle(pool as u8, queued - self.written_off[pool]);
-            self.written_off[pool] = *queued;
+        let newest = self.newest().map(|run| (usize::from(run.pool), run.end - run.start));
+        for (pool, written_off) in self.written_off.iter_mut().enumerate() {
+            let open = newest.filter(|(newest, _)| *newest == pool).map_or(0, |(_, count)| count);
+            let queued = self.queued[pool] + open;
+            settle(pool as u8, queued - std::mem::replace(written_off, queued));
         }
     }
 }
@@ -239,12 +259,12 @@ mod tests {
             let slot = self.pools[pool].acquire().unwrap();
             let mut maker = self.pools[pool].seal(slot, count, 0, Peer::NONE);
             for _ in 0..count {
-                {
-                    let event = maker.make(0, 4, 1, Route::default());
-                    let slot = self.frames.slot(&event);
-                    self.link.push(event, 0, slot)
+                let event = maker.make(0, 4, 1, Route::default());
+                let slot = self.frames.slot(&event);
+                if self.link.pins_anew(event.pool(), slot) {
+                    self.link.begin_run(event.pool(), slot);
                 }
-                .unwrap();
+                self.link.push(event, 0).unwrap();
             }
             drop(maker);
             self.link.publish();

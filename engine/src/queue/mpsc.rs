@@ -237,6 +237,29 @@ impl<T: Send> Consumer<T> {
         Some(value)
     }
 
+    /// Moves out up to `limit` values, as many as are published one behind the other, and returns how many those were.
+    #[inline]
+    pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(T)) -> usize {
+        let start = self.next;
+        while self.next < start + limit as u64 {
+            let cell = &self.shared.cells[(self.next & self.shared.mask) as usize];
+            // Acquire: paired with the Release in `Claim::write`.
+            if self.next >= self.ready && cell.sequence.load(Ordering::Acquire) != self.next + 1 {
+                break;
+            }
+            let value = cell.value.with(|value| {
+                // SAFETY: as in `peek`.
+                let value = unsafe { &*value };
+                // SAFETY: read out once: `next` moves past it before anything else.
+                unsafe { value.assume_init_read() }
+            });
+            self.next += 1;
+            each(value);
+        }
+        self.ready = self.ready.max(self.next);
+        (self.next - start) as usize
+    }
+
     /// Gives the cells of everything taken so far back to the producers.
     #[inline]
     pub fn release(&mut self) {

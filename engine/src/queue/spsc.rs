@@ -117,16 +117,16 @@ impl<T: Send> Producer<T> {
         Ok(())
     }
 
-    /// Makes everything pushed so far visible. True when there was anything to publish.
+    /// Makes everything pushed so far visible, and says how many values that were.
     #[inline]
-    pub fn publish(&mut self) -> bool {
-        let any = self.next != self.published;
-        if any {
+    pub fn publish(&mut self) -> u64 {
+        let count = self.next - self.published;
+        if count > 0 {
             self.published = self.next;
             // Release: paired with the Acquire in `Consumer::available`; the values are written before the index.
             self.ring.producer.store(self.next, Ordering::Release);
         }
-        any
+        count
     }
 
     /// Count of values ever pushed: the sequence the next one will have.
@@ -208,6 +208,22 @@ impl<T: Send> Consumer<T> {
         Some(value)
     }
 
+    /// Moves out the next `count` values, of those that [`available`](Self::available) last returned at most.
+    #[inline]
+    pub fn take_each(&mut self, count: usize, mut each: impl FnMut(T)) {
+        let end = self.cached_producer.min(self.next + count as u64);
+        while self.next < end {
+            let value = self.ring.cells[(self.next & self.ring.mask) as usize].with(|cell| {
+                // SAFETY: as in `peek`.
+                let value = unsafe { &*cell };
+                // SAFETY: published and not yet taken: `next` moves past it before anything else, so it is read out once.
+                unsafe { value.assume_init_read() }
+            });
+            self.next += 1;
+            each(value);
+        }
+    }
+
     /// Gives the cells of everything taken so far back to the producer.
     #[inline]
     pub fn release(&mut self) {
@@ -247,8 +263,8 @@ mod tests {
         let (mut producer, mut consumer) = ring::<u32>(2);
         producer.push(1).unwrap();
         assert_eq!(consumer.available(8), 0);
-        assert!(producer.publish());
-        assert!(!producer.publish());
+        assert_eq!(producer.publish(), 1);
+        assert_eq!(producer.publish(), 0);
         producer.push(2).unwrap();
         producer.publish();
         assert_eq!(producer.push(3), Err(3));

@@ -101,7 +101,7 @@ impl DeadLetterSender {
     /// Makes what was sent visible; once a batch.
     #[inline]
     pub fn publish(&mut self) {
-        if self.link.publish()
+        if self.link.publish() > 0
             && let Some(waker) = &self.waker
         {
             waker.wake();
