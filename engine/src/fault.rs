@@ -38,6 +38,13 @@ impl Stage {
     }
 }
 
+/// Whether a fault is still to be committed at `stage`.
+#[cfg(not(feature = "fault-injection"))]
+#[inline(always)]
+pub const fn is_armed(_stage: Stage) -> bool {
+    false
+}
+
 /// Whether this event is the one to be forgotten at `stage`.
 #[cfg(not(feature = "fault-injection"))]
 #[inline(always)]
@@ -74,6 +81,10 @@ mod armed {
         })
     }
 
+    pub fn is_armed(stage: Stage) -> bool {
+        fault().is_some_and(|(_, at)| at == stage) && !DONE.load(Ordering::Relaxed)
+    }
+
     fn commits(drop: bool, stage: Stage) -> bool {
         fault() == Some((drop, stage)) && !DONE.swap(true, Ordering::Relaxed)
     }
@@ -88,4 +99,4 @@ mod armed {
 }
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{doubles, drops};
+pub use armed::{doubles, drops, is_armed};

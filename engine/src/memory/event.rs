@@ -178,10 +178,16 @@ impl Frames {
         arrival + u64::from(event.arrival_delta_ns)
     }
 
-    /// What events of the same slot that arrived together have in common: they have equal arrival times.
+    /// The events of the same slot that arrived together with this one, to tell whether its neighbours are among them.
     #[inline]
-    pub fn arrival_key(&self, event: &Event) -> (u8, u32, u32) {
-        (event.pool, self.slot(event), event.arrival_delta_ns)
+    pub fn arrival_run(&self, event: &Event) -> ArrivalRun {
+        let slot_bytes = 1 << self.pool(event).slot_shift;
+        ArrivalRun {
+            start: event.position & !(slot_bytes - 1),
+            slot_bytes,
+            arrival_delta_ns: event.arrival_delta_ns,
+            pool: event.pool,
+        }
     }
 
     /// Who sent it.
@@ -234,28 +240,53 @@ impl Frames {
     }
 }
 
+/// A slot and a time: what events that arrived together have in common.
+#[derive(Clone, Copy, Debug)]
+pub struct ArrivalRun {
+    start: u32,
+    slot_bytes: u32,
+    arrival_delta_ns: u32,
+    pool: u8,
+}
+
+impl ArrivalRun {
+    #[inline]
+    pub fn has(&self, event: &Event) -> bool {
+        event.position.wrapping_sub(self.start) < self.slot_bytes
+            && event.pool == self.pool
+            && event.arrival_delta_ns == self.arrival_delta_ns
+    }
+}
+
 /// Ends events, giving their slots' references up in runs: neighbours in a queue mostly share a slot.
 pub struct Releaser {
     frames: Frames,
     pool: u8,
+    /// Of the pool.
+    slot_shift: u32,
     slot: u32,
     count: u32,
 }
 
 impl Releaser {
     pub fn new(frames: Frames) -> Self {
-        Self { frames, pool: 0, slot: 0, count: 0 }
+        Self { frames, pool: 0, slot_shift: 0, slot: 0, count: 0 }
     }
 
     #[inline]
     pub fn release(&mut self, event: Event) {
-        let slot = self.frames.slot(&event);
-        if slot != self.slot || event.pool != self.pool {
-            self.flush();
-            self.slot = slot;
-            self.pool = event.pool;
+        // While the pool is the same its slots are as large; another pool's event must not be measured by them.
+        if self.count == 0 || event.pool != self.pool || event.position >> self.slot_shift != self.slot {
+            self.begin_run(&event);
         }
         self.count += 1;
+    }
+
+    fn begin_run(&mut self, event: &Event) {
+        self.flush();
+        self.pool = event.pool;
+        self.slot_shift = self.frames.pool(event).slot_shift;
+        self.slot = event.position >> self.slot_shift;
     }
 
     /// Gives up what was gathered; called at the end of each batch.

@@ -46,11 +46,52 @@ pub struct WorkerSpec<H> {
 }
 
 /// What is to become of an event of the burst.
+#[derive(Clone, Copy)]
 enum Verdict {
     Done,
     Duplicate,
     Dead(DeadLetterReason),
     Retry,
+}
+
+/// What was found out about the events of a burst, one after the other.
+struct Burst {
+    verdicts: Vec<Verdict>,
+    /// The claims that were won, in order, and the event of each.
+    tokens: Vec<(u32, ClaimToken)>,
+    duplicates: u64,
+    /// Some verdict is neither done nor duplicate.
+    has_failures: bool,
+    /// Ids to be claimed, and the event of each; then the answers.
+    ids: Vec<EventId>,
+    claiming: Vec<u32>,
+    claims: Vec<Option<Claim>>,
+}
+
+impl Burst {
+    fn new() -> Self {
+        Self {
+            verdicts: Vec::with_capacity(BURST),
+            tokens: Vec::with_capacity(BURST),
+            duplicates: 0,
+            has_failures: false,
+            ids: Vec::with_capacity(BURST),
+            claiming: Vec::with_capacity(BURST),
+            claims: Vec::with_capacity(BURST),
+        }
+    }
+
+    fn begin(&mut self, count: usize) {
+        self.verdicts.clear();
+        self.verdicts.resize(count, Verdict::Done);
+        self.duplicates = 0;
+        self.has_failures = false;
+    }
+
+    fn fail(&mut self, index: usize, verdict: Verdict) {
+        self.verdicts[index] = verdict;
+        self.has_failures = true;
+    }
 }
 
 /// The agent.
@@ -59,13 +100,7 @@ pub struct Worker<H> {
     counters: Counters,
     latency: Histogram,
     releaser: Releaser,
-    /// Per event of the burst; reused.
-    verdicts: Vec<Verdict>,
-    tokens: Vec<Option<ClaimToken>>,
-    ids: Vec<EventId>,
-    claims: Vec<Option<Claim>>,
-    /// Index into the burst of each claimed id.
-    claimed: Vec<u32>,
+    burst: Burst,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
@@ -77,11 +112,7 @@ impl<H: Handler> Worker<H> {
             counters: Counters::default(),
             latency: Histogram::default(),
             releaser: Releaser::new(spec.frames.clone()),
-            verdicts: Vec::with_capacity(BURST),
-            tokens: Vec::with_capacity(BURST),
-            ids: Vec::with_capacity(BURST),
-            claims: Vec::with_capacity(BURST),
-            claimed: Vec::with_capacity(BURST),
+            burst: Burst::new(),
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
@@ -114,8 +145,9 @@ impl<H: Handler> Worker<H> {
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
     fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
         let Some(claimer) = &mut self.spec.claimer else { return };
-        self.ids.clear();
-        self.claimed.clear();
+        let Burst { verdicts, tokens, duplicates, ids, claiming, claims, .. } = &mut self.burst;
+        ids.clear();
+        claiming.clear();
         for index in 0..count {
             let event = self.spec.rings[ring].peek(index);
             if event.topic() & topic_word::DEDUP == 0 || event.head() & FLAG_ID == 0 {
@@ -123,20 +155,23 @@ impl<H: Handler> Worker<H> {
             }
             let frame = FrameView::new(self.spec.frames.bytes(event), event.head(), event.topic_length());
             if let Some(id) = frame.id() {
-                self.ids.push(EventId(id));
-                self.claimed.push(index as u32);
+                ids.push(EventId(id));
+                claiming.push(index as u32);
             }
         }
-        if self.ids.is_empty() {
+        if ids.is_empty() {
             return;
         }
-        self.claims.clear();
-        self.claims.resize_with(self.ids.len(), || None);
-        claimer.claim_batch(&self.ids, now, &mut self.claims);
-        for (index, claim) in self.claimed.iter().zip(self.claims.drain(..)) {
+        claims.clear();
+        claims.resize_with(ids.len(), || None);
+        claimer.claim_batch(ids, now, claims);
+        for (index, claim) in claiming.iter().zip(claims.drain(..)) {
             match claim {
-                Some(Claim::Won(token)) => self.tokens[*index as usize] = Some(token),
-                Some(_) => self.verdicts[*index as usize] = Verdict::Duplicate,
+                Some(Claim::Won(token)) => tokens.push((*index, token)),
+                Some(_) => {
+                    verdicts[*index as usize] = Verdict::Duplicate;
+                    *duplicates += 1;
+                }
                 None => {}
             }
         }
@@ -146,20 +181,20 @@ impl<H: Handler> Worker<H> {
     fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
         // Duplicates behind it are never handed out: it is the handler's last.
-        let last = self.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
+        let last = self.burst.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
         while next < count {
             let spec = &mut self.spec;
-            let verdicts = &mut self.verdicts;
+            let burst = &mut self.burst;
             // The cursor outlives a panic: it then names the event that caused it.
             let cursor = &mut next;
             let finished = catch_unwind(AssertUnwindSafe(|| {
                 while *cursor < count {
-                    if let Verdict::Done = verdicts[*cursor] {
+                    if let Verdict::Done = burst.verdicts[*cursor] {
                         let event = spec.rings[ring].peek(*cursor);
                         let view = EventView::new(&spec.frames, event, spec.class, 1);
                         let outcome = spec.handler.handle(&view, Some(*cursor) == last);
                         if outcome != Outcome::Done {
-                            verdicts[*cursor] = verdict(outcome, spec.retries.is_some());
+                            burst.fail(*cursor, verdict(outcome, spec.retries.is_some()));
                         }
                     }
                     *cursor += 1;
@@ -167,38 +202,55 @@ impl<H: Handler> Worker<H> {
             }));
             if finished.is_err() {
                 self.counters.add(Counter::HANDLER_PANICS, 1);
-                self.verdicts[next] = Verdict::Dead(DeadLetterReason::HandlerPanic);
+                self.burst.fail(next, Verdict::Dead(DeadLetterReason::HandlerPanic));
                 next += 1;
             }
         }
     }
 
+    /// Ends the burst when all of it was handled or duplicate: the rule.
+    #[inline]
+    fn finish(&mut self, ring: usize, count: usize) {
+        if let Some(claimer) = &self.spec.claimer {
+            self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
+        }
+        let releaser = &mut self.releaser;
+        self.spec.rings[ring].take_each(count, |event| releaser.release(event));
+        self.counters.add(Counter::processed(self.spec.class), count as u64 - self.burst.duplicates);
+        self.counters.add(Counter::DUPLICATE, self.burst.duplicates);
+    }
+
     /// Takes the burst off the ring and ends each event as its verdict says.
-    fn finish(&mut self, ring: usize, count: usize, now: Nanos) {
+    #[cold]
+    fn finish_one_by_one(&mut self, ring: usize, count: usize, now: Nanos) {
         let class = self.spec.class;
-        let mut processed = 0;
-        for index in 0..count {
-            let Some(event) = self.spec.rings[ring].take() else { break };
-            let token = self.tokens[index].take();
-            if fault::drops(Stage::of(class)) {
-                self.releaser.release(event);
-                continue;
-            }
-            match std::mem::replace(&mut self.verdicts[index], Verdict::Done) {
-                Verdict::Done => {
-                    processed += 1 + u64::from(fault::doubles(Stage::of(class)));
-                    self.settle(token, true);
+        let mut tokens = std::mem::take(&mut self.burst.tokens);
+        {
+            let mut next_token = tokens.drain(..).peekable();
+            for index in 0..count {
+                let Some(event) = self.spec.rings[ring].take() else { break };
+                let token = next_token.next_if(|(of, _)| *of as usize == index).map(|(_, token)| token);
+                if fault::drops(Stage::of(class)) {
                     self.releaser.release(event);
+                    continue;
                 }
-                Verdict::Duplicate => {
-                    self.counters.add(Counter::DUPLICATE, 1);
-                    self.releaser.release(event);
+                match self.burst.verdicts[index] {
+                    Verdict::Done => {
+                        let twice = u64::from(fault::doubles(Stage::of(class)));
+                        self.counters.add(Counter::processed(class), 1 + twice);
+                        self.settle(token, true);
+                        self.releaser.release(event);
+                    }
+                    Verdict::Duplicate => {
+                        self.counters.add(Counter::DUPLICATE, 1);
+                        self.releaser.release(event);
+                    }
+                    Verdict::Dead(reason) => self.dead_letter(event, token, reason, now),
+                    Verdict::Retry => self.retry(event, token, now),
                 }
-                Verdict::Dead(reason) => self.dead_letter(event, token, reason, now),
-                Verdict::Retry => self.retry(event, token, now),
             }
         }
-        self.counters.add(Counter::processed(class), processed);
+        self.burst.tokens = tokens;
     }
 
     /// Handles up to a burst of events of one ring.
@@ -207,14 +259,15 @@ impl<H: Handler> Worker<H> {
         let count = self.spec.rings[ring].available(BURST);
         if count > 0 {
             self.counters.add(Counter::taken(self.spec.class), count as u64);
-            self.verdicts.clear();
-            self.verdicts.resize_with(count, || Verdict::Done);
-            self.tokens.clear();
-            self.tokens.resize_with(count, || None);
+            self.burst.begin(count);
             self.record_latency(ring, count);
             self.claim(ring, count, now);
             self.handle(ring, count);
-            self.finish(ring, count, now);
+            if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
+                self.finish_one_by_one(ring, count, now);
+            } else {
+                self.finish(ring, count);
+            }
         }
         count
     }
@@ -302,23 +355,23 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    /// Records rx→handler for the burst: one reading of the clock, one record per run of equal arrival times.
+    /// Records rx→handler for the burst: one reading of the clock, one record per run of events that arrived together.
     fn record_latency(&mut self, ring: usize, count: usize) {
         let now = self.spec.clock.now();
-        let oldest = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
-        self.lag_ns.store(now.saturating_sub(oldest), Ordering::Relaxed);
-        let frames = &self.spec.frames;
+        let (ring, frames) = (&self.spec.rings[ring], &self.spec.frames);
+        let first = ring.peek(0);
+        let mut arrived = frames.arrival_ns(first);
+        self.lag_ns.store(now.saturating_sub(arrived), Ordering::Relaxed);
+        let mut run = frames.arrival_run(first);
         let mut start = 0;
-        while start < count {
-            let first = self.spec.rings[ring].peek(start);
-            let key = frames.arrival_key(first);
-            let mut end = start + 1;
-            while end < count && frames.arrival_key(self.spec.rings[ring].peek(end)) == key {
-                end += 1;
+        for index in 1..count {
+            let event = ring.peek(index);
+            if !run.has(event) {
+                self.latency.record(now.saturating_sub(arrived), (index - start) as u64);
+                (run, start, arrived) = (frames.arrival_run(event), index, frames.arrival_ns(event));
             }
-            self.latency.record(now.saturating_sub(frames.arrival_ns(first)), (end - start) as u64);
-            start = end;
         }
+        self.latency.record(now.saturating_sub(arrived), (count - start) as u64);
     }
 }
 
