@@ -18,7 +18,7 @@ use crate::fault::{self, Stage};
 use crate::frame::{Class, FLAG_ID, FrameView, PRIORITY_MASK, Priority};
 use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
-use crate::queue::mpsc;
+use crate::queue::mpsc::{self, Taken};
 use crate::runtime::agent::{Agent, Cycle};
 use crate::runtime::clock::Nanos;
 use crate::storage::DeadLetterSender;
@@ -168,7 +168,7 @@ impl Dispatcher {
 
 impl Router {
     /// Class, topic word and link index of an event under one table.
-    #[inline]
+    #[inline(always)]
     fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
         let hash = event.topic();
         let frames = &self.frames;
@@ -248,45 +248,49 @@ impl Router {
         }
     }
 
-    /// Sends one event where it belongs.
+    /// Sends one event where it belongs. It is looked at where it lies in the queue, and copied once, to its ring.
     #[inline]
-    fn dispatch(&mut self, mut event: Event, shedding: Option<Shedding>, now: Nanos) {
+    fn dispatch(&mut self, event: Taken<'_, Event>, shedding: Option<Shedding>, now: Nanos) {
         if let Some(gaps) = &mut self.gaps
             && event.head() & FLAG_ID != 0
             && let Some(id) = FrameView::new(self.frames.bytes(&event), event.head(), 0).id()
         {
             gaps.observe(EventId(id));
         }
-        let (class, word, link) = match self.transition {
-            None => self.route(&self.table, &event),
-            Some(_) => self.route_in_transition(&event),
-        };
+        if self.transition.is_some() {
+            let route = self.route_in_transition(&event);
+            return self.forward(event.take(), route, shedding, now);
+        }
+        let route = self.route(&self.table, &event);
+        let (_, word, link) = route;
+        let (slot, reliable) = self.frames.place(&event);
+        let link = &mut self.links[link];
+        if shedding.is_some() || !link.has_room(reliable) || link.pins_anew(event.pool(), slot) {
+            return self.forward(event.take(), route, shedding, now);
+        }
+        let pushed = link.push(|| event.take(), word);
+        debug_assert!(pushed, "the link had room");
+    }
+
+    /// The long way, for an event that may have to be shed, for which the link may lack room or that pins another slot.
+    #[inline(never)]
+    fn forward(&mut self, event: Event, route: (Class, u32, usize), shedding: Option<Shedding>, now: Nanos) {
+        let (class, word, link) = route;
         if let Some(shedding) = shedding
             && Priority::from_wire(event.head()) < shedding.below
         {
             return self.dead_letter(event, class, shedding.reason, now);
         }
-        let (slot, reliable) = self.frames.place(&event);
-        let target = &self.links[link];
-        if !target.has_room(reliable) || target.pins_anew(event.pool(), slot) {
-            match self.admit(event, class, link, now) {
-                Some(admitted) => event = admitted,
-                None => return,
-            }
-        }
-        match self.links[link].push(event, word) {
-            Ok(()) => {
-                if let Some(transition) = &mut self.transition {
-                    transition.queued(link, &self.links[link]);
-                }
-            }
-            Err(event) => self.dead_letter(event, class, DeadLetterReason::LinkFull, now),
+        let Some(event) = self.admit(event, class, link, now) else { return };
+        let pushed = self.links[link].push(|| event, word);
+        debug_assert!(pushed, "the link has room, or the event would not have been admitted");
+        if let Some(transition) = &mut self.transition {
+            transition.queued(link, &self.links[link]);
         }
     }
 
     /// Finds out whether the link may take an event for which it needs room, or to pin another slot. Gives back the event to be
     /// pushed next, or none if it has ended here.
-    #[inline(never)]
     fn admit(&mut self, mut event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
         let reliable = self.frames.is_reliable(&event);
         if !self.links[link].has_room(reliable) {
@@ -381,7 +385,7 @@ impl Agent for Dispatcher {
         let shedding = Shedding::of(router.state.get());
         let count = self.queue.take_each(BURST, |event| {
             if fault::drops(Stage::Dispatcher) {
-                return router.releaser.release(event);
+                return router.releaser.release(event.take());
             }
             if fault::doubles(Stage::Dispatcher) {
                 router.counters.add(Counter::DISPATCHED_REALTIME, 1);

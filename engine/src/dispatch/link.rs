@@ -117,10 +117,10 @@ impl Link {
         self.newest_key != key(pool, slot)
     }
 
-    /// Moves an event onto the ring with its topic word; a full ring hands it back. `slot` is the event's;
-    /// one that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
-    #[inline]
-    pub fn push(&mut self, event: Event, word: u32) -> Result<(), Event> {
+    /// Moves an event onto the ring with its topic word. False, and the event is not asked for, when the ring is full. An event
+    /// that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
+    #[inline(always)]
+    pub fn push(&mut self, event: impl FnOnce() -> Event, word: u32) -> bool {
         self.spec.producer.push_with(event, |event| event.set_topic(word))
     }
 
@@ -264,7 +264,7 @@ mod tests {
                 if self.link.pins_anew(event.pool(), slot) {
                     self.link.begin_run(event.pool(), slot);
                 }
-                self.link.push(event, 0).unwrap();
+                assert!(self.link.push(|| event, 0));
             }
             drop(maker);
             self.link.publish();

@@ -71,16 +71,20 @@ impl TopicTable {
     }
 
     /// Index of the topic's entry. `topic` is asked for the bytes only when a hash matches.
-    #[inline]
+    #[inline(always)]
     pub fn find<'a>(&self, hash: u32, topic: impl FnOnce() -> &'a [u8]) -> Option<usize> {
-        let mut at = hash as usize & self.mask;
-        let mut cell = self.cells[at];
-        if cell == 0 {
-            return None;
-        }
+        let at = hash as usize & self.mask;
+        if self.cells[at] == 0 { None } else { self.probe(at, hash, topic) }
+    }
+
+    fn probe<'a>(&self, mut at: usize, hash: u32, topic: impl FnOnce() -> &'a [u8]) -> Option<usize> {
         let mut topic = Some(topic);
         let mut bytes: &[u8] = &[];
         loop {
+            let cell = self.cells[at];
+            if cell == 0 {
+                return None;
+            }
             if cell >> 32 == u64::from(hash) {
                 if let Some(topic) = topic.take() {
                     bytes = topic();
@@ -91,10 +95,6 @@ impl TopicTable {
                 }
             }
             at = (at + 1) & self.mask;
-            cell = self.cells[at];
-            if cell == 0 {
-                return None;
-            }
         }
     }
 

@@ -3,6 +3,7 @@
 //! Both hold values in place: a consumer looks at what is there through [`peek`](spsc::Consumer::peek), moves out
 //! what it has dealt with, and publishes its progress once a batch. A full queue is an answer, never a wait.
 
+mod cells;
 pub mod mpsc;
 pub mod spsc;
 pub(crate) mod sync;

@@ -18,8 +18,10 @@ use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
+use super::cells::Cells;
 use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
+#[derive(Debug)]
 struct Cell<T> {
     /// Claim position plus one once the value is whole. Starts at zero, which no published cell has.
     sequence: AtomicU64,
@@ -27,8 +29,7 @@ struct Cell<T> {
 }
 
 struct Shared<T> {
-    cells: Box<[Cell<T>]>,
-    mask: u64,
+    cells: Cells<Cell<T>>,
     /// Next cell to be claimed.
     producer: CachePadded<AtomicU64>,
     /// Next cell to be read; written by the consumer only.
@@ -45,7 +46,7 @@ impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         let start = self.consumer.load(Ordering::Relaxed);
         for position in start..self.producer.load(Ordering::Relaxed) {
-            let cell = &self.cells[(position & self.mask) as usize];
+            let cell = &self.cells.at(position);
             if cell.sequence.load(Ordering::Relaxed) != position + 1 {
                 continue; // claimed by a producer that panicked before it wrote
             }
@@ -64,11 +65,9 @@ impl<T> Drop for Shared<T> {
 /// # Panics
 /// When `capacity` is not a power of two: capacities come from validated configuration.
 pub fn queue<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    assert!(capacity.is_power_of_two(), "queue capacity {capacity} is not a power of two");
     let cell = |_| Cell { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
     let shared = Arc::new(Shared {
-        cells: (0..capacity).map(cell).collect(),
-        mask: capacity as u64 - 1,
+        cells: Cells::new(capacity, cell),
         producer: CachePadded::new(AtomicU64::new(0)),
         consumer: CachePadded::new(AtomicU64::new(0)),
     });
@@ -91,7 +90,7 @@ impl<T> Depth<T> {
     }
 
     pub fn capacity(&self) -> u64 {
-        self.0.mask + 1
+        self.0.cells.count()
     }
 }
 
@@ -112,7 +111,7 @@ impl<T: Send> Producer<T> {
     #[inline]
     pub fn claim(&mut self, count: usize) -> Option<Claim<'_, T>> {
         let count = count as u64;
-        let capacity = self.shared.mask + 1;
+        let capacity = self.shared.cells.count();
         let mut position = self.shared.producer.load(Ordering::Relaxed);
         loop {
             // The cached consumer may even be ahead of `position` read before: wrapping keeps that "room".
@@ -161,7 +160,7 @@ impl<T: Send> Claim<'_, T> {
     #[inline]
     pub fn write(&mut self, value: T) {
         assert!(self.next < self.end, "wrote past the claim");
-        let cell = &self.shared.cells[(self.next & self.shared.mask) as usize];
+        let cell = &self.shared.cells.at(self.next);
         cell.value.with_mut(|slot| {
             // SAFETY: the compare-and-swap in `claim` gave this position to this claim alone, and the consumer has
             // released the cell's previous value (Acquire on `consumer` in `claim`).
@@ -194,7 +193,7 @@ impl<T: Send> Consumer<T> {
     pub fn available(&mut self, limit: usize) -> usize {
         let end = self.next + limit as u64;
         while self.ready < end {
-            let cell = &self.shared.cells[(self.ready & self.shared.mask) as usize];
+            let cell = &self.shared.cells.at(self.ready);
             // Acquire: paired with the Release in `Claim::write`.
             if cell.sequence.load(Ordering::Acquire) != self.ready + 1 {
                 break;
@@ -212,7 +211,7 @@ impl<T: Send> Consumer<T> {
     pub fn peek(&self, index: usize) -> &T {
         let position = self.next + index as u64;
         assert!(position < self.ready, "peeked past what is available");
-        self.shared.cells[(position & self.shared.mask) as usize].value.with(|value| {
+        self.shared.cells.at(position).value.with(|value| {
             // SAFETY: the sequence read with Acquire says the value is whole; no producer claims the cell again
             // before `release`, which needs `&mut self`.
             let value = unsafe { &*value };
@@ -227,7 +226,7 @@ impl<T: Send> Consumer<T> {
         if self.next == self.ready && self.available(1) == 0 {
             return None;
         }
-        let value = self.shared.cells[(self.next & self.shared.mask) as usize].value.with(|value| {
+        let value = self.shared.cells.at(self.next).value.with(|value| {
             // SAFETY: as in `peek`.
             let value = unsafe { &*value };
             // SAFETY: read out once: `next` moves past it below.
@@ -237,24 +236,19 @@ impl<T: Send> Consumer<T> {
         Some(value)
     }
 
-    /// Moves out up to `limit` values, as many as are published one behind the other, and returns how many those were.
+    /// Hands out up to `limit` values, as many as are published one behind the other, and returns how many those were.
     #[inline]
-    pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(T)) -> usize {
+    pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
         let start = self.next;
         while self.next < start + limit as u64 {
-            let cell = &self.shared.cells[(self.next & self.shared.mask) as usize];
+            let cell = self.shared.cells.at(self.next);
             // Acquire: paired with the Release in `Claim::write`.
             if self.next >= self.ready && cell.sequence.load(Ordering::Acquire) != self.next + 1 {
                 break;
             }
-            let value = cell.value.with(|value| {
-                // SAFETY: as in `peek`.
-                let value = unsafe { &*value };
-                // SAFETY: read out once: `next` moves past it before anything else.
-                unsafe { value.assume_init_read() }
-            });
             self.next += 1;
-            each(value);
+            // `next` has moved past the cell: this is the only time that its value is handed out.
+            each(Taken { cell });
         }
         self.ready = self.ready.max(self.next);
         (self.next - start) as usize
@@ -275,6 +269,52 @@ impl<T: Send> Consumer<T> {
 impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         self.shared.consumer.store(self.next, Ordering::Release);
+    }
+}
+
+/// A value on its way out of the queue, still where its producer wrote it.
+#[derive(Debug)]
+pub struct Taken<'a, T> {
+    cell: &'a Cell<T>,
+}
+
+impl<T> Taken<'_, T> {
+    /// Moves the value out.
+    #[inline(always)]
+    pub fn take(self) -> T {
+        let cell = std::mem::ManuallyDrop::new(self).cell;
+        cell.value.with(|value| {
+            // SAFETY: the sequence read with Acquire says that the value is whole; no producer claims the cell again before
+            // `release`, which needs the consumer that is borrowed while this exists.
+            let value = unsafe { &*value };
+            // SAFETY: there is one `Taken` for each value, and it is gone by this.
+            unsafe { value.assume_init_read() }
+        })
+    }
+}
+
+impl<T> std::ops::Deref for Taken<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        self.cell.value.with(|value| {
+            // SAFETY: as in `take`.
+            let value = unsafe { &*value };
+            // SAFETY: published cells are initialised, and this one is not moved out of while it is borrowed.
+            unsafe { value.assume_init_ref() }
+        })
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        self.cell.value.with_mut(|value| {
+            // SAFETY: as in `take`; nobody else looks at the cell.
+            let value = unsafe { &mut *value };
+            // SAFETY: the one value of this `Taken`, which `take` has not moved out.
+            unsafe { value.assume_init_drop() };
+        });
     }
 }
 

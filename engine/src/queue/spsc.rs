@@ -13,11 +13,11 @@ use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
+use super::cells::Cells;
 use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
 struct Ring<T> {
-    cells: Box<[UnsafeCell<MaybeUninit<T>>]>,
-    mask: u64,
+    cells: Cells<UnsafeCell<MaybeUninit<T>>>,
     /// Next value to be published; written by the producer only.
     producer: CachePadded<AtomicU64>,
     /// Next value to be taken; written by the consumer only.
@@ -35,7 +35,7 @@ impl<T> Drop for Ring<T> {
         // Both ends are gone (each held an `Arc`), so the indices no longer move.
         let end = self.producer.load(Ordering::Relaxed);
         for index in self.consumer.load(Ordering::Relaxed)..end {
-            self.cells[(index & self.mask) as usize].with_mut(|cell| {
+            self.cells.at(index).with_mut(|cell| {
                 // SAFETY: `&mut self` excludes every other access to the cell.
                 let value = unsafe { &mut *cell };
                 // SAFETY: cells between consumer and producer hold values nobody has taken.
@@ -50,10 +50,8 @@ impl<T> Drop for Ring<T> {
 /// # Panics
 /// When `capacity` is not a power of two: capacities come from validated configuration.
 pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    assert!(capacity.is_power_of_two(), "ring capacity {capacity} is not a power of two");
     let ring = Arc::new(Ring {
-        cells: (0..capacity).map(|_| UnsafeCell::new(MaybeUninit::uninit())).collect(),
-        mask: capacity as u64 - 1,
+        cells: Cells::new(capacity, |_| UnsafeCell::new(MaybeUninit::uninit())),
         producer: CachePadded::new(AtomicU64::new(0)),
         consumer: CachePadded::new(AtomicU64::new(0)),
     });
@@ -88,33 +86,43 @@ pub struct Producer<T> {
 
 impl<T: Send> Producer<T> {
     pub fn capacity(&self) -> u64 {
-        self.ring.mask + 1
+        self.ring.cells.count()
     }
 
     /// Moves a value in; it stays invisible until [`publish`](Self::publish). A full ring hands it back.
     #[inline]
     pub fn push(&mut self, value: T) -> Result<(), T> {
-        self.push_with(value, |_| {})
+        if self.is_full() {
+            return Err(value);
+        }
+        self.push_with(|| value, |_| {});
+        Ok(())
     }
 
-    /// The same, with a last change made in the ring's own cell: a field changed before the move would be read back by the
-    /// wider loads of the move while it is still in the store buffer, which costs more than the whole rest.
+    /// Moves in what `make` gives, and lets `change` have a last look at it where it lies. False, and neither is called, when the
+    /// ring is full.
+    ///
+    /// A value made elsewhere is copied once, from there to the ring. A field changed before the move would be read back
+    /// by the wider loads of the move while it is still in the store buffer, which costs more than the whole rest.
     #[inline]
-    pub fn push_with(&mut self, value: T, change: impl FnOnce(&mut T)) -> Result<(), T> {
-        if self.next - self.cached_consumer > self.ring.mask {
-            self.refresh();
-            if self.next - self.cached_consumer > self.ring.mask {
-                return Err(value);
-            }
+    pub fn push_with(&mut self, make: impl FnOnce() -> T, change: impl FnOnce(&mut T)) -> bool {
+        if self.is_full() {
+            return false;
         }
-        self.ring.cells[(self.next & self.ring.mask) as usize].with_mut(|cell| {
+        self.ring.cells.at(self.next).with_mut(|cell| {
             // SAFETY: `next < consumer + capacity`, so the consumer has released this cell (Acquire in `refresh`) and
             // will not look at it before `publish`; this is the only producer.
             let slot = unsafe { &mut *cell };
-            change(slot.write(value));
+            change(slot.write(make()));
         });
         self.next += 1;
-        Ok(())
+        true
+    }
+
+    #[inline]
+    fn is_full(&mut self) -> bool {
+        let capacity = self.ring.cells.count();
+        self.next - self.cached_consumer >= capacity && self.next - self.refresh() >= capacity
     }
 
     /// Makes everything pushed so far visible, and says how many values that were.
@@ -183,7 +191,7 @@ impl<T: Send> Consumer<T> {
     pub fn peek(&self, index: usize) -> &T {
         let position = self.next + index as u64;
         assert!(position < self.cached_producer, "peeked past what is available");
-        self.ring.cells[(position & self.ring.mask) as usize].with(|cell| {
+        self.ring.cells.at(position).with(|cell| {
             // SAFETY: `position < producer` (Acquire in `available`), so the value is whole, and the producer does not
             // touch the cell before `release`, which needs `&mut self` while this borrow of `self` lives.
             let value = unsafe { &*cell };
@@ -198,7 +206,7 @@ impl<T: Send> Consumer<T> {
         if self.next == self.cached_producer && self.available(1) == 0 {
             return None;
         }
-        let value = self.ring.cells[(self.next & self.ring.mask) as usize].with(|cell| {
+        let value = self.ring.cells.at(self.next).with(|cell| {
             // SAFETY: as in `peek`.
             let value = unsafe { &*cell };
             // SAFETY: published and not yet taken: `next` moves past it below, so it is read out once.
@@ -213,7 +221,7 @@ impl<T: Send> Consumer<T> {
     pub fn take_each(&mut self, count: usize, mut each: impl FnMut(T)) {
         let end = self.cached_producer.min(self.next + count as u64);
         while self.next < end {
-            let value = self.ring.cells[(self.next & self.ring.mask) as usize].with(|cell| {
+            let value = self.ring.cells.at(self.next).with(|cell| {
                 // SAFETY: as in `peek`.
                 let value = unsafe { &*cell };
                 // SAFETY: published and not yet taken: `next` moves past it before anything else, so it is read out once.
