@@ -16,7 +16,7 @@ use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
 use crate::frame::{Class, FLAG_ID, FrameView};
-use crate::memory::{Event, Frames, Releaser};
+use crate::memory::{ArrivalRun, Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
@@ -210,20 +210,27 @@ impl<H: Handler> Worker<H> {
 
     /// Ends the burst when all of it was handled or duplicate: the rule.
     #[inline]
-    fn finish(&mut self, ring: usize, count: usize) {
+    fn finish(&mut self, ring: usize, count: usize, started: Nanos) {
         if let Some(claimer) = &self.spec.claimer {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
         }
+        let mut waits = Waits::new(&self.latency, &self.spec.frames, started);
         let releaser = &mut self.releaser;
-        self.spec.rings[ring].take_each(count, |event| releaser.release(event));
+        self.spec.rings[ring].take_each(count, |event| {
+            waits.add(&event);
+            releaser.release(event);
+        });
         self.counters.add(Counter::processed(self.spec.class), count as u64 - self.burst.duplicates);
         self.counters.add(Counter::DUPLICATE, self.burst.duplicates);
     }
 
     /// Takes the burst off the ring and ends each event as its verdict says.
     #[cold]
-    fn finish_one_by_one(&mut self, ring: usize, count: usize, now: Nanos) {
+    fn finish_one_by_one(&mut self, ring: usize, count: usize, started: Nanos, now: Nanos) {
         let class = self.spec.class;
+        let mut waits = Waits::new(&self.latency, &self.spec.frames, started);
+        (0..count).for_each(|index| waits.add(self.spec.rings[ring].peek(index)));
+        drop(waits);
         let mut tokens = std::mem::take(&mut self.burst.tokens);
         {
             let mut next_token = tokens.drain(..).peekable();
@@ -260,13 +267,15 @@ impl<H: Handler> Worker<H> {
         if count > 0 {
             self.counters.add(Counter::taken(self.spec.class), count as u64);
             self.burst.begin(count);
-            self.record_latency(ring, count);
+            let started = self.spec.clock.now();
+            let arrived = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
+            self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
             self.claim(ring, count, now);
             self.handle(ring, count);
             if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
-                self.finish_one_by_one(ring, count, now);
+                self.finish_one_by_one(ring, count, started, now);
             } else {
-                self.finish(ring, count);
+                self.finish(ring, count, started);
             }
         }
         count
@@ -354,24 +363,42 @@ impl<H: Handler> Worker<H> {
             }
         }
     }
+}
 
-    /// Records rx→handler for the burst: one reading of the clock, one record per run of events that arrived together.
-    fn record_latency(&mut self, ring: usize, count: usize) {
-        let now = self.spec.clock.now();
-        let (ring, frames) = (&self.spec.rings[ring], &self.spec.frames);
-        let first = ring.peek(0);
-        let mut arrived = frames.arrival_ns(first);
-        self.lag_ns.store(now.saturating_sub(arrived), Ordering::Relaxed);
-        let mut run = frames.arrival_run(first);
-        let mut start = 0;
-        for index in 1..count {
-            let event = ring.peek(index);
-            if !run.has(event) {
-                self.latency.record(now.saturating_sub(arrived), (index - start) as u64);
-                (run, start, arrived) = (frames.arrival_run(event), index, frames.arrival_ns(event));
-            }
+/// Records rx→handler for the events of a burst, once for each run of them that arrived together.
+struct Waits<'a> {
+    latency: &'a Histogram,
+    frames: &'a Frames,
+    /// When the worker turned to the burst: one reading of the clock for all.
+    started: Nanos,
+    run: Option<(ArrivalRun, Nanos)>,
+    count: u64,
+}
+
+impl<'a> Waits<'a> {
+    fn new(latency: &'a Histogram, frames: &'a Frames, started: Nanos) -> Self {
+        Self { latency, frames, started, run: None, count: 0 }
+    }
+
+    #[inline]
+    fn add(&mut self, event: &Event) {
+        if !self.run.as_ref().is_some_and(|(run, _)| run.has(event)) {
+            self.record();
+            self.run = Some((self.frames.arrival_run(event), self.frames.arrival_ns(event)));
         }
-        self.latency.record(now.saturating_sub(arrived), (count - start) as u64);
+        self.count += 1;
+    }
+
+    fn record(&mut self) {
+        if let Some((_, arrived)) = self.run {
+            self.latency.record(self.started.saturating_sub(arrived), std::mem::take(&mut self.count));
+        }
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.record();
     }
 }
 
