@@ -69,24 +69,24 @@ impl Claimer {
         self.claim_hashed(id, self.table.hash(id), now_ns)
     }
 
-    /// Claims `ids`, answering each in `claims`: the same as one claim after another, but the misses of many overlap.
-    /// If an id occurs twice, one of the two wins; not always the first.
-    ///
-    /// Ids beyond the length of `claims` are not claimed.
-    pub fn claim_batch(&mut self, ids: &[EventId], now_ns: u64, claims: &mut [Option<Claim>]) {
-        for (ids, claims) in ids.chunks(BATCH).zip(claims.chunks_mut(BATCH)) {
-            self.claim_chunk(ids, now_ns, claims);
+    /// Claims `ids`, and tells `each` the index and the answer of every one: the same as one claim after another, but the
+    /// misses of many overlap. Answers come nearly in the order of the ids, not quite. If an id occurs twice, one of the two wins;
+    /// not always the first.
+    #[inline]
+    pub fn claim_batch(&mut self, ids: &[EventId], now_ns: u64, mut each: impl FnMut(usize, Claim)) {
+        for (chunk, ids) in ids.chunks(BATCH).enumerate() {
+            self.claim_chunk(ids, now_ns, |index, claim| each(chunk * BATCH + index, claim));
         }
     }
 
-    fn claim_chunk(&mut self, ids: &[EventId], now_ns: u64, claims: &mut [Option<Claim>]) {
+    #[inline]
+    fn claim_chunk(&mut self, ids: &[EventId], now_ns: u64, mut each: impl FnMut(usize, Claim)) {
         let mut hashes = [0u64; BATCH];
         // Ids whose bucket led to other cells, which are fetched while the rest goes on.
         let mut deferred = [0u16; BATCH];
         let mut deferred_count = 0;
-        let count = ids.len().min(claims.len());
-        for ahead in 0..count + PREFETCH_AHEAD {
-            if let Some(id) = ids[..count].get(ahead) {
+        for ahead in 0..ids.len() + PREFETCH_AHEAD {
+            if let Some(id) = ids.get(ahead) {
                 hashes[ahead] = self.table.hash(*id);
                 prefetch(self.table.bucket(hashes[ahead]));
             }
@@ -100,11 +100,11 @@ impl Claimer {
                 deferred[deferred_count] = index as u16;
                 deferred_count += 1;
             } else {
-                claims[index] = Some(self.claim_from(&mut view, ids[index], hash, now_ns));
+                each(index, self.claim_from(&mut view, ids[index], hash, now_ns));
             }
         }
         for index in deferred[..deferred_count].iter().map(|&index| usize::from(index)) {
-            claims[index] = Some(self.claim_hashed(ids[index], hashes[index], now_ns));
+            each(index, self.claim_hashed(ids[index], hashes[index], now_ns));
         }
     }
 
@@ -182,7 +182,7 @@ impl Claimer {
                 }
                 return claim_state(meta).into();
             }
-            if !bucket.unchanged(view) {
+            if !table.has_one_claimer() && !bucket.unchanged(view) {
                 *view = bucket.collect(probe);
                 continue;
             }
@@ -194,11 +194,11 @@ impl Claimer {
                     (index, meta)
                 }
                 None => {
-                    let Some(position) = ring.take_cell(table, now_ns) else {
+                    let Some((position, cell)) = ring.take_cell(table, now_ns) else {
                         return ring.admit_unremembered();
                     };
                     let meta = Meta::new(State::Pending, position.short_lap(), now_ns);
-                    ring.cell(table, position.index).write(id, meta, next);
+                    cell.write(id, meta, next);
                     written = Some((position.index, meta));
                     (position.index, meta)
                 }

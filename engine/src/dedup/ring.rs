@@ -10,7 +10,7 @@
 
 use super::cell::Cell;
 use super::claimer::Claim;
-use super::layout::{Floor, Meta, Position, State, ticks_to_ns};
+use super::layout::{Floor, Position, State, ticks_to_ns};
 use super::sync::Ordering;
 use super::table::DedupTable;
 use super::types::ClaimToken;
@@ -80,15 +80,14 @@ impl Ring {
 
     /// The next cell of the arena that may be reused, taken.
     #[inline]
-    pub(super) fn take_cell(&mut self, table: &DedupTable, now_ns: u64) -> Option<Position> {
+    pub(super) fn take_cell<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
         for _ in 0..PASS_OVER_MAX {
             let position = self.head;
-            let found = self.cell(table, position.index).meta();
-            if self.reusable(table, position.index, found, now_ns)
-                && self.cell(table, position.index).take(found, position.short_lap())
-            {
+            let cell = self.cell(table, position.index);
+            let found = cell.meta();
+            if self.reusable(table, position.index, cell, now_ns) && cell.take(found, position.short_lap()) {
                 self.advance_head(table);
-                return Some(position);
+                return Some((position, cell));
             }
             self.pass_over(table);
         }
@@ -97,8 +96,8 @@ impl Ring {
 
     /// Whether the cell may be reused; counts what is forgotten by that.
     #[inline]
-    fn reusable(&mut self, table: &DedupTable, index: u32, found: Meta, now_ns: u64) -> bool {
-        let next = self.cell(table, index).next();
+    fn reusable(&mut self, table: &DedupTable, index: u32, cell: &Cell, now_ns: u64) -> bool {
+        let (found, next) = (cell.meta(), cell.next());
         match found.state() {
             State::Pending => return false,
             State::Free if next.is_empty() => return true,
@@ -106,7 +105,7 @@ impl Ring {
         }
         let (pending_behind, remembered_behind) = if next.is_empty() { (false, 0) } else { table.behind(next, now_ns) };
         let number = self.cell_number(table, index);
-        if pending_behind && table.reachable(number, self.cell(table, index)) {
+        if pending_behind && table.reachable(number, cell) {
             return false;
         }
         if matches!(found.state(), State::Done | State::DeadLettered) {

@@ -277,7 +277,7 @@ proptest! {
                     ns.dedup();
                     let ids: Vec<_> = ns.iter().map(|&n| id(n.into())).collect();
                     let mut claims: Vec<_> = ids.iter().map(|_| None).collect();
-                    claimer.claim_batch(&ids, oracle.now, &mut claims);
+                    claimer.claim_batch(&ids, oracle.now, |index, claim| claims[index] = Some(claim));
                     for (n, claim) in ns.into_iter().zip(claims) {
                         oracle.check(n, claim.expect("each is answered"));
                     }
@@ -364,7 +364,7 @@ fn racing_threads_have_one_winner_for_each_id() {
                 for first in (0..IDS).step_by(8) {
                     let ids: [EventId; 8] = std::array::from_fn(|i| id(first + i as u64));
                     if thread % 2 == 0 {
-                        claimer.claim_batch(&ids, 1, &mut claims);
+                        claimer.claim_batch(&ids, 1, |index, claim| claims[index] = Some(claim));
                     } else {
                         claims = ids.map(|id| Some(claimer.claim(id, 1)));
                     }

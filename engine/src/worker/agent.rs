@@ -57,15 +57,14 @@ enum Verdict {
 /// What was found out about the events of a burst, one after the other.
 struct Burst {
     verdicts: Vec<Verdict>,
-    /// The claims that were won, in order, and the event of each.
+    /// The claims that were won, and the event of each; not in the order of the events.
     tokens: Vec<(u32, ClaimToken)>,
     duplicates: u64,
     /// Some verdict is neither done nor duplicate.
     has_failures: bool,
-    /// Ids to be claimed, and the event of each; then the answers.
+    /// Ids to be claimed, and the event of each.
     ids: Vec<EventId>,
     claiming: Vec<u32>,
-    claims: Vec<Option<Claim>>,
 }
 
 impl Burst {
@@ -77,7 +76,6 @@ impl Burst {
             has_failures: false,
             ids: Vec::with_capacity(BURST),
             claiming: Vec::with_capacity(BURST),
-            claims: Vec::with_capacity(BURST),
         }
     }
 
@@ -145,7 +143,7 @@ impl<H: Handler> Worker<H> {
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
     fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
         let Some(claimer) = &mut self.spec.claimer else { return };
-        let Burst { verdicts, tokens, duplicates, ids, claiming, claims, .. } = &mut self.burst;
+        let Burst { verdicts, tokens, duplicates, ids, claiming, .. } = &mut self.burst;
         ids.clear();
         claiming.clear();
         for index in 0..count {
@@ -159,22 +157,15 @@ impl<H: Handler> Worker<H> {
                 claiming.push(index as u32);
             }
         }
-        if ids.is_empty() {
-            return;
-        }
-        claims.clear();
-        claims.resize_with(ids.len(), || None);
-        claimer.claim_batch(ids, now, claims);
-        for (index, claim) in claiming.iter().zip(claims.drain(..)) {
-            match claim {
-                Some(Claim::Won(token)) => tokens.push((*index, token)),
-                Some(_) => {
-                    verdicts[*index as usize] = Verdict::Duplicate;
-                    *duplicates += 1;
-                }
-                None => {}
+        claimer.claim_batch(ids, now, |claim, answer| {
+            let index = claiming[claim];
+            if let Claim::Won(token) = answer {
+                tokens.push((index, token));
+            } else {
+                verdicts[index as usize] = Verdict::Duplicate;
+                *duplicates += 1;
             }
-        }
+        });
     }
 
     /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
@@ -232,6 +223,7 @@ impl<H: Handler> Worker<H> {
         (0..count).for_each(|index| waits.add(self.spec.rings[ring].peek(index)));
         drop(waits);
         let mut tokens = std::mem::take(&mut self.burst.tokens);
+        tokens.sort_unstable_by_key(|(index, _)| *index);
         {
             let mut next_token = tokens.drain(..).peekable();
             for index in 0..count {
