@@ -18,7 +18,7 @@ mod topic_hash;
 mod view;
 
 pub use encode::{FrameHeader, encode};
-pub use parse::{Limits, Malformed, ParsedFrame, Parser, StreamStep, Transport};
+pub use parse::{Incomplete, Limits, Malformed, ParsedFrame, Parser, StreamStep, Transport};
 pub use view::FrameView;
 
 /// Size of the length field.

@@ -51,8 +51,19 @@ pub enum StreamStep {
     Frame(ParsedFrame),
     /// A whole frame of the protocol's own: topic starts with `$esc/`.
     Control(ParsedFrame),
-    /// Not whole yet: this many bytes from the frame's start are known to be needed.
-    Incomplete { needed: usize },
+    /// The beginning of a frame, with nothing wrong in it.
+    Incomplete(Incomplete),
+}
+
+/// What the beginning of a frame tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Incomplete {
+    /// With so many bytes from the frame's start more can be told than with those there are.
+    pub needed: usize,
+    /// Bytes of the whole frame, as far as it has announced them.
+    pub whole: usize,
+    /// The topic is there, and it is one of the protocol's own.
+    pub control: bool,
 }
 
 /// The flags for optional fields, shifted right by this, are the sizes of these fields.
@@ -160,18 +171,19 @@ impl Parser {
     }
 
     /// Looks at what `stream` begins with. Offsets are relative to `stream`. Never waits for the rest of a frame in
-    /// order to refuse its beginning.
+    /// order to refuse its beginning: each field is judged once its own bytes are there.
     pub fn stream(&self, stream: &[u8]) -> Result<StreamStep, Malformed> {
         if let Some(frame) = self.plain(stream, 0) {
             return Ok(StreamStep::Frame(frame));
         }
         let Some((length, rest)) = stream.split_first_chunk::<LENGTH_BYTES>() else {
-            return Ok(StreamStep::Incomplete { needed: LENGTH_BYTES });
+            let (needed, whole) = (LENGTH_BYTES, LENGTH_BYTES);
+            return Ok(StreamStep::Incomplete(Incomplete { needed, whole, control: false }));
         };
         let length = u32::from_be_bytes(*length);
         self.check_length(length).map_err(|reason| Malformed { reason, at_byte: 0 })?;
         let Some(body) = rest.get(..length as usize) else {
-            return Ok(StreamStep::Incomplete { needed: LENGTH_BYTES + length as usize });
+            return self.beginning(rest, length as usize).map(StreamStep::Incomplete);
         };
         let (frame, control) = self.body(body, LENGTH_BYTES)?;
         Ok(if control { StreamStep::Control(frame) } else { StreamStep::Frame(frame) })
@@ -196,47 +208,85 @@ impl Parser {
     /// Checks the bytes after the length field, which start at `at` of what the caller was given. True beside the frame:
     /// it is one of the protocol's own.
     fn body(&self, body: &[u8], at: usize) -> Result<(ParsedFrame, bool), Malformed> {
-        let fail = |reason, offset: usize| Err(Malformed { reason, at_byte: at + offset });
-        let Some((&[head, high, low], _)) = body.split_first_chunk::<HEADER_BYTES>() else {
-            return fail(MalformedReason::LengthShort, 0);
+        let fail = |(reason, offset)| Malformed { reason, at_byte: at + offset };
+        let Some((header, _)) = body.split_first_chunk() else {
+            return Err(fail((MalformedReason::LengthShort, 0)));
         };
-        if head & FLAGS_RESERVED != 0 {
-            return fail(MalformedReason::ReservedFlag, 0);
-        }
-        let topic_length = u16::from_be_bytes([high, low]);
-        if topic_length == 0 {
-            return fail(MalformedReason::TopicEmpty, 1);
-        }
-        if topic_length > self.limits.topic_bytes {
-            return fail(MalformedReason::TopicLimit, 1);
-        }
-        let optional = if head & FLAG_ID != 0 { 16 } else { 0 } + if head & FLAG_TIME != 0 { 8 } else { 0 };
-        let topic_start = HEADER_BYTES + optional;
-        if body.len() < topic_start {
-            return fail(MalformedReason::MissingField, HEADER_BYTES);
-        }
+        let (topic_start, topic_length) = self.check_header(*header, body.len()).map_err(fail)?;
         let Some(topic) = body.get(topic_start..topic_start + usize::from(topic_length)) else {
-            return fail(MalformedReason::TopicBeyond, 1);
+            return Err(fail(TOPIC_BEYOND));
         };
-        if let Err((reason, offset)) = check_topic(topic) {
-            return fail(reason, topic_start + offset);
-        }
-        let control = topic.starts_with(RESERVED_PREFIX);
-        if control && self.transport == Transport::Udp {
-            return fail(MalformedReason::ReservedTopic, topic_start);
-        }
+        let control = self.check_topic(topic).map_err(|(reason, offset)| fail((reason, topic_start + offset)))?;
         let frame = ParsedFrame {
             offset: at as u32,
             length: body.len() as u32,
             topic_hash: self.topic_hash(topic),
             topic_length,
-            head: self.capped(head),
+            head: self.capped(header[0]),
         };
         Ok((frame, control))
     }
+
+    /// Checks what is there of a frame that announces `length` bytes after its length field: the same as
+    /// [`body`](Self::body) in the same order, as far as it goes, so that a frame is refused for the same reason in
+    /// whatever parts it comes. Rare: once a read, where that ends inside a frame.
+    #[cold]
+    fn beginning(&self, body: &[u8], length: usize) -> Result<Incomplete, Malformed> {
+        let fail = |(reason, offset)| Malformed { reason, at_byte: LENGTH_BYTES + offset };
+        let whole = LENGTH_BYTES + length;
+        let until = |end: usize| Incomplete { needed: LENGTH_BYTES + end, whole, control: false };
+        let Some(head) = body.first() else { return Ok(until(1)) };
+        check_flags(*head).map_err(fail)?;
+        let Some(header) = body.first_chunk() else { return Ok(until(HEADER_BYTES)) };
+        let (topic_start, topic_length) = self.check_header(*header, length).map_err(fail)?;
+        let topic_end = topic_start + usize::from(topic_length);
+        if topic_end > length {
+            return Err(fail(TOPIC_BEYOND));
+        }
+        let Some(topic) = body.get(topic_start..topic_end) else { return Ok(until(topic_end)) };
+        let control = self.check_topic(topic).map_err(|(reason, offset)| fail((reason, topic_start + offset)))?;
+        Ok(Incomplete { control, ..until(length) })
+    }
+
+    /// Where the topic of a body of `length` bytes begins, and its length, which may still be beyond the body.
+    fn check_header(&self, header: [u8; HEADER_BYTES], length: usize) -> Result<(usize, u16), Fault> {
+        let [head, high, low] = header;
+        check_flags(head)?;
+        let topic_length = u16::from_be_bytes([high, low]);
+        if topic_length == 0 {
+            return Err((MalformedReason::TopicEmpty, 1));
+        }
+        if topic_length > self.limits.topic_bytes {
+            return Err((MalformedReason::TopicLimit, 1));
+        }
+        let optional = if head & FLAG_ID != 0 { 16 } else { 0 } + if head & FLAG_TIME != 0 { 8 } else { 0 };
+        if length < HEADER_BYTES + optional {
+            return Err((MalformedReason::MissingField, HEADER_BYTES));
+        }
+        Ok((HEADER_BYTES + optional, topic_length))
+    }
+
+    /// Whether the topic is one of the protocol's own. Offsets of faults are relative to it.
+    fn check_topic(&self, topic: &[u8]) -> Result<bool, Fault> {
+        check_characters(topic)?;
+        let control = topic.starts_with(RESERVED_PREFIX);
+        if control && self.transport == Transport::Udp {
+            return Err((MalformedReason::ReservedTopic, 0));
+        }
+        Ok(control)
+    }
 }
 
-fn check_topic(topic: &[u8]) -> Result<(), (MalformedReason, usize)> {
+/// A reason, and where.
+type Fault = (MalformedReason, usize);
+
+const TOPIC_BEYOND: Fault = (MalformedReason::TopicBeyond, 1);
+
+const fn check_flags(head: u8) -> Result<(), Fault> {
+    if head & FLAGS_RESERVED == 0 { Ok(()) } else { Err((MalformedReason::ReservedFlag, 0)) }
+}
+
+fn check_characters(topic: &[u8]) -> Result<(), Fault> {
     if let Err(error) = std::str::from_utf8(topic) {
         return Err((MalformedReason::TopicUtf8, error.valid_up_to()));
     }

@@ -48,7 +48,7 @@ fn stream(parser: &Parser, bytes: &[u8]) -> (Vec<ParsedFrame>, Result<usize, Mal
                 frames.push(ParsedFrame { offset: frame.offset + start as u32, ..frame });
                 start = next;
             }
-            Ok(StreamStep::Incomplete { needed }) => return (frames, Ok(start + needed)),
+            Ok(StreamStep::Incomplete(Incomplete { needed, .. })) => return (frames, Ok(start + needed)),
             Err(Malformed { reason, at_byte }) => {
                 return (frames, Err(Malformed { reason, at_byte: start + at_byte }));
             }
@@ -197,8 +197,10 @@ fn a_stream_cut_anywhere_says_how_much_more_it_needs() {
         let (frames, end) = stream(&parser(Transport::Tcp), &bytes[..cut]);
         let whole = usize::from(cut >= first) + usize::from(cut == bytes.len());
         let start = [0, first, bytes.len()][whole];
-        let next = [first, bytes.len(), usize::MAX][whole];
-        let needed = if cut - start < LENGTH_BYTES { start + LENGTH_BYTES } else { next };
+        // Length field, flags, topic length, topic behind id and time, and the rest: what is judged one after another.
+        let topic_bytes = ["grüße/x".len(), 1, 1][whole];
+        let ends = [4, 5, 7, 7 + 24 + topic_bytes, [first, bytes.len(), usize::MAX][whole] - start];
+        let needed = start + ends.into_iter().find(|end| *end > cut - start).unwrap();
         assert_eq!((frames.len(), end), (whole, Ok(needed)), "cut at {cut}");
     }
 }
@@ -206,10 +208,72 @@ fn a_stream_cut_anywhere_says_how_much_more_it_needs() {
 #[test]
 fn a_streams_length_is_judged_before_its_frame_is_there() {
     let announced = |length: u32| parser(Transport::Tcp).stream(&length.to_be_bytes());
-    assert_eq!(announced(512), Ok(StreamStep::Incomplete { needed: 516 }));
+    assert_eq!(announced(512), Ok(StreamStep::Incomplete(Incomplete { needed: 5, whole: 516, control: false })));
     assert_eq!(announced(513), Err(Malformed { reason: LengthLimit, at_byte: 0 }));
     assert_eq!(announced(1 << 30), Err(Malformed { reason: LengthLimit, at_byte: 0 }));
     assert_eq!(announced(2), Err(Malformed { reason: LengthShort, at_byte: 0 }));
+}
+
+/// How many bytes of a malformed frame prove the fault: up to the end of the field it is in, and of those that say where
+/// the field ends.
+fn proof(bytes: &[u8], reason: MalformedReason) -> usize {
+    match reason {
+        LengthShort | LengthLimit => LENGTH_BYTES,
+        ReservedFlag => LENGTH_BYTES + 1,
+        TopicEmpty | TopicLimit | MissingField | TopicBeyond => FIXED,
+        _ => {
+            let optional =
+                [(FLAG_ID, 16), (FLAG_TIME, 8)].map(|(flag, bytes_of)| if bytes[4] & flag == 0 { 0 } else { bytes_of });
+            FIXED + optional.iter().sum::<usize>() + usize::from(u16::from_be_bytes([bytes[5], bytes[6]]))
+        }
+    }
+}
+
+#[test]
+fn nobody_waits_for_the_rest_of_a_frame_to_refuse_its_beginning() {
+    for (bytes, reason, at_byte) in malformed_frames() {
+        for cut in 0..bytes.len() {
+            let step = parser(Transport::Tcp).stream(&bytes[..cut]);
+            if cut < proof(&bytes, reason) {
+                assert!(matches!(step, Ok(StreamStep::Incomplete(_))), "{bytes:x?} cut at {cut}: {step:?}");
+            } else {
+                assert_eq!(step, Err(Malformed { reason, at_byte }), "{bytes:x?} cut at {cut}");
+            }
+        }
+    }
+    // Nor for a payload that may never come.
+    for (transport, topic, reason) in
+        [(Transport::Tcp, &b"a/+"[..], TopicWildcard), (Transport::Udp, b"$esc/x", ReservedTopic)]
+    {
+        let bytes = raw(512, 0, topic.len() as u16, topic);
+        let refused = parser(transport).stream(&bytes).map_err(|malformed| malformed.reason);
+        assert_eq!(refused, Err(reason));
+    }
+}
+
+#[test]
+fn a_frame_with_several_faults_is_refused_for_the_one_that_shows_first() {
+    for (bytes, reason) in [
+        (raw(3, FLAG_ID | 0x10, 0, b""), ReservedFlag),
+        (raw(3, FLAG_ID, 0, b""), TopicEmpty),
+        (raw(3, FLAG_ID, 65, b""), TopicLimit),
+        (raw(3 + 8, FLAG_ID, 64, &[0; 8]), MissingField),
+        (raw(3 + 8, FLAG_TIME, u16::MAX, &[0; 8]), TopicLimit),
+        (raw(4, 0, 2, b"\xff"), TopicBeyond),
+    ] {
+        assert_eq!(datagram(&bytes).map_err(|malformed| malformed.reason), Err(reason));
+        assert_eq!(parser(Transport::Tcp).stream(&bytes).map_err(|malformed| malformed.reason), Err(reason));
+    }
+}
+
+#[test]
+fn the_beginning_of_a_request_is_known_as_one() {
+    let bytes = frame(b"$esc/hello", b"{}");
+    for cut in 0..bytes.len() {
+        let step = parser(Transport::Tcp).stream(&bytes[..cut]);
+        let Ok(StreamStep::Incomplete(found)) = step else { panic!("{step:?}") };
+        assert_eq!(found.control, cut >= FIXED + b"$esc/hello".len(), "cut at {cut}");
+    }
 }
 
 #[test]
@@ -326,11 +390,31 @@ proptest! {
             | (Ok(StreamStep::Control(found)), Ok(Step::Control(expected))) => {
                 prop_assert!(same(&parser, &found, &expected));
             }
-            (Ok(StreamStep::Incomplete { needed }), Ok(Step::Incomplete(expected))) => {
-                prop_assert_eq!(needed as u64, expected);
+            (Ok(StreamStep::Incomplete(found)), Ok(Step::Incomplete(needed, whole, control))) => {
+                prop_assert_eq!((found.needed as u64, found.whole as u64, found.control), (needed, whole, control));
+                prop_assert!(bytes.len() < found.needed && found.needed <= found.whole);
             }
             (found, expected) => prop_assert_eq!(found.err(), Some(expected.unwrap_err())),
         }
+    }
+
+    #[test]
+    fn a_frame_is_refused_by_the_first_bytes_that_prove_it_malformed(bytes in nearly_frames()) {
+        let cut = |end: usize| parser(Transport::Tcp).stream(&bytes[..end]);
+        let refused = (0..=bytes.len()).find_map(|end| cut(end).err().map(|malformed| (end, malformed)));
+        let Some((end, malformed)) = refused else { return Ok(()) };
+        prop_assert_eq!(end, proof(&bytes, malformed.reason), "{:?}", malformed);
+        // What follows changes nothing, and whoever waits for what is asked for gets there.
+        for further in end..=bytes.len() {
+            prop_assert_eq!(cut(further), Err(malformed));
+        }
+        let mut asked = 0;
+        while let Ok(step) = cut(asked) {
+            let StreamStep::Incomplete(Incomplete { needed, .. }) = step else { panic!("{step:?}") };
+            prop_assert!(asked < needed && needed <= end, "{} of {}", needed, end);
+            asked = needed;
+        }
+        prop_assert_eq!(asked, end);
     }
 
     #[test]

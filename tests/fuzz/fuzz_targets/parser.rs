@@ -60,8 +60,8 @@ fn stream(bytes: &[u8], transport: Transport, cap: Priority) {
                 check(&parser, rest, &found, &expected);
                 start += LENGTH_BYTES + found.length as usize;
             }
-            (Ok(StreamStep::Incomplete { needed }), Ok(Step::Incomplete(expected))) => {
-                assert_eq!(needed as u64, expected);
+            (Ok(StreamStep::Incomplete(found)), Ok(Step::Incomplete(needed, whole, control))) => {
+                assert_eq!((found.needed as u64, found.whole as u64, found.control), (needed, whole, control));
                 return;
             }
             (Err(found), Err(expected)) => {

@@ -26,7 +26,8 @@ pub type Refusal = (&'static str, u64);
 pub enum Step {
     Frame(Frame),
     Control(Frame),
-    Incomplete(u64),
+    /// How many bytes tell more, how many are the whole frame, and whether it is known to be one of the protocol's own.
+    Incomplete(u64, u64, bool),
 }
 
 fn number(bytes: &[u8]) -> u64 {
@@ -36,8 +37,25 @@ fn number(bytes: &[u8]) -> u64 {
 impl Rules {
     /// What `bytes` begin with.
     pub fn step(&self, bytes: &[u8]) -> Result<Step, Refusal> {
+        let Some(length) = self.length(bytes)? else {
+            return Ok(Step::Incomplete(4, 4, false));
+        };
+        let there = &bytes[4..(4 + length).min(bytes.len() as u64) as usize];
+        let (needed, control, topic) = self.look(there, length)?;
+        match topic {
+            Some(topic) if needed <= there.len() as u64 => {
+                let priority = (there[0] % 8).min(4).min(self.max_priority);
+                let frame = Frame { offset: 4, length, topic: topic.to_vec(), head: there[0] / 8 * 8 + priority };
+                Ok(if control { Step::Control(frame) } else { Step::Frame(frame) })
+            }
+            _ => Ok(Step::Incomplete(4 + needed, 4 + length, control)),
+        }
+    }
+
+    /// The length field, if it is there.
+    fn length(&self, bytes: &[u8]) -> Result<Option<u64>, Refusal> {
         if bytes.len() < 4 {
-            return Ok(Step::Incomplete(4));
+            return Ok(None);
         }
         let length = number(&bytes[..4]);
         if length < 3 {
@@ -46,19 +64,23 @@ impl Rules {
         if length > self.frame_bytes {
             return Err(("length_limit", 0));
         }
-        if (bytes.len() as u64) < 4 + length {
-            return Ok(Step::Incomplete(4 + length));
-        }
-        let frame = self.frame(&bytes[4..4 + length as usize])?;
-        Ok(if frame.topic.starts_with(b"$esc/") { Step::Control(frame) } else { Step::Frame(frame) })
+        Ok(Some(length))
     }
 
-    fn frame(&self, body: &[u8]) -> Result<Frame, Refusal> {
-        let head = body[0];
+    /// Judges what is there of a frame's `length` bytes: how many of them the next judgement needs, whether the frame is
+    /// one of the protocol's own, and its topic.
+    fn look<'a>(&self, there: &'a [u8], length: u64) -> Result<(u64, bool, Option<&'a [u8]>), Refusal> {
+        if there.is_empty() {
+            return Ok((1, false, None));
+        }
+        let head = there[0];
         if head & 0b0001_1000 != 0 {
             return Err(("reserved_flag", 4));
         }
-        let topic_bytes = number(&body[1..3]);
+        if there.len() < 3 {
+            return Ok((3, false, None));
+        }
+        let topic_bytes = number(&there[1..3]);
         if topic_bytes == 0 {
             return Err(("topic_empty", 5));
         }
@@ -68,22 +90,25 @@ impl Rules {
         let mut topic_at = 3;
         topic_at += if head & 0x80 != 0 { 16 } else { 0 };
         topic_at += if head & 0x40 != 0 { 8 } else { 0 };
-        if (body.len() as u64) < topic_at {
+        if length < topic_at {
             return Err(("missing_field", 7));
         }
-        if (body.len() as u64) < topic_at + topic_bytes {
+        let topic_end = topic_at + topic_bytes;
+        if length < topic_end {
             return Err(("topic_beyond", 5));
         }
-        let topic = &body[topic_at as usize..(topic_at + topic_bytes) as usize];
+        if (there.len() as u64) < topic_end {
+            return Ok((topic_end, false, None));
+        }
+        let topic = &there[topic_at as usize..topic_end as usize];
         if let Some((reason, at)) = fault(topic) {
             return Err((reason, 4 + topic_at + at));
         }
-        if self.udp && topic.starts_with(b"$esc/") {
+        let control = topic.starts_with(b"$esc/");
+        if self.udp && control {
             return Err(("reserved_topic", 4 + topic_at));
         }
-        let priority = (head % 8).min(4).min(self.max_priority);
-        let head = head / 8 * 8 + priority;
-        Ok(Frame { offset: 4, length: body.len() as u64, topic: topic.to_vec(), head })
+        Ok((length, control, Some(topic)))
     }
 
     /// All frames of a datagram, or why it is refused.
@@ -94,15 +119,17 @@ impl Rules {
         let (mut frames, mut start) = (Vec::new(), 0_u64);
         while start < bytes.len() as u64 {
             let rest = &bytes[start as usize..];
-            match self.step(rest).map_err(|(reason, at)| (reason, start + at))? {
-                Step::Frame(frame) | Step::Control(frame) => {
-                    let next = start + 4 + frame.length;
-                    frames.push(Frame { offset: start + 4, ..frame });
-                    start = next;
-                }
-                Step::Incomplete(_) if rest.len() < 4 => return Err(("trailing_bytes", start)),
-                Step::Incomplete(_) => return Err(("length_beyond", start)),
+            let within = |(reason, at)| (reason, start + at);
+            let Some(length) = self.length(rest).map_err(within)? else {
+                return Err(("trailing_bytes", start));
+            };
+            if (rest.len() as u64) < 4 + length {
+                return Err(("length_beyond", start));
             }
+            let Step::Frame(frame) = self.step(rest).map_err(within)? else { panic!("{rest:?} is whole") };
+            let next = start + 4 + frame.length;
+            frames.push(Frame { offset: start + 4, ..frame });
+            start = next;
         }
         Ok(frames)
     }

@@ -54,11 +54,13 @@ pub(super) struct Connection {
     pub(super) hangup: bool,
     pub(super) position: u64,
     pub(super) carry: Carry,
-    /// Bytes, counted from the start of `carry`, before which its first frame cannot be whole. At most the carry's length
-    /// when it holds whole frames that wait for credit.
+    /// Bytes, counted from the start of `carry`, with which more can be told of its first frame. At most the carry's
+    /// length when it holds whole frames that wait for credit.
     pub(super) needed: usize,
     pub(super) large: Option<Filling>,
     /// When waiting for a large slot ends.
+    /// Bytes of the whole frame, as it has announced them.
+    pub(super) whole: usize,
     pub(super) large_deadline: Option<Nanos>,
     /// There was no room left for an unfinished frame; its bytes are still in the socket.
     pub(super) carry_starved: bool,
@@ -88,6 +90,7 @@ impl Connection {
             needed: 0,
             large: None,
             large_deadline: None,
+            whole: 0,
             carry_starved: false,
             out: Vec::new(),
             deaf: false,

@@ -23,6 +23,9 @@ const DETAIL_BYTES_MAX: usize = 200;
 const PAYLOAD_BYTES_MAX: usize = 4096;
 const PROTOCOL_VERSION: u32 = 1;
 
+const HELLO: &[u8] = b"$esc/hello";
+const UNSUPPORTED: [&[u8]; 5] = [b"$esc/subscribe", b"$esc/unsubscribe", b"$esc/auth", b"$esc/ack", b"$esc/done"];
+
 /// What is said of a stream or a request that cannot be served.
 #[derive(Debug)]
 pub(super) struct Fault {
@@ -90,10 +93,23 @@ pub(super) enum Request {
 
 pub(super) fn request(topic: &[u8], payload: &[u8]) -> Request {
     match topic {
-        b"$esc/hello" => hello(payload).map_or_else(Request::Bad, |()| Request::Hello),
-        b"$esc/subscribe" | b"$esc/unsubscribe" | b"$esc/auth" | b"$esc/ack" | b"$esc/done" => Request::Unsupported,
+        HELLO => hello(payload).map_or_else(Request::Bad, |()| Request::Hello),
+        topic if UNSUPPORTED.contains(&topic) => Request::Unsupported,
         _ => Request::Unknown,
     }
+}
+
+/// What is known of a request before its payload is there: that it will be refused, if it will.
+pub(super) fn request_begun(topic: &[u8], payload_bytes: usize) -> Option<Request> {
+    match topic {
+        HELLO => (payload_bytes > PAYLOAD_BYTES_MAX).then(|| Request::Bad(payload_too_long())),
+        topic if UNSUPPORTED.contains(&topic) => None,
+        _ => Some(Request::Unknown),
+    }
+}
+
+fn payload_too_long() -> String {
+    format!("the payload of $esc/hello is above {PAYLOAD_BYTES_MAX} bytes")
 }
 
 fn hello(payload: &[u8]) -> Result<(), String> {
@@ -105,7 +121,7 @@ fn hello(payload: &[u8]) -> Result<(), String> {
         _client: Option<Cow<'a, str>>,
     }
     if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(format!("the payload of $esc/hello is above {PAYLOAD_BYTES_MAX} bytes"));
+        return Err(payload_too_long());
     }
     let hello: Hello<'_> =
         serde_json::from_slice(payload).map_err(|error| format!("$esc/hello: {}", harmless(&error.to_string())))?;

@@ -8,15 +8,15 @@
 //!   malformed.
 
 use super::connection::Connection;
-use super::control::{Fault, Request, request};
-use crate::frame::{FrameView, LENGTH_BYTES, ParsedFrame, Parser, StreamStep};
+use super::control::{Fault, Request, request, request_begun};
+use crate::frame::{FrameView, HEADER_BYTES, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, StreamStep};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
 
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// The frame behind needs this many bytes, as far as they tell.
-    Incomplete { needed: usize },
+    /// The frame behind is not whole: with `needed` bytes of it more can be told, and it has announced `whole`.
+    Incomplete { needed: usize, whole: usize },
     /// No more frames may be published now.
     NoCredit,
     /// The client has to read its answers first.
@@ -51,7 +51,13 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
     let stop = loop {
         let rest = bytes.get(at..).unwrap_or_default();
         match parser.stream(rest) {
-            Ok(StreamStep::Incomplete { needed }) => break Stop::Incomplete { needed },
+            Ok(StreamStep::Incomplete(Incomplete { needed, whole, control })) => {
+                let frame_at = connection.position + at as u64;
+                if control && let Some(fault) = off_data_path(|| refuse_begun(rest, whole, frame_at, counters)) {
+                    break Stop::Fatal(fault);
+                }
+                break Stop::Incomplete { needed, whole };
+            }
             Ok(StreamStep::Frame(_)) if frames.len() == most => break Stop::NoCredit,
             Ok(StreamStep::Frame(frame)) => {
                 frames.push(ParsedFrame { offset: frame.offset + at as u32, ..frame });
@@ -89,6 +95,36 @@ pub(super) fn count_malformed(counters: &mut Counters, reason: MalformedReason) 
     counters.add(Counter::tcp_malformed(reason), 1);
 }
 
+/// Refuses a request without its payload, if it can be. `begun` is what is there of its frame, which has `whole` bytes:
+/// the topic at least.
+#[cold]
+fn refuse_begun(begun: &[u8], whole: usize, frame_at: u64, counters: &mut Counters) -> Option<Fault> {
+    let (_, body) = begun.split_first_chunk::<LENGTH_BYTES>()?;
+    let [head, high, low] = *body.first_chunk::<HEADER_BYTES>()?;
+    let view = FrameView::new(body, head, u16::from_be_bytes([high, low]));
+    let before = LENGTH_BYTES + view.topic_offset() + view.topic_bytes().len();
+    let asked = request_begun(view.topic_bytes(), whole.saturating_sub(before))?;
+    refuse(asked, &view, frame_at, counters)
+}
+
+/// Counts a request that ends the stream, and says why it does; `None` for any other.
+#[cold]
+fn refuse(asked: Request, view: &FrameView<'_>, frame_at: u64, counters: &mut Counters) -> Option<Fault> {
+    let topic_at = frame_at + (LENGTH_BYTES + view.topic_offset()) as u64;
+    match asked {
+        Request::Unknown => {
+            count_malformed(counters, MalformedReason::ReservedTopic);
+            Some(Fault::malformed(MalformedReason::ReservedTopic, topic_at))
+        }
+        Request::Bad(message) => {
+            count_malformed(counters, MalformedReason::ControlPayload);
+            let at_byte = topic_at + view.topic_bytes().len() as u64;
+            Some(Fault { code: "bad_request", message, at_byte })
+        }
+        Request::Hello | Request::Unsupported => None,
+    }
+}
+
 /// Answers a request, or says why the stream must end.
 #[cold]
 fn control(
@@ -98,18 +134,8 @@ fn control(
     counters: &mut Counters,
     hello_answer: &[u8],
 ) -> Option<Fault> {
-    let topic_at = frame_at + LENGTH_BYTES as u64 + view.topic_offset() as u64;
-    let asked = request(view.topic_bytes(), view.payload());
-    match asked {
-        Request::Unknown => {
-            count_malformed(counters, MalformedReason::ReservedTopic);
-            return Some(Fault::malformed(MalformedReason::ReservedTopic, topic_at));
-        }
-        Request::Bad(message) => {
-            count_malformed(counters, MalformedReason::ControlPayload);
-            let at_byte = topic_at + view.topic_bytes().len() as u64;
-            return Some(Fault { code: "bad_request", message, at_byte });
-        }
+    match request(view.topic_bytes(), view.payload()) {
+        asked @ (Request::Unknown | Request::Bad(_)) => return refuse(asked, view, frame_at, counters),
         Request::Hello => {
             if let Some(out) = connection.answer(false) {
                 out.extend_from_slice(hello_answer);

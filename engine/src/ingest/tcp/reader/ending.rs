@@ -52,7 +52,7 @@ impl Reader {
         if let Some(large) = c.large.take() {
             self.large.give_back(large.slot);
         }
-        c.needed = 0;
+        (c.needed, c.whole) = (0, 0);
         c.large_deadline = None;
         c.carry_starved = false;
     }

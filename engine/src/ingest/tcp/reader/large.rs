@@ -17,7 +17,7 @@ use crate::runtime::clock::Nanos;
 
 impl Reader {
     pub(super) fn reserve_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
-        let needed = c.needed;
+        let needed = c.whole;
         if needed > self.large.slot_bytes() {
             // The parser's limit is above what the large slots were made for.
             count_malformed(&mut intake.counters, MalformedReason::LengthLimit);
@@ -45,7 +45,7 @@ impl Reader {
         count_malformed(&mut intake.counters, MalformedReason::StreamTruncated);
         let waited = self.large_wait_ns / 1_000_000;
         let message =
-            off_data_path(|| format!("no memory for a frame of {} bytes became free within {waited} ms", c.needed));
+            off_data_path(|| format!("no memory for a frame of {} bytes became free within {waited} ms", c.whole));
         self.say_goodbye(c, Fault { code: "large_frame_timeout", message, at_byte: c.position })
     }
 
@@ -102,7 +102,7 @@ impl Reader {
             self.large.close(open);
             self.count_accepted(intake);
         }
-        c.needed = 0;
+        (c.needed, c.whole) = (0, 0);
         match found.stop {
             Stop::Fatal(fault) => self.say_goodbye(c, fault),
             _ => Step::Go,

@@ -60,9 +60,9 @@ impl Reader {
 
     /// What follows from where a scan stopped.
     pub(super) fn stopped(&mut self, c: &mut Connection, stop: Stop) -> Step {
-        c.needed = match stop {
-            Stop::Incomplete { needed } => needed,
-            Stop::NoCredit | Stop::OutFull => 0,
+        (c.needed, c.whole) = match stop {
+            Stop::Incomplete { needed, whole } => (needed, whole),
+            Stop::NoCredit | Stop::OutFull => (0, 0),
             Stop::Fatal(fault) => return self.say_goodbye(c, fault),
         };
         Step::Go
@@ -115,7 +115,7 @@ impl Reader {
         self.publish(c, intake, consumed, now);
         self.carries.consume(&mut c.carry, consumed.min(front));
         match &stop {
-            Stop::Incomplete { needed } if *needed <= intake.pool.slot_bytes() => {
+            Stop::Incomplete { needed, .. } if *needed <= intake.pool.slot_bytes() => {
                 let is_end = all && c.hangup;
                 if is_end {
                     // The rest of the frame can never come.
