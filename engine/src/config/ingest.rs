@@ -244,6 +244,9 @@ pub struct Tcp {
     /// How long a connection waits for a large slot before it is closed with an error.
     #[serde(rename = "large_wait_ms", serialize_with = "millis")]
     pub large_wait: Duration,
+    /// How long a connection that has a large slot may take for every 64 KiB of the frame.
+    #[serde(rename = "large_fill_ms", serialize_with = "millis")]
+    pub large_fill: Duration,
     /// Bytes of unfinished frames kept between reads, over all connections of an agent.
     pub carry_bytes: u64,
     /// Closes a connection that sent nothing for so long; `None`: never.
@@ -261,7 +264,10 @@ impl Default for Tcp {
             connection_budget_bytes: SOCKET_SLOT_BYTES,
             slots: 256,
             large_slots: 8,
-            large_wait: Duration::from_millis(1000),
+            // Longer than a stalled one may keep its slot, or a few of those would turn everybody else away.
+            large_wait: Duration::from_millis(10_000),
+            // An honest sender is faster than 13 kB/s, and loses no more than some seconds to retransmissions.
+            large_fill: Duration::from_millis(5000),
             carry_bytes: 16 << 20,
             idle_timeout: None,
             max_priority: Priority::Critical,
@@ -284,6 +290,7 @@ impl Tcp {
             slots: s.integer("slots", SOCKET_SLOTS, d.slots),
             large_slots: s.integer("large_slots", range(0, 1024, "slots"), d.large_slots),
             large_wait: s.millis("large_wait_ms", range(1, 60_000, "ms"), d.large_wait),
+            large_fill: s.millis("large_fill_ms", range(10, 600_000, "ms"), d.large_fill),
             carry_bytes: s.integer("carry_bytes", range(64 << 10, 4 << 30, "bytes"), d.carry_bytes),
             idle_timeout: Some(s.millis(
                 "idle_timeout_ms",

@@ -159,6 +159,7 @@ fn tcp_options(context: &Context<'_>, port: u16, settled: Arc<AtomicU64>) -> Tcp
         max_connections: (tcp.max_connections / tcp.agents) as usize,
         connection_budget_bytes: tcp.connection_budget_bytes as usize,
         large_wait_ns: tcp.large_wait.as_nanos() as Nanos,
+        large_fill_ns: tcp.large_fill.as_nanos() as Nanos,
         carry_bytes: tcp.carry_bytes as usize,
         idle_timeout_ns: tcp.idle_timeout.map(|timeout| timeout.as_nanos() as Nanos),
         max_frame_bytes: config.limits.frame_bytes,

@@ -108,6 +108,8 @@ named! {
         EventsAccepted = "events_accepted",
         EventsReplayed = "events_replayed",
         /// Failed claims of the queue to the dispatcher: the agent kept its position.
+        /// Connections closed because they had a large slot and did not go on filling it.
+        TcpLargeFramesStalled = "tcp_large_frames_stalled",
         MpscBackpressured = "mpsc_backpressured",
         NeedWakeupFill = "need_wakeup_fill",
         NeedWakeupRx = "need_wakeup_rx",
@@ -180,6 +182,7 @@ scalars! {
     EVENTS_REPLAYED = EventsReplayed;
     MPSC_BACKPRESSURED = MpscBackpressured;
     NEED_WAKEUP_FILL = NeedWakeupFill;
+    TCP_LARGE_FRAMES_STALLED = TcpLargeFramesStalled;
     NEED_WAKEUP_RX = NeedWakeupRx;
     KERNEL_RX_DROPPED = KernelRxDropped;
     KERNEL_RX_RING_FULL = KernelRxRingFull;

@@ -27,6 +27,8 @@ pub(super) struct Filling {
     pub(super) filled: usize,
     /// Bytes of the whole frame, length field included.
     pub(super) needed: usize,
+    /// When the connection loses the slot, unless more has come by then.
+    pub(super) deadline: Nanos,
 }
 
 /// Where a connection is in its life.
@@ -57,10 +59,10 @@ pub(super) struct Connection {
     /// Bytes, counted from the start of `carry`, with which more can be told of its first frame. At most the carry's
     /// length when it holds whole frames that wait for credit.
     pub(super) needed: usize,
-    pub(super) large: Option<Filling>,
-    /// When waiting for a large slot ends.
     /// Bytes of the whole frame, as it has announced them.
     pub(super) whole: usize,
+    pub(super) large: Option<Filling>,
+    /// When waiting for a large slot ends.
     pub(super) large_deadline: Option<Nanos>,
     /// There was no room left for an unfinished frame; its bytes are still in the socket.
     pub(super) carry_starved: bool,
@@ -88,9 +90,9 @@ impl Connection {
             position: 0,
             carry: Carry::default(),
             needed: 0,
+            whole: 0,
             large: None,
             large_deadline: None,
-            whole: 0,
             carry_starved: false,
             out: Vec::new(),
             deaf: false,
@@ -155,6 +157,11 @@ impl Connection {
     /// Whether the stream stands inside a frame.
     pub(super) fn is_inside_frame(&self) -> bool {
         self.large.is_some() || !self.carry.is_empty()
+    }
+
+    /// Whether the time is over in which the large frame should have gone on.
+    pub(super) fn is_large_late(&self, now: Nanos) -> bool {
+        self.large.as_ref().is_some_and(|large| now >= large.deadline)
     }
 
     /// Whether bytes already read can be worked on without reading more.

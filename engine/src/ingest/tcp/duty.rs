@@ -36,7 +36,7 @@ impl TcpBackend {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(index) else { return (Outcome::Idle, 0) };
         let (outcome, bytes) = self.reader.serve(connection, intake, now);
-        if connection.carry_starved || connection.phase != Phase::Open {
+        if connection.carry_starved || connection.large.is_some() || connection.phase != Phase::Open {
             self.watch_until = now + LINGER_NS + SWEEP_RETRY_NS;
         }
         match outcome {
@@ -134,6 +134,15 @@ impl TcpBackend {
             }
             return;
         }
+        if connection.large.is_some() {
+            self.watch_until = now + LINGER_NS;
+            if connection.is_large_late(now) {
+                // What has come meanwhile counts: the reader looks before it decides.
+                connection.readable = true;
+                self.make_ready(index);
+                return;
+            }
+        }
         // One that waits for its turn, or for us, is not idle.
         let waits = has_turn || connection.large_deadline.is_some();
         let silent = now.saturating_sub(connection.last_active);
@@ -170,6 +179,9 @@ impl TcpBackend {
             connection.last_active += now.saturating_sub(waited_from);
             if let Some(deadline) = &mut connection.large_deadline {
                 *deadline += now.saturating_sub(self.paused_at);
+            }
+            if let Some(large) = &mut connection.large {
+                large.deadline += now.saturating_sub(self.paused_at);
             }
         }
     }

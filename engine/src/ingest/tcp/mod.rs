@@ -84,6 +84,8 @@ pub struct TcpOptions {
     pub connection_budget_bytes: usize,
     /// How long a connection waits for a large slot.
     pub large_wait_ns: Nanos,
+    /// How long it may take, once it has the slot, for every 64 KiB of the frame.
+    pub large_fill_ns: Nanos,
     /// Bytes of unfinished frames, over all connections.
     pub carry_bytes: usize,
     /// Closes a connection that sent nothing for so long.

@@ -84,6 +84,7 @@ pub(super) struct Reader {
     published: bool,
     budget_bytes: usize,
     large_wait_ns: Nanos,
+    large_fill_ns: Nanos,
     /// Somebody waits for a large slot: only the backend's queue hands them out.
     pub(super) large_is_queued: bool,
     /// Of the duty cycle.
@@ -107,6 +108,7 @@ impl Reader {
             published: false,
             budget_bytes: options.connection_budget_bytes.max(1),
             large_wait_ns: options.large_wait_ns,
+            large_fill_ns: options.large_fill_ns,
             large_is_queued: false,
             now: 0,
         }

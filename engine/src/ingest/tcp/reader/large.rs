@@ -1,7 +1,11 @@
-//! Frames that no slot holds: a large slot is reserved when the length is announced, and filled over many reads.
+//! Frames that no slot holds: a large slot is reserved once length and topic are there, and filled over many reads.
 //!
 //! With none free the connection is not read, and after a deadline closed: the memory for such frames is bounded,
-//! and a client that sends many at once is told so rather than left waiting.
+//! and a client that sends many at once is told so rather than left waiting. Whoever has a slot must go on filling it,
+//! or a few clients that announce and stall would keep all of them: [`FILL_STEP_BYTES`] buy the whole time again, fewer
+//! buy their share, and no time is saved up. Only time counts in which the client had sent nothing: a whole frame that
+//! waits for credit is not its fault. Nor can a client hold a slot by reading no answers: with no room for one nothing
+//! is reserved, and until the frame is whole none is added.
 
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
@@ -14,6 +18,9 @@ use crate::ingest::Intake;
 use crate::memory::{Peer, off_data_path};
 use crate::metrics::{Counter, MalformedReason};
 use crate::runtime::clock::Nanos;
+
+/// What must come of a large frame within the time for it. The configuration documents the rate that follows.
+const FILL_STEP_BYTES: u64 = 64 << 10;
 
 impl Reader {
     pub(super) fn reserve_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
@@ -33,7 +40,7 @@ impl Reader {
         self.large.bytes_mut(&mut slot)[..filled].copy_from_slice(&c.carry.bytes()[..filled]);
         intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, filled as u64);
         self.carries.clear(&mut c.carry);
-        c.large = Some(Filling { slot, filled, needed });
+        c.large = Some(Filling { slot, filled, needed, deadline: now + self.large_fill_ns });
         c.large_deadline = None;
         Step::Go
     }
@@ -56,6 +63,8 @@ impl Reader {
         let received = c.receive(into, RecvFlags::empty());
         if let Ok(count) = received {
             large.filled += count;
+            let bought = (count as u64).saturating_mul(self.large_fill_ns) / FILL_STEP_BYTES;
+            large.deadline = (large.deadline.max(now) + bought).min(now + self.large_fill_ns);
         }
         c.large = Some(large);
         match received {
@@ -71,10 +80,27 @@ impl Reader {
             }
             Err(Errno::AGAIN) => {
                 c.readable = false;
-                Step::Go
+                if c.is_large_late(now) { self.large_stalled(c, intake) } else { Step::Go }
             }
             Err(_) => self.cut_off(c, intake),
         }
+    }
+
+    /// Takes the slot from a connection that does not go on.
+    #[cold]
+    fn large_stalled(&mut self, c: &mut Connection, intake: &mut Intake) -> Step {
+        let (filled, needed) = c.large.as_ref().map_or((0, 0), |large| (large.filled, large.needed));
+        intake.counters.add(Counter::TCP_LARGE_FRAMES_STALLED, 1);
+        self.count_truncated(c, intake);
+        let patience = self.large_fill_ns / 1_000_000;
+        let message = off_data_path(|| {
+            format!(
+                "a frame of {needed} bytes stalled after {filled}: every {FILL_STEP_BYTES} bytes of a large frame must \
+                 come within {patience} ms"
+            )
+        });
+        let at_byte = c.position + filled as u64;
+        self.say_goodbye(c, Fault { code: "large_frame_stalled", message, at_byte })
     }
 
     /// The frame is whole and there is credit for it.

@@ -1,50 +1,6 @@
-//! What happens when something is short: credit, slots, large slots, carries, connections, patience.
+//! What happens when something is short: credit, slots, carries, connections, patience.
 
 use super::*;
-
-#[test]
-fn without_a_large_slot_there_is_a_deadline() {
-    let mut bench = Setup { large_slots: 1, ..Setup::default() }.start();
-    let (mut first, mut second) = (bench.connect(), bench.connect());
-    let big = frame("t", &vec![1; 100_000]);
-    first.write_all(&big[..50_000]).unwrap();
-    bench.until("the first half", |bench| bench.backend.large_pool().free() == 0);
-    second.write_all(&[numbered(0..2), big[..9000].to_vec()].concat()).unwrap();
-    bench.until_taken(2);
-    bench.settle();
-    assert_eq!(bench.count(Counter::TCP_LARGE_FRAME_TIMEOUTS), 0);
-    bench.now += 1_000_000_000;
-    let error = the_error(&mut bench, &mut second);
-    assert_eq!((error["code"].as_str(), error["at_byte"].as_u64()), (Some("large_frame_timeout"), Some(32)));
-    assert_eq!(bench.count(Counter::TCP_LARGE_FRAME_TIMEOUTS), 1);
-    assert_eq!(bench.malformed(MalformedReason::StreamTruncated), 1);
-    first.write_all(&big[50_000..]).unwrap();
-    bench.until_taken(3);
-    assert_eq!(bench.taken[2].payload.len(), 100_000);
-    bench.check();
-}
-
-#[test]
-fn a_large_slot_given_back_goes_to_who_waits() {
-    let mut bench = Setup { large_slots: 1, ..Setup::default() }.start();
-    let mut clients: Vec<_> = (0..4).map(|_| bench.connect()).collect();
-    let threads: Vec<_> = (0..4u8)
-        .map(|number| {
-            let mut client = clients.pop().unwrap();
-            std::thread::spawn(move || {
-                client.write_all(&frame("t", &vec![number; 150_000])).unwrap();
-                client
-            })
-        })
-        .collect();
-    bench.until_taken(4);
-    let mut found: Vec<_> = bench.taken.iter().map(|taken| (taken.payload[0], taken.payload.len())).collect();
-    found.sort_unstable();
-    assert_eq!(found, [(0, 150_000), (1, 150_000), (2, 150_000), (3, 150_000)]);
-    drop(threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>());
-    bench.until_closed(4);
-    bench.check();
-}
 
 #[test]
 fn credit_stalls_and_resumes_in_order() {
@@ -74,24 +30,6 @@ fn credit_stalls_and_resumes_in_order() {
         assert_eq!(found, wanted);
     }
     bench.release();
-    bench.check();
-}
-
-#[test]
-fn a_large_frame_waits_for_credit_too() {
-    let mut setup = Setup::default();
-    setup.options.credits.limit = 1;
-    let mut bench = setup.start();
-    bench.releases = false;
-    let mut client = bench.connect();
-    client.write_all(&[numbered(0..1), frame("t", &[2; 20_000]), numbered(1..2)].concat()).unwrap();
-    for count in 1..=3 {
-        bench.until_taken(count);
-        bench.settle();
-        assert_eq!(bench.taken.len(), count);
-        bench.release();
-    }
-    assert_eq!(bench.taken[1].payload.len(), 20_000);
     bench.check();
 }
 
@@ -275,6 +213,7 @@ fn everything_short_at_once_loses_nothing() {
         setup.options.connection_budget_bytes = 1 + random(5000);
         // The test's clock runs faster than its bytes.
         setup.options.large_wait_ns = 1 << 60;
+        setup.options.large_fill_ns = 1 << 60;
         let mut bench = setup.start();
         let mut streams: Vec<_> = (0..5)
             .map(|client| {

@@ -1,5 +1,6 @@
 //! The backend on loopback, stepped by hand, with a consumer in place of the dispatcher.
 
+mod large;
 mod limits;
 mod runner;
 mod states;
@@ -50,6 +51,7 @@ struct Setup {
     slots: usize,
     large_slots: usize,
     queue: usize,
+    topic_bytes: u16,
     options: TcpOptions,
 }
 
@@ -62,6 +64,7 @@ impl Default for Setup {
             max_connections: 64,
             connection_budget_bytes: 64 << 10,
             large_wait_ns: 1_000_000_000,
+            large_fill_ns: 4_000_000_000,
             carry_bytes: 1 << 20,
             idle_timeout_ns: None,
             max_frame_bytes: MAX_FRAME,
@@ -69,7 +72,7 @@ impl Default for Setup {
             run_id: "run-7".into(),
             credits: Credits { limit: 1 << 20, settled: Arc::default() },
         };
-        Self { slots: 8, large_slots: 2, queue: 4096, options }
+        Self { slots: 8, large_slots: 2, queue: 4096, topic_bytes: 255, options }
     }
 }
 
@@ -83,7 +86,7 @@ impl Setup {
         let backend = TcpBackend::bind(self.options, large).unwrap();
         let frames = Frames::new(&[&pool, backend.large_pool()]);
         let (queue, events) = mpsc::queue(self.queue);
-        let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: 255 };
+        let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: self.topic_bytes };
         let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
         let intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
         let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
@@ -162,6 +165,14 @@ impl Bench {
     /// Steps for a while; nothing is expected to come of it.
     fn settle(&mut self) {
         for _ in 0..40 {
+            self.step();
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// Long enough for one write to cross loopback.
+    fn settle_briefly(&mut self) {
+        for _ in 0..3 {
             self.step();
             std::thread::sleep(Duration::from_millis(1));
         }
