@@ -131,6 +131,7 @@ fn stuck_engine() {
     wait_for(&control, "all are accepted", |control| {
         control.ledger().events.accepted == HANDLED + ROUNDS * 6 * PER_CLASS
     });
+    wait_for(&control, "one link is known to stand still", |control| control.report().stalled_links == 1);
     let report = engine.drain();
     let (ledger, events) = (&report.ledger, &report.ledger.events);
     assert_eq!(events.accepted, HANDLED + ROUNDS * 6 * PER_CLASS);

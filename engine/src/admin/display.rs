@@ -91,6 +91,7 @@ pub fn ledger_table(report: &Report) -> String {
     table.note("fill ring empty, in explanation", d.kernel.fill_ring_empty);
     table.head("datagrams from the kernel socket", d.socket_received);
     table.note("dropped there by the kernel", d.socket_dropped);
+    table.note("of these, while paused or draining", d.socket_refused);
     table.note("truncated", d.truncated);
     table.head("datagrams taken in", d.consumed + d.socket_received);
     table.row("parsed", d.parsed);
@@ -104,9 +105,11 @@ pub fn ledger_table(report: &Report) -> String {
     table.row("processed transactional", e.processed.transactional);
     table.row("processed batch", e.processed.batch);
     table.row("duplicate", e.duplicate);
+    table.note("ids forgotten before their window", report.dedup.map_or(0, |dedup| dedup.evicted_early));
     table.rows("dead-lettered: ", e.dead_lettered.iter().map(|(k, v)| (*k, *v)));
     table.rows("lost: ", e.lost.iter().map(|(k, v)| (*k, *v)));
     table.row("in flight", e.in_flight);
+    table.note("links whose worker stands still", report.stalled_links);
     table.head("dead letters held", report.ledger.dlq.held);
     table.note("evicted to make room", report.ledger.dlq.evicted);
     let mut out = table.0;

@@ -58,11 +58,20 @@ pub fn prometheus(report: &Report) -> String {
     for (name, value) in &report.counters {
         counter(name, "", *value);
     }
+    if let Some(dedup) = &report.dedup {
+        counter("dedup_ids_evicted_early", "", dedup.evicted_early);
+        counter("dedup_events_unremembered", "", dedup.unremembered);
+    }
     let mut gauge = |name: &str, labels: &str, value: u64| {
         let _ = writeln!(out, "eventstream_{name}{labels} {value}");
     };
     gauge("events_in_flight", "", report.ledger.events.in_flight);
     gauge("dead_letters_held", "", report.ledger.dlq.held);
+    gauge("links_stalled", "", report.stalled_links);
+    if let Some(dedup) = &report.dedup {
+        gauge("dedup_effective_window_ns", "", dedup.effective_window_ns);
+        gauge("dedup_ids_occupied", "", dedup.occupied);
+    }
     for (link, depth) in &report.depths {
         gauge("queue_depth", &format!("{{link=\"{link}\"}}"), *depth);
     }

@@ -90,6 +90,7 @@ pub struct Dispatcher {
     name: String,
     queue: mpsc::Consumer<Event>,
     router: Router,
+    stalled_links: Arc<AtomicU64>,
 }
 
 /// All of it but the queue in front, which hands events to it one by one.
@@ -154,11 +155,16 @@ impl Dispatcher {
             accounts,
             state,
         };
-        Self { name, queue, router }
+        Self { name, queue, router, stalled_links: Arc::default() }
     }
 
     pub fn counters(&self) -> &Counters {
         &self.router.counters
+    }
+
+    /// How many links' workers stand still.
+    pub fn stalled_links_gauge(&self) -> Arc<AtomicU64> {
+        self.stalled_links.clone()
     }
 
     pub fn spill_pools(&self) -> impl Iterator<Item = &crate::memory::FramePool> {
@@ -403,6 +409,9 @@ impl Agent for Dispatcher {
     fn housekeeping(&mut self, _now: Nanos) {
         let router = &mut self.router;
         router.spill.iter_mut().for_each(SpillPool::housekeeping);
+        let stalled = router.links.iter().filter(|link| link.is_stalled()).count();
+        // Release: as with the counters, whoever sees it sees what came before.
+        self.stalled_links.store(stalled as u64, Ordering::Release);
         if let Some(gaps) = &router.gaps {
             let totals = gaps.totals();
             router.counters.set(Counter::GAP_MISSING, totals.missing);

@@ -202,7 +202,7 @@ pub(super) fn claiming(config: &Config) -> [bool; 3] {
     })
 }
 
-fn claimers(context: &Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String, Claimer>, EngineError> {
+fn claimers(context: &mut Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String, Claimer>, EngineError> {
     let workers = context.agents(|role| matches!(role, Role::Worker(class) if claiming[class as usize]));
     if workers.is_empty() {
         return Ok(HashMap::new());
@@ -212,7 +212,8 @@ fn claimers(context: &Context<'_>, claiming: [bool; 3]) -> Result<HashMap<String
         window_ns: context.config.dedup.window.as_nanos() as Nanos,
         claimers: workers.len(),
     };
-    let (_, claimers) = DedupTable::new(config).map_err(|error| EngineError(format!("dedup: {error}")))?;
+    let (table, claimers) = DedupTable::new(config).map_err(|error| EngineError(format!("dedup: {error}")))?;
+    context.observers.dedup = Some(table);
     Ok(workers.into_iter().map(|worker| worker.name).zip(claimers).collect())
 }
 
@@ -252,7 +253,7 @@ pub(super) fn build<F: HandlerFactory>(
         agents.insert(plan.name, agent);
     }
     let mut workers =
-        WorkerParts { claimers: claimers(&context, claiming)?, retries: spill.retries, rings: rings.workers };
+        WorkerParts { claimers: claimers(&mut context, claiming)?, retries: spill.retries, rings: rings.workers };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
         agents.insert(plan.name, agent);
@@ -318,6 +319,7 @@ fn dispatcher(
     };
     let agent = Dispatcher::new(spec);
     context.observers.blocks.push(agent.counters().block());
+    context.observers.stalled_links.push(agent.stalled_links_gauge());
     Box::new(agent)
 }
 

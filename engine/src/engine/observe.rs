@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::control::Inputs;
+use crate::dedup::DedupTable;
 use crate::frame::Class;
 use crate::ingest::DrainStatus;
 use crate::memory::{FramePool, PoolGauges};
 use crate::metrics::{
-    Counter, CounterBlock, DeadLetterReason, FrameLevels, Histogram, LatencySummary, Ledger, PoolLevels, Processed,
-    Totals,
+    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Histogram, LatencySummary, Ledger, PoolLevels,
+    Processed, Totals,
 };
 use crate::storage::DeadLetterGauges;
 
@@ -42,6 +43,9 @@ pub(super) struct Observers {
     pub latencies: Vec<Histogram>,
     pub drains: Vec<(String, DrainStatus)>,
     pub dead_letters: Option<Arc<DeadLetterGauges>>,
+    /// Per dispatcher: links whose workers stand still.
+    pub stalled_links: Vec<Arc<AtomicU64>>,
+    pub dedup: Option<Arc<DedupTable>>,
 }
 
 fn sum(gauges: &[Arc<AtomicU64>]) -> u64 {
@@ -75,6 +79,23 @@ impl Observers {
             ledger.dlq.held = held.held_failed.load(Ordering::Acquire) + held.held_shed.load(Ordering::Acquire);
         }
         ledger
+    }
+
+    pub fn stalled_links(&self) -> u64 {
+        sum(&self.stalled_links)
+    }
+
+    pub fn dedup(&self) -> Option<DedupLevels> {
+        let table = self.dedup.as_ref()?;
+        let stats = table.stats();
+        Some(DedupLevels {
+            window_ns: table.window_ns(),
+            effective_window_ns: stats.effective_window_ns,
+            capacity: stats.capacity,
+            occupied: stats.occupied,
+            evicted_early: stats.evicted_early,
+            unremembered: stats.unremembered,
+        })
     }
 
     pub fn depths(&self) -> BTreeMap<String, u64> {

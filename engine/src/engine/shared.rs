@@ -379,6 +379,8 @@ impl Shared {
             },
             latency_ns: crate::metrics::Latencies { rx_to_handler: self.observers.latency() },
             frames: self.observers.frames(),
+            dedup: self.observers.dedup(),
+            stalled_links: self.observers.stalled_links(),
             counters: self.observers.counters(),
             depths: self.observers.depths(),
             data_path_allocations: crate::memory::data_path_allocations(),

@@ -10,13 +10,11 @@
 //!
 //! While the engine is paused or draining the socket has a filter that rejects everything; what was in its buffer
 //! before was taken in and is still read. The kernel counts what the filter rejects as drops of the socket, so those
-//! are in `datagrams_socket_dropped` too, once; [`UdpBackend::refused_gauge`] tells how many of them there were.
+//! are in `datagrams_socket_dropped` too, once; `datagrams_socket_refused` tells how many of them there were.
 
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use rustix::event::epoll;
 
@@ -105,8 +103,6 @@ pub struct UdpBackend {
     refuses: bool,
     drain: Drain,
     drops: Drops,
-    refused: u64,
-    refused_gauge: Arc<AtomicU64>,
     readiness: Readiness,
 }
 
@@ -129,19 +125,12 @@ impl UdpBackend {
             refuses: false,
             drain: Drain::Open,
             drops: Drops::default(),
-            refused: 0,
-            refused_gauge: Arc::default(),
             readiness,
         })
     }
 
     pub fn socket(&self) -> &UdpSocket {
         &self.socket
-    }
-
-    /// Those of `datagrams_socket_dropped` that came while the engine was paused or draining.
-    pub fn refused_gauge(&self) -> Arc<AtomicU64> {
-        self.refused_gauge.clone()
     }
 
     /// Reads one batch into `pending`. Returns how many messages came.
@@ -225,9 +214,8 @@ impl UdpBackend {
         let Ok(drops) = self.socket.drops() else { return };
         let new = self.drops.advance(drops);
         intake.counters.set(Counter::DATAGRAMS_SOCKET_DROPPED, self.drops.total);
-        if self.refuses && new > 0 {
-            self.refused += new;
-            self.refused_gauge.store(self.refused, Ordering::Release);
+        if self.refuses {
+            intake.counters.add(Counter::DATAGRAMS_SOCKET_REFUSED, new);
         }
     }
 }

@@ -92,6 +92,10 @@ named! {
         RxDescriptorInvalid = "rx_descriptor_invalid",
         DatagramsSocketReceived = "datagrams_socket_received",
         DatagramsSocketDropped = "datagrams_socket_dropped",
+        /// Those of the dropped that came while the socket had the filter of a pause or a drain. The kernel has one figure
+        /// for what a filter rejects and what finds no room; the filter decides first, so while it is there all are its
+        /// doing, but for what was dropped between the last reading and its coming.
+        DatagramsSocketRefused = "datagrams_socket_refused",
         DatagramsTruncated = "datagrams_truncated",
         DatagramsParsed = "datagrams_parsed",
         BytesReceived = "bytes_received",
@@ -102,14 +106,15 @@ named! {
         TcpConnectionsOpened = "tcp_connections_opened",
         TcpConnectionsClosed = "tcp_connections_closed",
         TcpConnectionsRefused = "tcp_connections_refused",
+        /// Connections closed because no large slot became free for a frame they had announced.
         TcpLargeFrameTimeouts = "tcp_large_frame_timeouts",
+        /// Connections closed because they had a large slot and did not go on filling it.
+        TcpLargeFramesStalled = "tcp_large_frames_stalled",
         TcpCreditStalls = "tcp_credit_stalls",
         ReassemblyCopiedBytes = "reassembly_copied_bytes",
         EventsAccepted = "events_accepted",
         EventsReplayed = "events_replayed",
         /// Failed claims of the queue to the dispatcher: the agent kept its position.
-        /// Connections closed because they had a large slot and did not go on filling it.
-        TcpLargeFramesStalled = "tcp_large_frames_stalled",
         MpscBackpressured = "mpsc_backpressured",
         NeedWakeupFill = "need_wakeup_fill",
         NeedWakeupRx = "need_wakeup_rx",
@@ -165,6 +170,7 @@ scalars! {
     RX_DESCRIPTOR_INVALID = RxDescriptorInvalid;
     DATAGRAMS_SOCKET_RECEIVED = DatagramsSocketReceived;
     DATAGRAMS_SOCKET_DROPPED = DatagramsSocketDropped;
+    DATAGRAMS_SOCKET_REFUSED = DatagramsSocketRefused;
     DATAGRAMS_TRUNCATED = DatagramsTruncated;
     DATAGRAMS_PARSED = DatagramsParsed;
     BYTES_RECEIVED = BytesReceived;
@@ -176,13 +182,13 @@ scalars! {
     TCP_CONNECTIONS_CLOSED = TcpConnectionsClosed;
     TCP_CONNECTIONS_REFUSED = TcpConnectionsRefused;
     TCP_LARGE_FRAME_TIMEOUTS = TcpLargeFrameTimeouts;
+    TCP_LARGE_FRAMES_STALLED = TcpLargeFramesStalled;
     TCP_CREDIT_STALLS = TcpCreditStalls;
     REASSEMBLY_COPIED_BYTES = ReassemblyCopiedBytes;
     EVENTS_ACCEPTED = EventsAccepted;
     EVENTS_REPLAYED = EventsReplayed;
     MPSC_BACKPRESSURED = MpscBackpressured;
     NEED_WAKEUP_FILL = NeedWakeupFill;
-    TCP_LARGE_FRAMES_STALLED = TcpLargeFramesStalled;
     NEED_WAKEUP_RX = NeedWakeupRx;
     KERNEL_RX_DROPPED = KernelRxDropped;
     KERNEL_RX_RING_FULL = KernelRxRingFull;

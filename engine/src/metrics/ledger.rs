@@ -35,6 +35,8 @@ pub struct Datagrams {
     pub consumed: u64,
     pub socket_received: u64,
     pub socket_dropped: u64,
+    /// Explains part of `socket_dropped`; never added.
+    pub socket_refused: u64,
     pub truncated: u64,
     pub kernel: KernelDrops,
     pub parsed: u64,
@@ -186,6 +188,8 @@ impl Totals<'_> {
             malformed: self.malformed(Counter::datagram_malformed),
             consumed: self.sum(Counter::DATAGRAMS_CONSUMED),
             socket_received: self.sum(Counter::DATAGRAMS_SOCKET_RECEIVED),
+            // Before what it is a part of.
+            socket_refused: self.sum(Counter::DATAGRAMS_SOCKET_REFUSED),
             socket_dropped: self.sum(Counter::DATAGRAMS_SOCKET_DROPPED),
             truncated: self.sum(Counter::DATAGRAMS_TRUNCATED),
             kernel: KernelDrops {

@@ -46,6 +46,21 @@ pub struct PoolLevels {
     pub in_flight: u64,
 }
 
+/// What the deduplication table remembers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct DedupLevels {
+    pub window_ns: u64,
+    /// How far back ids were remembered when one was last forgotten: less than `window_ns` once the table is full.
+    pub effective_window_ns: u64,
+    /// Ids there is room for, and cells in use.
+    pub capacity: u64,
+    pub occupied: u64,
+    /// Ids forgotten before their window was over.
+    pub evicted_early: u64,
+    /// Events admitted without being remembered: every cell at hand belonged to one still under way.
+    pub unremembered: u64,
+}
+
 /// Which thread ran what, as it came out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RunnerReport {
@@ -70,6 +85,11 @@ pub struct Report {
     pub ledger: Ledger,
     pub latency_ns: Latencies,
     pub frames: FrameLevels,
+    /// Absent where no class and no topic asks for deduplication.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dedup: Option<DedupLevels>,
+    /// Links to workers that have ended nothing for `workers.stall_ms` though they had something.
+    pub stalled_links: u64,
     /// What else was counted: wake-ups, retries, connections.
     pub counters: std::collections::BTreeMap<String, u64>,
     /// Events on their way, by link.
