@@ -115,22 +115,18 @@ impl Retry {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Spill {
     pub bytes_per_class: u64,
-    pub events_per_class: u32,
 }
 
 impl Default for Spill {
     fn default() -> Self {
-        Self { bytes_per_class: 4 << 20, events_per_class: 4096 }
+        Self { bytes_per_class: 4 << 20 }
     }
 }
 
 impl Spill {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
-        Self {
-            bytes_per_class: s.integer("bytes_per_class", range(64 << 10, 4 << 30, "bytes"), d.bytes_per_class),
-            events_per_class: s.integer("events_per_class", power_of_two(16, 1 << 20, "events"), d.events_per_class),
-        }
+        Self { bytes_per_class: s.integer("bytes_per_class", range(64 << 10, 4 << 30, "bytes"), d.bytes_per_class) }
     }
 }
 
