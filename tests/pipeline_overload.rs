@@ -133,22 +133,66 @@ fn a_full_link_dead_letters_what_has_no_room_and_no_frame_waits_for_it() {
 }
 
 #[test]
-fn a_sender_that_can_wait_is_copied_out_only_once_the_worker_counts_as_stalled() {
-    let spec = PipelineSpec { reliable: true, stall_ns: 1000, ..spec() };
+fn a_slow_class_leaves_frames_of_a_sender_that_can_wait_to_the_others() {
+    let spec = PipelineSpec { reliable: true, spill_slots: 16, ..spec() };
+    let (mut pipeline, seen) = watched(&spec);
+    let copies = 16 / 4 * COPIES;
+    let batch = PIN_LIMIT + copies;
+    assert!(batch > spec.source_slots as u64, "in their frames they would stop the source");
+    for round in 1..=batch {
+        send(&mut pipeline, Priority::Batch, 1);
+        send(&mut pipeline, Priority::High, 1);
+        // No time passes: the worker is slow, it has not stalled.
+        settle_without(&mut pipeline, &["batch-0"]);
+        assert!(in_flight(&pipeline, "source-0") <= PIN_LIMIT);
+        assert_eq!(pipeline.ledger().events.processed.realtime, round);
+    }
+    assert_eq!((pipeline.sum(Counter::COPIED_OUT), pipeline.settled(0)), (copies, copies + batch));
+    // The spill pool is full: what comes now stays in its frame, and keeps its credit.
+    send(&mut pipeline, Priority::Batch, 5);
+    settle_without(&mut pipeline, &["batch-0"]);
+    assert_eq!((in_flight(&pipeline, "source-0"), pipeline.settled(0)), (PIN_LIMIT + 5, copies + batch));
+    let ledger = pipeline.finish();
+    assert!(ledger.events.dead_lettered.is_empty());
+    assert_eq!((ledger.events.processed.realtime, ledger.events.processed.batch), (batch, batch + 5));
+    let in_turn = (0..batch).map(|number| 2 * number).chain(2 * batch..2 * batch + 5);
+    let senders: Vec<_> = in_turn.map(|number| from(number).port()).collect();
+    assert_eq!(seen.lock().unwrap()[Class::Batch as usize], senders, "in order, copied or not");
+}
+
+#[test]
+fn a_copy_takes_no_place_on_a_ring_that_credits_were_given_for() {
+    let spec = PipelineSpec { reliable: true, spsc_depth: 64, reserved: 32, spill_slots: 16, ..spec() };
+    let (mut pipeline, _) = watched(&spec);
+    send(&mut pipeline, Priority::Batch, 32 + 28);
+    settle_without(&mut pipeline, &["batch-0"]);
+    let copies = 32 - PIN_LIMIT;
+    assert_eq!((pipeline.sum(Counter::COPIED_OUT), pipeline.settled(0)), (copies, copies));
+    assert_eq!(in_flight(&pipeline, "source-0"), PIN_LIMIT + 28);
+    assert!(pipeline.finish().events.dead_lettered.is_empty());
+}
+
+#[test]
+fn credits_held_by_a_stalled_worker_come_back() {
+    // Without any room for copies on the ring.
+    let spec = PipelineSpec { reliable: true, stall_ns: 1000, reserved: 1024, ..spec() };
     let (mut pipeline, _) = watched(&spec);
     send(&mut pipeline, Priority::Batch, PIN_LIMIT + 5);
     settle_without(&mut pipeline, &["batch-0"]);
     assert_eq!((in_flight(&pipeline, "source-0"), pipeline.settled(0)), (PIN_LIMIT + 5, 0));
+    assert_eq!(pipeline.stalled_links(), 0);
     pipeline.advance(1001);
     settle_without(&mut pipeline, &["batch-0"]);
     assert_eq!(pipeline.settled(0), PIN_LIMIT + 5, "its credits come back for other classes' events");
+    assert_eq!(pipeline.stalled_links(), 1);
     send(&mut pipeline, Priority::Batch, 5);
     send(&mut pipeline, Priority::High, 5);
     settle_without(&mut pipeline, &["batch-0"]);
-    assert_eq!(pipeline.sum(Counter::COPIED_OUT), 5);
+    assert_eq!(pipeline.sum(Counter::COPIED_OUT), 5, "a ring whose credits were written off takes copies");
     assert_eq!(pipeline.settled(0), PIN_LIMIT + 15);
     let ledger = pipeline.finish();
     assert_eq!((ledger.events.processed.realtime, ledger.events.processed.batch), (5, PIN_LIMIT + 10));
+    assert_eq!(pipeline.stalled_links(), 0);
 }
 
 #[test]

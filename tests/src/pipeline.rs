@@ -58,6 +58,8 @@ pub struct PipelineSpec {
     pub workers: [usize; 3],
     pub mpsc_depth: usize,
     pub spsc_depth: usize,
+    /// Positions of each ring to a worker that only reliable sources' events in their frames may use.
+    pub reserved: u64,
     pub dead_letter_depth: usize,
     pub spill_slots: usize,
     pub spill_slot_bytes: usize,
@@ -84,6 +86,7 @@ impl Default for PipelineSpec {
             // A claim takes up to 256 cells at once.
             mpsc_depth: 512,
             spsc_depth: 64,
+            reserved: 0,
             dead_letter_depth: 512,
             spill_slots: 4,
             spill_slot_bytes: 2048,
@@ -109,6 +112,7 @@ struct Observed {
     pools: Vec<(String, Arc<PoolGauges>)>,
     /// Per source: events that hold no credit any more.
     settled: Vec<Arc<AtomicU64>>,
+    stalled_links: Arc<AtomicU64>,
     worker_depths: Vec<(Class, spsc::Depth<Event>)>,
     dead_letter_depths: Vec<spsc::Depth<DeadLetter>>,
 }
@@ -244,6 +248,7 @@ impl Maker<'_> {
         };
         let agent = Dispatcher::new(spec);
         self.observed.blocks.push(agent.counters().block());
+        self.observed.stalled_links = agent.stalled_links_gauge();
         self.agents.push(Box::new(agent));
     }
 
@@ -316,7 +321,7 @@ impl Pipeline {
             for index in 0..spec.workers[class as usize] {
                 let (producer, ring) = spsc::ring(spec.spsc_depth);
                 maker.observed.worker_depths.push((class, producer.depth()));
-                let link = LinkSpec { producer, class, reserved: 0, stall_ns: spec.stall_ns, waker: None };
+                let link = LinkSpec { producer, class, reserved: spec.reserved, stall_ns: spec.stall_ns, waker: None };
                 links.push(Link::new(link, &maker.frames));
                 let retries = if class == Class::Realtime { None } else { retries.next().map(|(_, pool)| pool) };
                 let parts = WorkerParts { handler: handlers(class, index), ring, claimer: claimers.next(), retries };
@@ -420,6 +425,11 @@ impl Pipeline {
     /// Events of a source that hold no credit any more.
     pub fn settled(&self, source: usize) -> u64 {
         self.observed.settled[source].load(Ordering::Acquire)
+    }
+
+    /// Links whose workers stand still, as of the dispatcher's last housekeeping.
+    pub fn stalled_links(&self) -> u64 {
+        self.observed.stalled_links.load(Ordering::Acquire)
     }
 
     /// Drains, and checks what holds at the end of every run: the ledger is balanced and says what was sent, every event's

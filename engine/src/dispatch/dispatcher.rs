@@ -1,8 +1,9 @@
 //! The dispatcher: takes events in claim order, decides class and worker, and moves them on.
 //!
 //! - **Thread**: its runner's. **In**: one MPSC queue. **Out**: one ring per worker, the dead letter link.
-//! - **Overload**: it never waits. A worker without room, or a class that pins more than its share of a pool, gets a
-//!   copy from a bounded spill pool; when that is full too, the event is dead-lettered with `link_full`.
+//! - **Overload**: it never waits. What a class would pin beyond its share of a pool is copied to a bounded spill pool.
+//!   When that is full too, an event whose source can wait stays in its frame, and its credit holds the source; any other
+//!   is dead-lettered with `link_full`, as is what finds its worker's ring full.
 //! - **Invariant**: every event taken is dispatched, dead-lettered or lost, and counted as exactly one of them.
 
 use std::sync::Arc;
@@ -325,12 +326,14 @@ impl Router {
     }
 
     /// The class has its share of the pool: hands on a copy, so that the frame goes home. Gives the event back when it
-    /// may stay where it is.
+    /// stays where it is.
     #[cold]
     fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
         let reliable = self.frames.is_reliable(&event);
-        if reliable && !self.links[link].is_stalled() {
-            return Some(event); // its sender is slowed by credits instead
+        let link = &self.links[link];
+        if reliable && !link.has_room(false) && !link.is_stalled() {
+            // A copy holds no credit: on the part of the ring that credits are given for it would take another's place.
+            return Some(event);
         }
         let Some(copy) = self.spill[class as usize].copy(&event, &self.frames) else {
             if reliable {
