@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::burst::{BURST, Burst, Verdict, Waits};
 use super::handler::{EventView, Handler, Outcome};
 use super::retry::{RetryQueue, Waiting};
 use crate::control::{State, StateCell};
@@ -16,15 +17,13 @@ use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
 use crate::frame::{Class, FLAG_ID, FrameView};
-use crate::memory::{ArrivalRun, Event, Frames, Releaser};
+use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::DeadLetterSender;
 
-/// Events handled in one go: their frames stay in L1 between the passes over them.
-const BURST: usize = 256;
 /// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
 const BURSTS: usize = 8;
 
@@ -43,53 +42,6 @@ pub struct WorkerSpec<H> {
     pub retries: Option<RetryQueue>,
     pub clock: Clock,
     pub state: StateCell,
-}
-
-/// What is to become of an event of the burst.
-#[derive(Clone, Copy)]
-enum Verdict {
-    Done,
-    Duplicate,
-    Dead(DeadLetterReason),
-    Retry,
-}
-
-/// What was found out about the events of a burst, one after the other.
-struct Burst {
-    verdicts: Vec<Verdict>,
-    /// The claims that were won, and the event of each; not in the order of the events.
-    tokens: Vec<(u32, ClaimToken)>,
-    duplicates: u64,
-    /// Some verdict is neither done nor duplicate.
-    has_failures: bool,
-    /// Ids to be claimed, and the event of each.
-    ids: Vec<EventId>,
-    claiming: Vec<u32>,
-}
-
-impl Burst {
-    fn new() -> Self {
-        Self {
-            verdicts: Vec::with_capacity(BURST),
-            tokens: Vec::with_capacity(BURST),
-            duplicates: 0,
-            has_failures: false,
-            ids: Vec::with_capacity(BURST),
-            claiming: Vec::with_capacity(BURST),
-        }
-    }
-
-    fn begin(&mut self, count: usize) {
-        self.verdicts.clear();
-        self.verdicts.resize(count, Verdict::Done);
-        self.duplicates = 0;
-        self.has_failures = false;
-    }
-
-    fn fail(&mut self, index: usize, verdict: Verdict) {
-        self.verdicts[index] = verdict;
-        self.has_failures = true;
-    }
 }
 
 /// The agent.
@@ -354,43 +306,6 @@ impl<H: Handler> Worker<H> {
                 self.releaser.release(waiting.event);
             }
         }
-    }
-}
-
-/// Records rx→handler for the events of a burst, once for each run of them that arrived together.
-struct Waits<'a> {
-    latency: &'a Histogram,
-    frames: &'a Frames,
-    /// When the worker turned to the burst: one reading of the clock for all.
-    started: Nanos,
-    run: Option<(ArrivalRun, Nanos)>,
-    count: u64,
-}
-
-impl<'a> Waits<'a> {
-    fn new(latency: &'a Histogram, frames: &'a Frames, started: Nanos) -> Self {
-        Self { latency, frames, started, run: None, count: 0 }
-    }
-
-    #[inline]
-    fn add(&mut self, event: &Event) {
-        if !self.run.as_ref().is_some_and(|(run, _)| run.has(event)) {
-            self.record();
-            self.run = Some((self.frames.arrival_run(event), self.frames.arrival_ns(event)));
-        }
-        self.count += 1;
-    }
-
-    fn record(&mut self) {
-        if let Some((_, arrived)) = self.run {
-            self.latency.record(self.started.saturating_sub(arrived), std::mem::take(&mut self.count));
-        }
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.record();
     }
 }
 

@@ -5,6 +5,7 @@
 //! ```
 
 mod agent;
+mod burst;
 mod handler;
 mod retry;
 
