@@ -51,8 +51,9 @@ impl Machine {
         let mut outcome = child.stdout.take().map(Outcome::of_tests).unwrap_or_default();
         let status = child.wait().map_err(|error| Error::of_io("wait", &error))?;
         if !status.success() && outcome.failed == 0 {
-            println!("    `{}`: {status}", shown(command));
-            outcome.failed = 1;
+            let what = format!("`{}`: {status}", shown(command));
+            println!("    {what}");
+            outcome += Outcome::failure(what);
         }
         Ok(outcome)
     }
@@ -75,33 +76,41 @@ pub fn run(is_ci: bool) -> Result<()> {
     let machine = Machine { is_ci };
     let started = Instant::now();
     let mut total = Outcome::default();
-    let mut failed_steps = Vec::new();
     for (index, step) in STEPS.iter().enumerate() {
         println!("\n[{}/{}] {}", index + 1, STEPS.len(), step.name);
         let step_started = Instant::now();
-        let outcome = (step.run)(&machine).unwrap_or_else(|error| {
+        let mut outcome = (step.run)(&machine).unwrap_or_else(|error| {
             println!("    {error}");
-            Outcome { failed: 1, ..Outcome::default() }
+            Outcome::failure(error.to_string())
         });
         let verdict = match (outcome.failed, outcome.passed) {
             (0, 0) => "skipped",
             (0, _) => "ok",
-            _ => {
-                failed_steps.push(step.name);
-                "FAILED"
-            }
+            _ => "FAILED",
         };
         println!("    {verdict}, {:.1} s", step_started.elapsed().as_secs_f64());
+        let name = step.name.split(':').next().unwrap_or(step.name);
+        outcome.failures.iter_mut().for_each(|failure| *failure = format!("{name}: {failure}"));
         total += outcome;
     }
     println!("\nAll steps took {:.0} s.", started.elapsed().as_secs_f64());
-    if !total.skipped.is_empty() {
-        println!("Skipped:");
-        total.skipped.iter().for_each(|reason| println!("  {reason}"));
+    print!("{}", summary(&total));
+    if total.failed == 0 { Ok(()) } else { Err(Error::Reported) }
+}
+
+/// The last lines, which have to be enough for whoever sees nothing else.
+fn summary(total: &Outcome) -> String {
+    let mut text = String::new();
+    for (title, lines) in [("Skipped", &total.skipped), ("Failed", &total.failures)] {
+        if !lines.is_empty() {
+            text.push_str(&format!("{title}:\n"));
+        }
+        for line in lines {
+            // One line each, whatever was said.
+            text.push_str(&format!("  {}\n", line.split_whitespace().collect::<Vec<_>>().join(" ")));
+        }
     }
-    failed_steps.iter().for_each(|name| println!("Failed: {name}"));
-    println!("{} passed, {} failed, {} skipped", total.passed, total.failed, total.skipped.len());
-    if total.failed == 0 { Ok(()) } else { Err(Error::failed("not everything passed")) }
+    text + &format!("{} passed, {} failed, {} skipped\n", total.passed, total.failed, total.skipped.len())
 }
 
 fn tidy_step(_: &Machine) -> Result<Outcome> {
@@ -213,21 +222,30 @@ fn cargo_fuzz(arguments: &[&str], folder: &Path) -> Command {
 mod tests {
     use super::*;
 
-    const LOCAL: Machine = Machine { is_ci: false };
+    fn counted(script: &str) -> Outcome {
+        Machine { is_ci: false }.counted(Command::new("sh").args(["-c", script])).unwrap()
+    }
 
     #[test]
     fn a_test_program_that_breaks_off_is_a_failure() {
-        let outcome = LOCAL
-            .counted(Command::new("sh").args(["-c", "echo 'test result: ok. 2 passed; 0 failed'; exit 101"]))
-            .unwrap();
+        let outcome = counted("echo 'test result: ok. 2 passed; 0 failed'; exit 101");
         assert_eq!((outcome.passed, outcome.failed), (2, 1));
+        assert!(outcome.failures[0].contains("101"), "{:?}", outcome.failures);
     }
 
     #[test]
     fn failures_are_not_counted_twice() {
-        let outcome = LOCAL
-            .counted(Command::new("sh").args(["-c", "echo 'test result: FAILED. 1 passed; 3 failed'; exit 101"]))
-            .unwrap();
+        let outcome = counted("echo 'test result: FAILED. 1 passed; 3 failed'; exit 101");
         assert_eq!((outcome.passed, outcome.failed), (1, 3));
+    }
+
+    #[test]
+    fn the_last_lines_name_what_failed_and_what_was_skipped() {
+        let mut total = Outcome { passed: 5, ..Outcome::default() };
+        assert_eq!(summary(&total), "5 passed, 0 failed, 0 skipped\n");
+        total += Outcome::failure("test: a::b");
+        total += Outcome::skip("ebpf: no right\nto install");
+        let lines = "Skipped:\n  ebpf: no right to install\nFailed:\n  test: a::b\n5 passed, 1 failed, 1 skipped\n";
+        assert_eq!(summary(&total), lines);
     }
 }

@@ -15,6 +15,8 @@ pub enum Error {
     NotPermitted(String),
     /// Anything else.
     Failed(String),
+    /// A failure of which everything has been said.
+    Reported,
 }
 
 impl Error {
@@ -41,7 +43,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Error::Prerequisites(_) => 2,
-            Error::NotPermitted(_) | Error::Failed(_) => 1,
+            Error::NotPermitted(_) | Error::Failed(_) | Error::Reported => 1,
         }
     }
 }
@@ -50,6 +52,7 @@ impl fmt::Display for Error {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Error::Prerequisites(text) | Error::NotPermitted(text) | Error::Failed(text) => out.write_str(text),
+            Error::Reported => out.write_str("see above"),
         }
     }
 }

@@ -4,13 +4,16 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use xtask::Error;
 use xtask::cli::Cli;
 
 fn main() -> ExitCode {
     match Cli::parse().run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("xtask: {error}");
+            if !matches!(error, Error::Reported) {
+                eprintln!("xtask: {error}");
+            }
             ExitCode::from(error.exit_code())
         }
     }

@@ -12,6 +12,8 @@ const SKIPPED: &str = "SKIPPED: ";
 pub struct Outcome {
     pub passed: u64,
     pub failed: u64,
+    /// What failed, by name. Shorter than `failed` says where something failed that has no name.
+    pub failures: Vec<String>,
     /// With the reason of each.
     pub skipped: Vec<String>,
 }
@@ -25,44 +27,24 @@ impl Outcome {
         Outcome { skipped: vec![reason.into()], ..Outcome::default() }
     }
 
-    /// Reads a test run's standard output to its end. Shows what a person wants to see of it, and all of it when
-    /// something failed.
+    pub fn failure(what: impl Into<String>) -> Self {
+        Outcome { failed: 1, failures: vec![what.into()], ..Outcome::default() }
+    }
+
+    /// Reads a test run's standard output to its end. Shows what a person wants to see of it: how each program ended, and
+    /// what the failed tests said.
     pub fn of_tests(output: impl Read) -> Self {
-        let mut outcome = Outcome::default();
-        let mut passed = 0;
-        let mut all = String::new();
+        let mut run = TestRun::default();
         let mut reader = BufReader::new(output);
         let mut bytes = Vec::new();
         while reader.read_until(b'\n', &mut bytes).is_ok_and(|count| count > 0) {
-            let line = String::from_utf8_lossy(&bytes).into_owned();
-            let trimmed = line.trim();
-            if let Some(counts) = trimmed.strip_prefix("test result: ") {
-                passed += counted(counts, "passed");
-                outcome.failed += counted(counts, "failed");
-                if counted(counts, "passed") + counted(counts, "failed") > 0 {
-                    println!("    {}", counts.split("; 0 measured").next().unwrap_or(counts));
-                }
-            } else if let Some(reason) = skipped(trimmed) {
-                // Repeated when a test's output is shown twice, as it is for one that fails.
-                if !outcome.skipped.iter().any(|known| known == reason) {
-                    outcome.skipped.push(reason.to_owned());
-                }
-            } else if let Some(ignored) = ignored(trimmed) {
-                outcome.skipped.push(ignored);
-                // Not among the passed ones, from which the skipped are taken below.
-                passed += 1;
-            } else if trimmed.starts_with("test ") && trimmed.ends_with("FAILED") {
-                println!("    | {trimmed}");
+            let line = String::from_utf8_lossy(&bytes);
+            for shown in run.read(line.trim_end_matches(['\n', '\r'])) {
+                println!("    {shown}");
             }
-            all.push_str(&line);
             bytes.clear();
         }
-        outcome.passed = passed.saturating_sub(outcome.skipped.len() as u64);
-        if outcome.failed > 0 {
-            // Set off by a mark, so that nobody who counts our output in turn takes these for its own lines.
-            all.lines().for_each(|line| println!("    | {line}"));
-        }
-        outcome
+        run.end()
     }
 }
 
@@ -70,8 +52,102 @@ impl AddAssign for Outcome {
     fn add_assign(&mut self, other: Self) {
         self.passed += other.passed;
         self.failed += other.failed;
+        self.failures.extend(other.failures);
         self.skipped.extend(other.skipped);
     }
+}
+
+/// Where in a test program's output we are. What tests have said comes behind a heading, and their names behind the same
+/// heading once more; what stands between the two is theirs, whatever it looks like.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Part {
+    #[default]
+    Tests,
+    SaidByPassed,
+    Passed,
+    SaidByFailed,
+    Failed,
+}
+
+/// Test programs, one after the other.
+#[derive(Debug, Default)]
+struct TestRun {
+    outcome: Outcome,
+    /// Passed by the programs' own count, the skipped included.
+    passed: u64,
+    part: Part,
+    /// How many tests the program that has not ended yet announced.
+    announced: Option<u64>,
+    /// What the failed tests of this program said, line by line.
+    said: Vec<String>,
+}
+
+impl TestRun {
+    /// Takes one line; returns what is to be shown.
+    fn read(&mut self, line: &str) -> Vec<String> {
+        if let Some(reason) = skipped(line.trim()) {
+            // Repeated when a test's output is shown twice, as it is for one that fails.
+            if !self.outcome.skipped.iter().any(|known| known == reason) {
+                self.outcome.skipped.push(reason.to_owned());
+            }
+        }
+        match (self.part, line) {
+            (Part::Tests | Part::Passed, "successes:") => self.part = Part::SaidByPassed,
+            (Part::SaidByPassed, "successes:") => self.part = Part::Passed,
+            (Part::Tests | Part::Passed, "failures:") => self.part = Part::SaidByFailed,
+            (Part::SaidByFailed, "failures:") => self.part = Part::Failed,
+            (Part::SaidByFailed, _) => self.said.push(line.to_owned()),
+            (Part::Failed, _) if line.starts_with("    ") => self.outcome.failures.push(line.trim().to_owned()),
+            (Part::SaidByPassed, _) => {}
+            (Part::Tests | Part::Passed | Part::Failed, _) => return self.between(line),
+        }
+        Vec::new()
+    }
+
+    /// A line that is the harness's own.
+    fn between(&mut self, line: &str) -> Vec<String> {
+        let mut shown = Vec::new();
+        if let Some(counts) = line.strip_prefix("test result: ") {
+            let (passed, failed) = (counted(counts, "passed"), counted(counts, "failed"));
+            self.passed += passed;
+            self.outcome.failed += failed;
+            if passed + failed > 0 {
+                shown.push(counts.split("; 0 measured").next().unwrap_or(counts).to_owned());
+            }
+            // Set off by a mark, so that nobody who counts our output in turn takes these for its own lines.
+            shown.extend(std::mem::take(&mut self.said).iter().map(|line| format!("| {line}")));
+            (self.part, self.announced) = (Part::Tests, None);
+        } else if let Some(count) = announced(line) {
+            self.break_off();
+            self.announced = Some(count);
+        } else if let Some(ignored) = ignored(line) {
+            self.outcome.skipped.push(ignored);
+            // Not among the passed ones, from which the skipped are taken in the end.
+            self.passed += 1;
+        } else if line.starts_with("test ") && line.ends_with("FAILED") {
+            shown.push(format!("| {line}"));
+        }
+        shown
+    }
+
+    /// A program that has not said how its tests went was killed, or has killed itself.
+    fn break_off(&mut self) {
+        if let Some(count) = self.announced.take() {
+            self.outcome += Outcome::failure(format!("a program of {count} tests ended before they had"));
+        }
+    }
+
+    fn end(mut self) -> Outcome {
+        self.break_off();
+        self.outcome.passed = self.passed.saturating_sub(self.outcome.skipped.len() as u64);
+        self.outcome
+    }
+}
+
+/// The number in `running 5 tests`.
+fn announced(line: &str) -> Option<u64> {
+    let count = line.strip_prefix("running ")?;
+    count.strip_suffix(" tests").or_else(|| count.strip_suffix(" test"))?.parse().ok()
 }
 
 /// A line of its own, or what a test said past the harness, which had begun the line with the test's name.
@@ -98,37 +174,4 @@ fn ignored(line: &str) -> Option<String> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn tests_are_counted_over_all_programs() {
-        let text = "running 3 tests\ntest a ... ok\ntest b ... ignored, slow\n\n---- a stdout ----\n\
-            SKIPPED: a: no right to load BPF programs\n\ntest result: ok. 2 passed; 0 failed; 1 ignored; 0 measured; \
-            0 filtered out; finished in 0.01s\n\ntest result: ok. 5 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n";
-        let outcome = Outcome::of_tests(text.as_bytes());
-        assert_eq!((outcome.passed, outcome.failed), (6, 0));
-        assert_eq!(outcome.skipped, ["b: slow", "a: no right to load BPF programs"]);
-    }
-
-    #[test]
-    fn a_skip_is_seen_wherever_a_test_may_say_it() {
-        assert_eq!(skipped("SKIPPED: a: no rights"), Some("a: no rights"));
-        assert_eq!(skipped("test a ... SKIPPED: a: no rights"), Some("a: no rights"));
-        assert_eq!(skipped("test a ... ok"), None);
-        assert_eq!(skipped("it says SKIPPED: b"), None);
-    }
-
-    #[test]
-    fn failures_are_counted() {
-        let text = "test a ... FAILED\ntest result: FAILED. 1 passed; 2 failed; 0 ignored; 0 measured\n";
-        let outcome = Outcome::of_tests(text.as_bytes());
-        assert_eq!((outcome.passed, outcome.failed), (1, 2));
-    }
-
-    #[test]
-    fn an_example_that_is_not_run_is_no_skipped_test() {
-        assert_eq!(ignored("test src/lib.rs - (line 5) ... ignored"), None);
-        assert_eq!(ignored("test a::b ... ignored"), Some("a::b: marked as ignored".into()));
-    }
-}
+mod tests;
