@@ -7,7 +7,8 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::outcome::Outcome;
-use crate::process::{capture, cargo, find_program, shown, target_directory, visible, workspace_root};
+use crate::process::{capture, cargo, rustup, shown, target_directory, visible, workspace_root};
+use crate::setup::Purpose;
 use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
@@ -24,13 +25,34 @@ struct Step {
 }
 
 /// Where the steps run.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 struct Machine {
     /// Told to everything that runs as `CI=true`: a test that must not be skipped there looks at it.
     is_ci: bool,
+    /// What cannot be checked here, and why.
+    lacking: Vec<(Purpose, String)>,
 }
 
 impl Machine {
+    /// Installs what single steps need, as far as that may be done here.
+    fn prepared(is_ci: bool) -> Self {
+        let started = Instant::now();
+        let mut wanted = vec![Purpose::Style, Purpose::Fuzz];
+        // A toolchain that is not Debian's may be there already.
+        if ebpf::find_toolchain().is_err() {
+            wanted.push(Purpose::Ebpf);
+        }
+        let attempt = |purpose| setup::attempt(purpose).err().map(|reason| (purpose, reason));
+        let lacking = wanted.into_iter().filter_map(attempt).collect();
+        println!("Looking for what the checks need, and installing it, took {:.0} s.", started.elapsed().as_secs_f64());
+        Machine { is_ci, lacking }
+    }
+
+    /// Why a step that has this purpose cannot be made.
+    fn lacks(&self, purpose: Purpose) -> Option<&str> {
+        self.lacking.iter().find(|(lacking, _)| *lacking == purpose).map(|(_, reason)| reason.as_str())
+    }
+
     fn environment<'a>(&self, command: &'a mut Command) -> &'a mut Command {
         if self.is_ci { command.env("CI", "true") } else { command }
     }
@@ -72,8 +94,8 @@ const STEPS: &[Step] = &[
 ];
 
 pub fn run(is_ci: bool) -> Result<()> {
-    setup::ensure(setup::Purpose::Run)?;
-    let machine = Machine { is_ci };
+    setup::ensure(Purpose::Run)?;
+    let machine = Machine::prepared(is_ci);
     let started = Instant::now();
     let mut total = Outcome::default();
     for (index, step) in STEPS.iter().enumerate() {
@@ -118,15 +140,15 @@ fn tidy_step(_: &Machine) -> Result<Outcome> {
 }
 
 fn fmt(machine: &Machine) -> Result<Outcome> {
-    if !setup::component_present("fmt") {
-        return Ok(Outcome::skip("fmt: rustfmt is not installed (rustup component add rustfmt)"));
+    if let Some(reason) = machine.lacks(Purpose::Style) {
+        return Ok(Outcome::skip(format!("fmt: {reason}")));
     }
     machine.checked(cargo().args(["fmt", "--all", "--check"]))
 }
 
 fn clippy(machine: &Machine) -> Result<Outcome> {
-    if !setup::component_present("clippy") {
-        return Ok(Outcome::skip("clippy: clippy is not installed (rustup component add clippy)"));
+    if let Some(reason) = machine.lacks(Purpose::Style) {
+        return Ok(Outcome::skip(format!("clippy: {reason}")));
     }
     machine.checked(cargo().args([
         "clippy",
@@ -152,15 +174,11 @@ fn test(machine: &Machine) -> Result<Outcome> {
 
 /// Other compilers give other bytes, which prove nothing: what they gave has to pass the tests of the committed object.
 fn ebpf_step(machine: &Machine) -> Result<Outcome> {
-    let root = workspace_root();
-    match ebpf::build(&root, true) {
-        Ok(()) => {}
-        Err(text) if text.contains(ebpf::HOW_TO_GET) => {
-            let reason = text.lines().next().unwrap_or_default();
-            return Ok(Outcome::skip(format!("ebpf: {reason} (cargo xtask setup --ebpf)")));
-        }
-        Err(text) => return Err(Error::Failed(text)),
+    if let Some(reason) = machine.lacks(Purpose::Ebpf) {
+        return Ok(Outcome::skip(format!("ebpf: {reason}")));
     }
+    let root = workspace_root();
+    ebpf::build(&root, true).map_err(Error::Failed)?;
     let rebuilt = ebpf::rebuilt_directory(&root);
     if same_objects(&rebuilt, &root.join("ebpf/object")) {
         return Ok(Outcome::pass());
@@ -191,30 +209,24 @@ fn loom(machine: &Machine) -> Result<Outcome> {
 }
 
 fn fuzz(machine: &Machine) -> Result<Outcome> {
-    let folder = workspace_root().join("tests/fuzz");
-    if !folder.join("Cargo.toml").exists() {
-        return Ok(Outcome::skip("fuzz: there is no fuzz target"));
-    }
-    if find_program("rustup").is_none() || capture(&mut cargo_fuzz(&["--version"], &folder)).is_err() {
-        let how = "rustup toolchain install nightly; cargo install cargo-fuzz";
-        return Ok(Outcome::skip(format!("fuzz: cargo-fuzz or a nightly toolchain is not installed ({how})")));
+    if let Some(reason) = machine.lacks(Purpose::Fuzz) {
+        return Ok(Outcome::skip(format!("fuzz: {reason}")));
     }
     let mut outcome = Outcome::default();
-    for target in capture(&mut cargo_fuzz(&["list"], &folder))?.split_whitespace() {
+    for target in capture(&mut cargo_fuzz(&["list"]))?.split_whitespace() {
         let seconds = format!("-max_total_time={FUZZ_SECONDS}");
-        outcome +=
-            machine.checked(&mut cargo_fuzz(&["run", target, "--", &seconds, "-print_final_stats=1"], &folder))?;
+        outcome += machine.checked(&mut cargo_fuzz(&["run", target, "--", &seconds, "-print_final_stats=1"]))?;
+    }
+    if outcome == Outcome::default() {
+        return Err(Error::failed("nothing was fuzzed"));
     }
     Ok(outcome)
 }
 
-/// cargo-fuzz wants a nightly compiler, and the one that runs us is named in the environment.
-fn cargo_fuzz(arguments: &[&str], folder: &Path) -> Command {
-    let mut command = Command::new(find_program("rustup").unwrap_or_else(|| "rustup".into()));
-    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(folder);
-    for name in ["CARGO", "RUSTC", "RUSTUP_TOOLCHAIN", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"] {
-        command.env_remove(name);
-    }
+/// The sanitizers are a nightly compiler's.
+fn cargo_fuzz(arguments: &[&str]) -> Command {
+    let mut command = rustup();
+    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(workspace_root().join("tests/fuzz"));
     command
 }
 
@@ -223,7 +235,7 @@ mod tests {
     use super::*;
 
     fn counted(script: &str) -> Outcome {
-        Machine { is_ci: false }.counted(Command::new("sh").args(["-c", script])).unwrap()
+        Machine::default().counted(Command::new("sh").args(["-c", script])).unwrap()
     }
 
     #[test]
@@ -247,5 +259,16 @@ mod tests {
         total += Outcome::skip("ebpf: no right\nto install");
         let lines = "Skipped:\n  ebpf: no right to install\nFailed:\n  test: a::b\n5 passed, 1 failed, 1 skipped\n";
         assert_eq!(summary(&total), lines);
+    }
+
+    #[test]
+    fn a_step_whose_tools_cannot_be_had_is_skipped_with_the_reason() {
+        let purposes = [Purpose::Style, Purpose::Ebpf, Purpose::Fuzz];
+        let lacking = purposes.map(|purpose| (purpose, "no rights".to_owned())).into();
+        let machine = Machine { is_ci: false, lacking };
+        for (name, step) in [("fmt", fmt as fn(&Machine) -> _), ("clippy", clippy), ("ebpf", ebpf_step), ("fuzz", fuzz)]
+        {
+            assert_eq!(step(&machine).unwrap(), Outcome::skip(format!("{name}: no rights")));
+        }
     }
 }

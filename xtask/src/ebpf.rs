@@ -10,6 +10,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::{env, fs};
 
+use crate::process::cargo_home;
+
 const TARGET: &str = "bpfel-unknown-none";
 const PROGRAMS: [&str; 2] = ["steer", "blast"];
 /// A `rustc` to use instead of the ones looked for.
@@ -22,7 +24,7 @@ Building the XDP programs (not needed to run the engine: the objects are committ
   - a rustc with the standard library for bpfel-unknown-none. Debian 12: apt install rustc-web libstd-rust-web-dev-bpf
     llvm-22-dev. Elsewhere a nightly with rust-src, named by EVENTSTREAM_BPF_RUSTC;
   - bpf-linker for the same LLVM: LLVM_PREFIX=/usr/lib/llvm-22 LLVM_SYS_221_PREFIX=/usr/lib/llvm-22
-    cargo install bpf-linker --no-default-features --features llvm-22;
+    cargo install bpf-linker --version 0.13.0 --locked --no-default-features --features llvm-22;
   - llvm-strip of the same LLVM.";
 
 /// Builds the objects and writes them, with their record, to `ebpf/object`; with `check`, compares instead of writing.
@@ -102,6 +104,11 @@ fn compare(committed: &Path, rebuilt: &Path) -> Result<(), String> {
         println!("{name} is what its sources give, byte for byte");
     }
     Ok(())
+}
+
+/// Whether the objects could be built here; if not, what is missing for it.
+pub fn find_toolchain() -> Result<(), String> {
+    Toolchain::find().map(drop)
 }
 
 struct Toolchain {
@@ -191,11 +198,6 @@ impl Toolchain {
         }
         flags.join("\x1f")
     }
-}
-
-fn cargo_home() -> PathBuf {
-    env::var_os("CARGO_HOME")
-        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from)
 }
 
 /// A compiler that has core for the target or its source, and whether it must build core first.

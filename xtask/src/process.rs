@@ -34,6 +34,25 @@ pub fn cargo() -> Command {
     command
 }
 
+/// Where cargo keeps what it downloads and installs.
+pub fn cargo_home() -> PathBuf {
+    env::var_os("CARGO_HOME")
+        .map_or_else(|| PathBuf::from(env::var_os("HOME").unwrap_or_default()).join(".cargo"), PathBuf::from)
+}
+
+/// rustup. What it runs by another toolchain must not see the names of the one that runs us.
+pub fn rustup() -> Command {
+    let own = cargo_home().join("bin/rustup");
+    let found = find_program("rustup").or_else(|| is_executable(&own).then_some(own));
+    let mut command = Command::new(found.unwrap_or_else(|| "rustup".into()));
+    for name in ["CARGO", "RUSTC", "CARGO_MANIFEST_DIR", "CARGO_TARGET_DIR"] {
+        command.env_remove(name);
+    }
+    // To look whether a toolchain is there must not download it.
+    command.env("RUSTUP_AUTO_INSTALL", "0");
+    command
+}
+
 /// Where cargo puts what it builds, whatever the environment or a configuration file says about it.
 pub fn target_directory() -> Result<&'static Path> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();

@@ -7,8 +7,8 @@ mod needs;
 
 use std::process::Command;
 
-use crate::process::{capture, cargo, find_program, tool, visible};
-use crate::{Error, Result};
+use crate::process::{capture, cargo, find_program, rustup, shown, tool, visible};
+use crate::{Error, Result, ebpf};
 
 use needs::{NEEDS, Need};
 pub use needs::{Purpose, Tool};
@@ -48,7 +48,8 @@ impl Distribution {
     fn install_command(self, packages: &[&str]) -> Option<String> {
         let packages = packages.join(" ");
         match self {
-            Distribution::Debian => Some(format!("apt-get install -y {packages}")),
+            // What is there already is not touched: nothing is removed for the sake of something new.
+            Distribution::Debian => Some(format!("apt-get install -y --no-install-recommends --no-remove {packages}")),
             Distribution::Fedora => Some(format!("dnf install -y {packages}")),
             Distribution::Arch => Some(format!("pacman -S --needed {packages}")),
             Distribution::Unknown => None,
@@ -69,14 +70,18 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     }
     let packages: Vec<&str> =
         missing.iter().filter(|need| need.tool == Tool::Package).map(|need| need.package(distribution)).collect();
+    // Other distributions have no such packages.
+    let is_debians = |need: &&Need| need.purpose == Purpose::Ebpf && need.tool == Tool::Package;
+    if distribution != Distribution::Debian && missing.iter().any(is_debians) {
+        return Err(Error::Prerequisites(ebpf::HOW_TO_GET.into()));
+    }
     if !packages.is_empty() {
         install_packages(distribution, &packages)?;
     }
-    for need in missing.iter().filter(|need| need.tool == Tool::BpfLinker) {
-        println!("Building {} with cargo; this takes some minutes.", need.name);
-        install_bpf_linker()?;
+    for need in &missing {
+        install(need)?;
     }
-    let still = missing_names(purpose);
+    let still: Vec<&str> = self::missing(purpose).iter().map(|need| need.name).collect();
     if still.is_empty() {
         println!("Everything is installed.");
         Ok(())
@@ -85,30 +90,25 @@ pub fn ensure(purpose: Purpose) -> Result<()> {
     }
 }
 
+/// The same for a check that can be left out: why it has to be, on one line.
+pub fn attempt(purpose: Purpose) -> std::result::Result<(), String> {
+    ensure(purpose).map_err(|error| {
+        let text = error.to_string();
+        let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+        println!("Going on without: {text}");
+        lines.join(" ")
+    })
+}
+
 /// `cargo xtask setup`.
 pub fn run(purpose: Purpose) -> Result<()> {
     ensure(purpose)?;
     println!("Nothing is missing.");
-    if !component_present("fmt") || !component_present("clippy") {
-        println!(
-            "`cargo xtask test` also checks style where rustfmt and clippy are: rustup component add rustfmt clippy"
-        );
-    }
     Ok(())
 }
 
-/// Whether cargo has a subcommand that comes as a component of the toolchain or as a plugin.
-pub fn component_present(name: &str) -> bool {
-    capture(cargo().args([name, "--version"])).is_ok()
-}
-
-/// Names of what is missing, for whoever can do without and wants to say so.
-pub fn missing_names(purpose: Purpose) -> Vec<&'static str> {
-    missing(purpose).iter().map(|need| need.name).collect()
-}
-
 fn missing(purpose: Purpose) -> Vec<&'static Need> {
-    NEEDS.iter().filter(|need| need.purpose <= purpose && !need.is_met()).collect()
+    NEEDS.iter().filter(|need| purpose.includes(need.purpose) && !need.is_met()).collect()
 }
 
 fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()> {
@@ -134,7 +134,7 @@ fn install_packages(distribution: Distribution, packages: &[&str]) -> Result<()>
     if let Err(Error::NotPermitted(reason)) = &updated {
         return Err(by_hand(&format!("They cannot be installed from here: {reason}")));
     }
-    let arguments = [&["install", "-y", "--no-install-recommends"], packages].concat();
+    let arguments: Vec<&str> = command.split_whitespace().skip(1).collect();
     let Err(error) = visible(&mut apt(&arguments)) else {
         return Ok(());
     };
@@ -151,14 +151,25 @@ fn apt(arguments: &[&str]) -> Command {
     command
 }
 
-/// The linker has to be built against the LLVM of the compiler it serves.
-fn install_bpf_linker() -> Result<()> {
-    let mut command = cargo();
-    command
-        .args(["install", "bpf-linker", "--no-default-features", "--features", "llvm-22"])
-        .env("LLVM_PREFIX", needs::LLVM)
-        .env("LLVM_SYS_221_PREFIX", needs::LLVM);
-    visible(&mut command).map_err(|error| Error::Prerequisites(error.to_string()))
+/// What no package manager installs.
+fn install(need: &Need) -> Result<()> {
+    let mut command = match need.tool {
+        Tool::Package => return Ok(()),
+        Tool::Rustup(arguments) => {
+            let mut command = rustup();
+            command.args(arguments);
+            command
+        }
+        Tool::Cargo(arguments) => {
+            let mut command = cargo();
+            command.arg("install").args(arguments);
+            // The linker has to be built against the LLVM of the compiler it serves.
+            command.env("LLVM_PREFIX", needs::LLVM).env("LLVM_SYS_221_PREFIX", needs::LLVM);
+            command
+        }
+    };
+    println!("Installing it: {}", shown(&command));
+    visible(&mut command).map_err(|error| Error::Prerequisites(format!("missing: {}\n{error}", need.name)))
 }
 
 #[cfg(test)]
@@ -187,15 +198,29 @@ mod tests {
     }
 
     #[test]
-    fn running_needs_less_than_rebuilding_the_ebpf_object() {
-        let count = |purpose| NEEDS.iter().filter(|need| need.purpose <= purpose).count();
-        assert!(count(Purpose::Run) < count(Purpose::Ebpf));
+    fn running_needs_less_than_each_check_of_its_own() {
+        let names = |purpose: Purpose| -> Vec<&str> {
+            NEEDS.iter().filter(|need| purpose.includes(need.purpose)).map(|need| need.name).collect()
+        };
+        let (run, ebpf, fuzz) = (names(Purpose::Run), names(Purpose::Ebpf), names(Purpose::Fuzz));
+        assert!(run.iter().all(|name| ebpf.contains(name) && fuzz.contains(name)));
+        assert!(ebpf.contains(&"bpf-linker") && fuzz.contains(&"cargo-fuzz"));
+        assert!(!run.contains(&"bpf-linker") && !fuzz.contains(&"bpf-linker") && !ebpf.contains(&"cargo-fuzz"));
+    }
+
+    #[test]
+    fn where_nothing_may_be_installed_the_command_for_it_is_said() {
+        for (distribution, command) in [(Distribution::Fedora, "dnf install -y a b"), (Distribution::Unknown, "a b")] {
+            let error = install_packages(distribution, &["a", "b"]).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            assert!(error.to_string().contains(command), "{error}");
+        }
     }
 
     #[test]
     fn the_command_names_the_packages() {
         let command = Distribution::Debian.install_command(&["clang", "llvm"]).unwrap();
-        assert_eq!(command, "apt-get install -y clang llvm");
+        assert_eq!(command, "apt-get install -y --no-install-recommends --no-remove clang llvm");
         assert_eq!(Distribution::Unknown.install_command(&[]), None);
     }
 }

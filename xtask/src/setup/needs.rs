@@ -5,25 +5,38 @@
 use std::path::Path;
 
 use super::Distribution;
-use crate::process::{capture, find_program, tool};
+use crate::process::{capture, cargo, cargo_home, find_program, rustup, tool};
 
 /// Where Debian puts the LLVM that bpf-linker is built against.
 pub const LLVM: &str = "/usr/lib/llvm-22";
 
-/// Later ones include the earlier ones.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+/// What something is needed for. Everything needs what running needs, and nothing else of the others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
-    /// Building, running and testing the project.
+    /// Building and running the project, and its tests.
     Run,
-    /// Rebuilding the compiled eBPF object that is committed.
+    /// The checks of format and lints.
+    Style,
+    /// Rebuilding the compiled XDP programs that are committed.
     Ebpf,
+    /// Fuzzing the parser.
+    Fuzz,
+}
+
+impl Purpose {
+    pub fn includes(self, other: Purpose) -> bool {
+        other == Purpose::Run || other == self
+    }
 }
 
 /// What installs it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Tool {
     Package,
-    BpfLinker,
+    /// `rustup` with these arguments.
+    Rustup(&'static [&'static str]),
+    /// Built from source, in the version that is known to work.
+    Cargo(&'static [&'static str]),
 }
 
 enum Probe {
@@ -31,6 +44,11 @@ enum Probe {
     PkgConfig(&'static str),
     LibClang,
     File(&'static str),
+    /// What cargo runs by this name.
+    Subcommand(&'static str),
+    /// A toolchain that rustup knows by this name.
+    Toolchain(&'static str),
+    /// What `cargo install` has put where it puts things.
     Cargo(&'static str),
 }
 
@@ -48,9 +66,14 @@ const fn need(name: &'static str, probe: Probe, fedora: &'static str, arch: &'st
     Need { name, why, purpose: Purpose::Run, tool: Tool::Package, probe, fedora, arch }
 }
 
-const fn ebpf(name: &'static str, tool: Tool, probe: Probe, why: &'static str) -> Need {
-    Need { name, why, purpose: Purpose::Ebpf, tool, probe, fedora: name, arch: name }
+const fn check(purpose: Purpose, name: &'static str, tool: Tool, probe: Probe, why: &'static str) -> Need {
+    Need { name, why, purpose, tool, probe, fedora: name, arch: name }
 }
+
+/// The version that wrote the committed objects: another one's are not compared byte for byte.
+const BPF_LINKER: &[&str] =
+    &["bpf-linker", "--version", "0.13.0", "--locked", "--no-default-features", "--features", "llvm-22"];
+const CARGO_FUZZ: &[&str] = &["cargo-fuzz", "--version", "0.13.1", "--locked"];
 
 /// By their names on Debian. pkg-config stands before the libraries it is asked about.
 pub const NEEDS: &[Need] = &[
@@ -94,20 +117,62 @@ pub const NEEDS: &[Need] = &[
     ),
     need("ethtool", Probe::Program("ethtool"), "ethtool", "ethtool", "reads what a link has dropped, per queue"),
     need("python3", Probe::Program("python3"), "python3", "python", "runs the example client of the README"),
-    ebpf("rustc-web", Tool::Package, Probe::File("/usr/bin/rustc"), "compiles for BPF without a nightly toolchain"),
-    ebpf(
+    check(
+        Purpose::Style,
+        "rustfmt",
+        Tool::Rustup(&["component", "add", "rustfmt"]),
+        Probe::Subcommand("fmt"),
+        "checks the source's format",
+    ),
+    check(
+        Purpose::Style,
+        "clippy",
+        Tool::Rustup(&["component", "add", "clippy"]),
+        Probe::Subcommand("clippy"),
+        "finds what a compiler does not mind",
+    ),
+    check(
+        Purpose::Ebpf,
+        "rustc-web",
+        Tool::Package,
+        Probe::File("/usr/bin/rustc"),
+        "compiles for BPF without a nightly toolchain",
+    ),
+    check(
+        Purpose::Ebpf,
         "libstd-rust-web-dev-bpf",
         Tool::Package,
         Probe::File("/usr/lib/rustlib/bpfel-unknown-none"),
         "the Rust core library for BPF",
     ),
-    ebpf(
+    check(
+        Purpose::Ebpf,
         "llvm-22-dev",
         Tool::Package,
         Probe::File("/usr/lib/llvm-22/include/llvm-c"),
         "bpf-linker is built against it",
     ),
-    ebpf("bpf-linker", Tool::BpfLinker, Probe::Cargo("bpf-linker"), "links the XDP program; built with cargo install"),
+    check(
+        Purpose::Ebpf,
+        "bpf-linker",
+        Tool::Cargo(BPF_LINKER),
+        Probe::Cargo("bpf-linker"),
+        "links the XDP programs; built with cargo install",
+    ),
+    check(
+        Purpose::Fuzz,
+        "nightly",
+        Tool::Rustup(&["toolchain", "install", "nightly", "--profile", "minimal", "--no-self-update"]),
+        Probe::Toolchain("nightly"),
+        "a toolchain with sanitizers, for the fuzzer",
+    ),
+    check(
+        Purpose::Fuzz,
+        "cargo-fuzz",
+        Tool::Cargo(CARGO_FUZZ),
+        Probe::Cargo("cargo-fuzz"),
+        "feeds the parser bytes nobody chose; built with cargo install",
+    ),
 ];
 
 impl Need {
@@ -127,6 +192,8 @@ impl Need {
             }
             Probe::LibClang => libclang_present(),
             Probe::File(path) => Path::new(path).exists(),
+            Probe::Subcommand(name) => capture(cargo().args([name, "--version"])).is_ok(),
+            Probe::Toolchain(name) => capture(rustup().args(["run", name, "rustc", "--version"])).is_ok(),
             Probe::Cargo(name) => find_program(name).is_some() || in_cargo_home(name),
         }
     }
@@ -153,8 +220,5 @@ fn holds_libclang(folder: &Path) -> bool {
 }
 
 fn in_cargo_home(name: &str) -> bool {
-    let home = std::env::var_os("CARGO_HOME")
-        .map(std::path::PathBuf::from)
-        .or_else(|| Some(Path::new(&std::env::var_os("HOME")?).join(".cargo")));
-    home.is_some_and(|home| home.join("bin").join(name).is_file())
+    cargo_home().join("bin").join(name).is_file()
 }
