@@ -84,7 +84,7 @@ pub const NEEDS: &[Need] = &[
     need("pkg-config", Probe::Program("pkg-config"), "pkgconf-pkg-config", "pkgconf", "finds the libraries below"),
     need("clang", Probe::Program("clang"), "clang", "clang", "compiles libxdp's own small BPF programs"),
     need("llvm", Probe::Program("llvm-strip"), "llvm", "llvm", "strips debug data from BPF objects"),
-    need("libclang-dev", Probe::LibClang, "clang-devel", "clang", "generates the Rust bindings of libxdp and hwloc"),
+    need("libclang-dev", Probe::LibClang, "clang-devel", "clang", "generates the Rust bindings of libxdp"),
     need(
         "libelf-dev",
         Probe::PkgConfig("libelf"),
@@ -94,20 +94,6 @@ pub const NEEDS: &[Need] = &[
     ),
     need("zlib1g-dev", Probe::PkgConfig("zlib"), "zlib-devel", "zlib", "libbpf and libelf are linked with it"),
     need("libpcap-dev", Probe::PkgConfig("libpcap"), "libpcap-devel", "libpcap", "libxdp's configure demands it"),
-    need(
-        "libhwloc-dev",
-        Probe::PkgConfig("hwloc"),
-        "hwloc-devel",
-        "hwloc",
-        "tells the cores and memory nodes of the machine",
-    ),
-    need(
-        "protobuf-compiler",
-        Probe::Program("protoc"),
-        "protobuf-compiler",
-        "protobuf",
-        "compiles the cluster's messages",
-    ),
     need(
         "iproute2",
         Probe::Program("ip"),
