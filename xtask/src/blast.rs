@@ -1,12 +1,13 @@
 //! `cargo xtask blast`: one load at an engine.
 //!
 //! Arguments that name a destination are the load generator's business alone. Without one, the load goes to the engine
-//! that `cargo xtask run` keeps on its testbed in another terminal, and when there is none, to an engine started for it.
+//! that `cargo xtask run` keeps in another terminal, on its testbed or on loopback, and when there is none, to an engine
+//! started for it.
 
-use crate::process::visible;
+use crate::process::{capture, visible};
 use crate::run::load::{self, Slot, Target, arguments};
 use crate::run::phase::{Kind, Load, Path, Rate};
-use crate::run::{self, build, run_one_load};
+use crate::run::{self, Binaries, build, run_one_load};
 use crate::testbed::Link;
 use crate::{Error, Result, setup};
 
@@ -24,21 +25,47 @@ pub fn blast(kind: &str, rest: &[String]) -> Result<()> {
         Some(text) => text.parse().map_err(|_| Error::failed("--seconds wants a number"))?,
         None => SECONDS,
     };
+    setup::ensure(setup::Purpose::Run)?;
+    let binaries = build()?;
     // The demonstration's link by its name: a test's testbed is nobody else's to load.
-    match Link::living().into_iter().find(|link| link.namespace.starts_with("esc-demo-")) {
-        Some(link) => at_running_engine(kind, rest, seconds, link),
-        None => run_one_load(kind, rest, seconds),
+    let link = Link::living().into_iter().find(|link| link.namespace.starts_with("esc-demo-"));
+    if link.is_some() || answers(&binaries.eventstream) {
+        at_running_engine(&binaries, kind, rest, seconds, link)
+    } else {
+        run_one_load(&binaries, kind, rest, seconds)
     }
 }
 
-fn at_running_engine(kind: Kind, rest: &[String], seconds: f64, link: Link) -> Result<()> {
-    println!("To the engine on {} ({}).", link.iface, link.engine_ip);
-    let binaries = build()?;
-    let target = Target { link: Some(link), udp_port: run::UDP_PORT, tcp_port: run::TCP_PORT };
+/// Whether an engine with the default configuration runs here.
+fn answers(eventstream: &std::path::Path) -> bool {
+    capture(std::process::Command::new(eventstream).args(["state", "get"])).is_ok()
+}
+
+fn at_running_engine(binaries: &Binaries, kind: Kind, rest: &[String], seconds: f64, link: Option<Link>) -> Result<()> {
+    match &link {
+        Some(link) => println!("To the engine on {} ({}).", link.iface, link.engine_ip),
+        None => println!("To the engine on loopback."),
+    }
+    let target = Target { link, udp_port: run::UDP_PORT, tcp_port: run::TCP_PORT };
     let load = load_of(kind);
+    check_reach(kind, &target)?;
     let slot = Slot { seconds, rate: None, producer: run::producer(0, 0), cpu: run::allowed_cpus()[0] };
+    let mut defaults = arguments(&load, &target, &slot);
+    // Nobody but a person reads what it says.
+    defaults.retain(|argument| !["--json", "--quiet"].contains(&argument.as_str()));
     let mut command = load::command(&binaries.blast, &target, load.path);
-    visible(command.args(merged(arguments(&load, &target, &slot), rest)))
+    visible(command.args(merged(defaults, rest)))
+}
+
+/// Packets written past the kernel's sockets need a device to be written to.
+pub fn check_reach(kind: Kind, target: &Target) -> Result<()> {
+    match kind {
+        Kind::TestRun | Kind::AfXdp if target.link.is_none() => Err(Error::failed(format!(
+            "load `{}` goes over a network device, and the engine is on loopback: gso, udp and tcp can reach it there",
+            kind.name()
+        ))),
+        _ => Ok(()),
+    }
 }
 
 /// What a kind of load does unless told otherwise: the demonstration's mix.
@@ -88,6 +115,17 @@ mod tests {
         let result = merged(list("udp --json --rate max --queue 0 --ids"), &list("--rate 100 --queue=1"));
         assert_eq!(result, list("udp --json --ids --rate 100 --queue=1"));
         assert_eq!(merged(list("udp --json --ids"), &[]), list("udp --json --ids"));
+    }
+
+    #[test]
+    fn only_sockets_reach_loopback() {
+        let target = Target { link: None, udp_port: 1, tcp_port: 2 };
+        for kind in [Kind::Gso, Kind::Udp, Kind::Tcp] {
+            assert!(check_reach(kind, &target).is_ok());
+        }
+        for kind in [Kind::TestRun, Kind::AfXdp] {
+            assert!(check_reach(kind, &target).unwrap_err().to_string().contains("loopback"));
+        }
     }
 
     #[test]

@@ -106,14 +106,12 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     drive(arguments, &binaries, &ground, work, &stop)
 }
 
-/// One load at an engine on a testbed, for `cargo xtask blast`.
-pub fn run_one_load(kind: phase::Kind, extra: &[String], seconds: f64) -> Result<()> {
-    setup::ensure(setup::Purpose::Run)?;
-    let binaries = build()?;
+/// One load at an engine of its own, for `cargo xtask blast`.
+pub fn run_one_load(binaries: &Binaries, kind: phase::Kind, extra: &[String], seconds: f64) -> Result<()> {
     let stop = Stop::on_signals()?;
-    let ground = Ground::Testbed(Testbed::create(&Options::demo())?);
+    let ground = testbed_or_loopback();
     let arguments = Arguments { seconds: Some(seconds), ..Arguments::default() };
-    drive(&arguments, &binaries, &ground, Work::One { kind, extra }, &stop)
+    drive(&arguments, binaries, &ground, Work::One { kind, extra }, &stop)
 }
 
 /// What is done while the engine runs.
@@ -287,6 +285,7 @@ impl Session<'_> {
 
     /// A load with arguments of the caller's own.
     fn one(&mut self, kind: phase::Kind, extra: &[String], seconds: f64) -> Result<()> {
+        crate::blast::check_reach(kind, &self.target)?;
         let load = crate::blast::load_of(kind);
         let slot = Slot { seconds, rate: None, producer: producer(0, 0), cpu: self.cpu };
         let arguments = crate::blast::merged(load::arguments(&load, &self.target, &slot), extra);

@@ -107,6 +107,36 @@ fn a_run_on_a_testbed_sends_from_its_namespace() {
     fs::remove_dir_all(&folder).unwrap();
 }
 
+/// Says that a copy of this program is to look for its ground.
+const LOOK: &str = "EVENTSTREAM_TEST_LOOKS_FOR_GROUND";
+
+#[test]
+fn looks_for_its_ground_when_asked_to() {
+    if std::env::var_os(LOOK).is_some() {
+        assert!(matches!(testbed_or_loopback(), Ground::Loopback));
+    }
+}
+
+#[test]
+fn without_rights_a_run_takes_loopback_and_says_what_more_rights_would_add() {
+    const TEST: &str = "without_rights_a_run_takes_loopback_and_says_what_more_rights_would_add";
+    let Some(setpriv) = process::find_program("setpriv") else {
+        return println!("SKIPPED: {TEST}: there is no setpriv here");
+    };
+    let mut command = std::process::Command::new(setpriv);
+    command.args(["--bounding-set=-all", "--inh-caps=-all"]).arg(std::env::current_exe().unwrap());
+    command.args(["--exact", "run::tests::looks_for_its_ground_when_asked_to", "--nocapture"]).env(LOOK, "1");
+    let said = match process::capture(&mut command) {
+        Ok(said) => said,
+        // Who has no capability to give up may not ask for that either.
+        Err(Error::NotPermitted(reason)) => return println!("SKIPPED: {TEST}: {reason}"),
+        Err(error) => panic!("{error}"),
+    };
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("Running on loopback")).collect();
+    assert_eq!(lines.len(), 1, "{said}");
+    assert!(lines[0].contains("with the rights to") && lines[0].contains("AF_XDP"), "{said}");
+}
+
 /// A run in a process of its own, once its engine is there: the run, and the engine's process number.
 fn start_run(folder: &Path) -> (std::process::Child, String) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
