@@ -102,8 +102,9 @@ fn load(path: Option<&Path>) -> Result<Config, String> {
 }
 
 fn socket_paths(config: &Config) -> Vec<PathBuf> {
-    let runtime_dir = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    config.control.socket_paths(runtime_dir.as_deref())
+    let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
+    let private = admin::private_folder(&std::env::temp_dir()).ok();
+    config.control.socket_paths(session.iter().chain(&private))
 }
 
 fn ask(request: &Request, config: Option<&Path>) -> Result<serde_json::Value, String> {

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -129,6 +129,24 @@ async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>
     }
 }
 
+/// A folder for the sockets of a user who has no runtime directory, as without a login session. Others may write beside
+/// it, so one that somebody else has made, or can look into, is none.
+pub fn private_folder(temporary: &Path) -> io::Result<PathBuf> {
+    let own = rustix::process::geteuid().as_raw();
+    let folder = temporary.join(format!("runtime-{own}"));
+    match fs::DirBuilder::new().mode(0o700).create(&folder) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+        _ => {}
+    }
+    let found = fs::symlink_metadata(&folder)?;
+    if found.is_dir() && found.uid() == own && found.mode() & 0o077 == 0 {
+        Ok(folder)
+    } else {
+        let text = format!("{} is not a folder of this user's alone", folder.display());
+        Err(io::Error::new(io::ErrorKind::PermissionDenied, text))
+    }
+}
+
 /// Asks a running engine; for the command line.
 pub fn ask(paths: &[PathBuf], request: &Request) -> Result<Value, String> {
     let mut refused = Vec::new();
@@ -152,5 +170,26 @@ fn converse(mut stream: std::os::unix::net::UnixStream, request: &Request) -> Re
     match answer.get("error").and_then(Value::as_str) {
         Some(error) => Err(error.to_owned()),
         None => Ok(answer["ok"].take()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_others_can_look_into_is_not_private() {
+        let temporary = std::env::temp_dir().join(format!("esc-private-{}", std::process::id()));
+        fs::create_dir_all(&temporary).unwrap();
+        let folder = private_folder(&temporary).unwrap();
+        assert_eq!(folder.metadata().unwrap().mode() & 0o777, 0o700);
+        assert_eq!(private_folder(&temporary).unwrap(), folder);
+        fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
+        assert!(private_folder(&temporary).is_err());
+        fs::remove_dir(&folder).unwrap();
+        // Somewhere else's folder, behind a link of that name.
+        std::os::unix::fs::symlink("/", &folder).unwrap();
+        assert!(private_folder(&temporary).is_err());
+        fs::remove_dir_all(&temporary).unwrap();
     }
 }

@@ -15,7 +15,7 @@ use super::words::LogLevel;
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Control {
     /// The operator's socket. `None`: `/run/eventstream/control.sock`, or `$XDG_RUNTIME_DIR/eventstream/control.sock`
-    /// for a user who cannot write there.
+    /// for a user who cannot write there, or the same under a private folder for one without a session.
     pub socket: Option<PathBuf>,
     /// How often the inputs are compared with the thresholds.
     #[serde(rename = "evaluate_ms", serialize_with = "millis")]
@@ -64,13 +64,14 @@ impl Control {
         }
     }
 
-    /// Where the operator's socket may be, the preferred place first.
-    pub fn socket_paths(&self, runtime_dir: Option<&Path>) -> Vec<PathBuf> {
+    /// Where the operator's socket may be, the preferred place first: the system's runtime directory, then the user's.
+    pub fn socket_paths<'a>(&self, of_the_user: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
         if let Some(path) = &self.socket {
             return vec![path.clone()];
         }
         let name = Path::new("eventstream/control.sock");
-        std::iter::once(Path::new("/run")).chain(runtime_dir).map(|dir| dir.join(name)).collect()
+        let of_the_user = of_the_user.into_iter().map(PathBuf::as_path);
+        std::iter::once(Path::new("/run")).chain(of_the_user).map(|folder| folder.join(name)).collect()
     }
 }
 

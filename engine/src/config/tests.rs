@@ -136,16 +136,16 @@ control: {socket: /tmp/c.sock, dropping: {loss_per_million: off, pool_used_perce
     let classes: Vec<_> = config.topics.iter().map(|topic| (topic.class, topic.dedup)).collect();
     assert_eq!(classes, [(Class::Realtime, None), (Class::Transactional, Some(false))]);
     assert!(config.dedup.classes.is_empty());
-    assert_eq!(config.control.socket_paths(None), [Path::new("/tmp/c.sock")]);
+    assert_eq!(config.control.socket_paths([]), [Path::new("/tmp/c.sock")]);
     assert_eq!(config.control.dropping.loss_per_million, None);
     assert_eq!(config.control.dropping.pool_used_percent, Some(Threshold { enter: 80, leave: 75 }));
 }
 
 #[test]
 fn the_control_socket_falls_back_to_the_users_directory() {
-    let paths = Control::default().socket_paths(Some(Path::new("/run/user/7")));
-    let expected = ["/run/eventstream/control.sock", "/run/user/7/eventstream/control.sock"];
-    assert_eq!(paths, expected.map(Path::new));
+    let paths = Control::default().socket_paths(&["/run/user/7".into(), "/tmp/runtime-7".into()]);
+    let expected = ["/run", "/run/user/7", "/tmp/runtime-7"].map(|folder| format!("{folder}/eventstream/control.sock"));
+    assert_eq!(paths, expected.map(std::path::PathBuf::from));
 }
 
 #[test]
