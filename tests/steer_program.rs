@@ -233,25 +233,3 @@ fn program_and_pure_decision_agree_on_changed_packets() {
         assert!(is_reached || verdict == Verdict::NoSocket, "{}", verdict.name());
     }
 }
-
-/// A measurement, to be asked for by name: what the program costs a packet.
-#[test]
-#[ignore = "a measurement"]
-fn cost_of_a_decision() {
-    let mut steer = configured();
-    let socket = XskSocket::new().expect("AF_XDP socket");
-    steer.add_socket(0, &socket);
-    let port = UdpPacket { port: PORT + 1, ..UdpPacket::new(OWN_V4, 64) };
-    println!("other port: {:?}", steer.cost(&port.build()));
-    for (own, payload_bytes) in [(OWN_V4, 64), (OWN_V4, 1_472), (OWN_V6, 64)] {
-        let packet = UdpPacket::new(own, payload_bytes);
-        for verify_checksum in [false, true] {
-            steer.configure(config(false, verify_checksum));
-            println!(
-                "steered, v6 {}, {payload_bytes} bytes, verified {verify_checksum}: {:?}",
-                packet.is_v6(),
-                steer.cost(&packet.build()),
-            );
-        }
-    }
-}

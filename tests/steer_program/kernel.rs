@@ -142,13 +142,6 @@ impl Steer {
         run(&program(&self.0, maps::STEER_PROGRAM), packet, from, None)
     }
 
-    /// What one run on this packet takes, averaged by the kernel over a million.
-    pub fn cost(&self, packet: &[u8]) -> std::time::Duration {
-        let input = ProgramInput { data_in: Some(packet), repeat: 1_000_000, ..ProgramInput::default() };
-        let program = program(&self.0, maps::STEER_PROGRAM);
-        program.test_run(input).expect("test run").duration
-    }
-
     pub fn attach(&self, interface_index: u32) {
         attach(&program(&self.0, maps::STEER_PROGRAM), interface_index);
     }
