@@ -152,7 +152,10 @@ impl Ring {
             let found = self.cell(table, self.floor.index).meta();
             let current = found.lap() == self.floor.short_lap();
             match found.state() {
-                State::Done | State::DeadLettered if current && !table.surely_expired(found, now_ns) => {
+                // A pending one too: claims of one batch are settled after the last, and then have a window before them.
+                State::Pending | State::Done | State::DeadLettered
+                    if current && !table.surely_expired(found, now_ns) =>
+                {
                     break;
                 }
                 State::Pending => self.pin(table),

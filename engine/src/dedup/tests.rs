@@ -95,6 +95,21 @@ fn a_full_table_forgets_the_oldest_and_says_so() {
 }
 
 #[test]
+fn ids_claimed_in_batches_and_settled_afterwards_keep_their_window() {
+    let (table, mut claimers) = table(4096, 1);
+    let claimer = &mut claimers[0];
+    for first in (0..4000).step_by(200) {
+        let ids: Vec<_> = (first..first + 200).map(id).collect();
+        let mut claims: Vec<Option<Claim>> = ids.iter().map(|_| None).collect();
+        claimer.claim_batch(&ids, TICK, |index, claim| claims[index] = Some(claim));
+        claims.drain(..).for_each(|claim| claimer.finish(won(claim.expect("claimed"))));
+    }
+    claimer.housekeep(TICK);
+    assert_eq!(table.stats().evicted_early, 0);
+    assert!((0..4000).all(|n| table.lookup(id(n), TICK) == Some(ClaimState::Done)));
+}
+
+#[test]
 fn pending_claims_outlast_a_full_table_and_a_stuck_one_costs_one_cell() {
     let (table, mut claimers) = table(256, 1);
     let claimer = &mut claimers[0];
