@@ -1,0 +1,90 @@
+use super::*;
+use crate::memory::{Frames, Releaser, Route};
+
+fn pool(slots: usize) -> FramePool {
+    let spec = PoolSpec { slot_bytes: 256, reliable: false };
+    FramePool::new(0, Region::map(slots * 256).unwrap(), &spec)
+}
+
+#[test]
+fn a_slot_comes_back_with_its_last_event() {
+    let mut pool = pool(2);
+    let frames = Frames::new(&[&pool]);
+    let mut slot = pool.acquire().unwrap();
+    pool.bytes_mut(&mut slot)[..8].copy_from_slice(b"abcdefgh");
+    let mut maker = pool.seal(slot, 2, 5, Peer::NONE);
+    let first = maker.make(0, 4, 1, Route::default());
+    let second = maker.make(4, 4, 1, Route::default());
+    drop(maker);
+    assert_eq!((frames.bytes(&first), frames.bytes(&second)), (&b"abcd"[..], &b"efgh"[..]));
+    assert_eq!(frames.arrival_ns(&second), 5);
+    let held = pool.acquire().unwrap();
+    assert!(pool.acquire().is_none());
+    let mut releaser = Releaser::new(frames.clone());
+    releaser.release(first);
+    releaser.flush();
+    assert!(pool.acquire().is_none());
+    releaser.release(second);
+    releaser.flush();
+    pool.give_back(held);
+    assert_eq!(pool.reclaim(), 1);
+    assert_eq!(pool.free(), 2);
+    pool.publish_gauges();
+    assert_eq!(pool.gauges().in_flight.load(Ordering::Relaxed), 0);
+}
+
+#[test]
+fn the_kernel_is_believed_only_what_it_was_given() {
+    let mut pool = pool(2);
+    let slot = pool.acquire().unwrap();
+    let index = pool.into_kernel(slot);
+    assert!(pool.from_kernel(u64::MAX).is_none());
+    assert!(pool.from_kernel(u64::from(1 - index) * 256).is_none());
+    let slot = pool.from_kernel(u64::from(index) * 256 + 77).unwrap();
+    assert!(pool.from_kernel(u64::from(index) * 256).is_none(), "told twice");
+    pool.give_back(slot);
+}
+
+#[test]
+fn an_open_slot_stays_until_closed() {
+    let mut pool = pool(1);
+    let frames = Frames::new(&[&pool]);
+    let slot = pool.acquire().unwrap();
+    let mut open = pool.open(slot, 3, Peer::NONE);
+    pool.spare_mut(&mut open)[..4].copy_from_slice(b"wxyz");
+    let event = pool.seal_part(&mut open, 4, 1).make(0, 4, 1, Route::default());
+    pool.spare_mut(&mut open)[0] = b'!';
+    assert_eq!(frames.bytes(&event), b"wxyz");
+    let mut releaser = Releaser::new(frames.clone());
+    releaser.release(event);
+    releaser.flush();
+    assert_eq!(pool.reclaim(), 0);
+    pool.close(open);
+    assert_eq!(pool.reclaim(), 1);
+}
+
+#[test]
+fn releases_from_many_threads_lose_no_slot() {
+    let mut pool = pool(64);
+    let frames = Frames::new(&[&pool]);
+    for _ in 0..200 {
+        let mut shares: Vec<Vec<_>> = (0..4).map(|_| Vec::new()).collect();
+        while let Some(slot) = pool.acquire() {
+            let mut maker = pool.seal(slot, 4, 0, Peer::NONE);
+            shares.iter_mut().for_each(|share| share.push(maker.make(0, 4, 1, Route::default())));
+            drop(maker);
+        }
+        std::thread::scope(|scope| {
+            for share in shares {
+                let frames = frames.clone();
+                scope.spawn(move || {
+                    let mut releaser = Releaser::new(frames);
+                    share.into_iter().for_each(|event| releaser.release(event));
+                    releaser.flush();
+                });
+            }
+        });
+        pool.reclaim();
+        assert_eq!(pool.free(), 64);
+    }
+}
