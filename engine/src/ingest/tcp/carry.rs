@@ -13,8 +13,10 @@ const CLASSES: usize = 18;
 /// Unused buffers kept of each class; more than the connections served in one duty cycle need at once.
 const KEPT_PER_CLASS: usize = 64;
 
-/// Made of each class beforehand, half a megabyte in all: one buffer as large as a slot, many small ones.
-const PREFILL_BYTES: usize = 64 << 10;
+/// Classes up to a slot's size are filled beforehand, each with so many bytes: eight buffers as large as a slot, for as many
+/// connections that are short of credit at once, and many small ones; 2.5 MiB in all. More at once than that take new ones.
+const PREFILL_BYTES: usize = 512 << 10;
+const PREFILL_LARGEST_BYTES: usize = 64 << 10;
 
 /// One connection's part.
 #[derive(Debug, Default)]
@@ -66,7 +68,7 @@ impl CarryPool {
 
     /// Makes some buffers of each size beforehand, with at most half of the limit: the first reads find theirs.
     pub(super) fn prefill(&mut self) {
-        for class in 0..class_of(PREFILL_BYTES) + 1 {
+        for class in 0..class_of(PREFILL_LARGEST_BYTES) + 1 {
             for _ in 0..(PREFILL_BYTES / class_bytes(class)).min(KEPT_PER_CLASS) {
                 if self.total_bytes + class_bytes(class) > self.limit_bytes / 2 {
                     return;
@@ -193,7 +195,7 @@ mod tests {
         let mut pool = CarryPool::new(16 << 20);
         pool.prefill();
         assert_eq!(pool.used_bytes(), 0);
-        assert!(pool.kept[class_of(64 << 10)].len() == 1 && pool.total_bytes < 600_000, "{}", pool.total_bytes);
+        assert!(pool.kept[class_of(64 << 10)].len() == 8 && pool.total_bytes < 3 << 20, "{}", pool.total_bytes);
         let mut pool = CarryPool::new(2000);
         pool.prefill();
         assert_eq!(pool.total_bytes, 768);
