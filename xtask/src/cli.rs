@@ -3,7 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::process::workspace_root;
-use crate::{Error, Result, blast, ci, ebpf, run, setup, tidy};
+use crate::{Error, Result, bench, blast, ci, ebpf, run, setup, tidy};
 
 /// Everything one does to EventStreamCore: set up, run, load, test.
 #[derive(Debug, Parser)]
@@ -31,6 +31,11 @@ enum Command {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
         arguments: Vec<String>,
     },
+    /// Measure, beside what others offer for the same job.
+    Bench {
+        #[command(subcommand)]
+        which: bench::Bench,
+    },
     /// Rebuild the compiled XDP programs that are committed.
     Ebpf {
         /// Compare with what is committed instead of replacing it.
@@ -51,6 +56,7 @@ impl Cli {
             Command::Setup { ebpf } => setup::run(if ebpf { setup::Purpose::Ebpf } else { setup::Purpose::Run }),
             Command::Run(arguments) => run::run(&arguments),
             Command::Blast { kind, arguments } => blast::blast(&kind, &arguments),
+            Command::Bench { which } => bench::run(&which),
             Command::Ebpf { check } => ebpf::build(&workspace_root(), check).map_err(Error::Failed),
             Command::Test => ci::run(false),
             Command::Ci => ci::run(true),
@@ -82,6 +88,14 @@ mod tests {
         assert!(arguments.no_load);
         assert!(parsed("xtask run --seconds 0").is_err());
         assert!(parsed("xtask run --sceonds 5").is_err());
+    }
+
+    #[test]
+    fn a_hurried_run_is_not_for_the_readme() {
+        assert!(parsed("xtask bench micro --quick --json rows.json").is_ok());
+        assert!(parsed("xtask bench micro --readme").is_ok());
+        assert!(parsed("xtask bench micro --quick --readme").is_err());
+        assert!(parsed("xtask bench").is_err());
     }
 
     #[test]

@@ -1,5 +1,5 @@
 //! Rules about the source that no compiler knows: where unsafe code may stand, how long a file may be, what the project
-//! never mentions, that every configuration key is explained and that the README's commands exist.
+//! never mentions, that every configuration key is explained, that the README's commands exist and its measurements were generated.
 
 mod configuration;
 mod readme;
@@ -8,6 +8,7 @@ mod source;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::bench::section;
 use crate::process::workspace_root;
 use crate::{Error, Result};
 
@@ -49,7 +50,10 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
         Err(complaint) => complaints.push(complaint),
     }
     match read("README.md") {
-        Ok(text) => complaints.extend(readme::check("README.md", &text, root)),
+        Ok(text) => {
+            complaints.extend(readme::check("README.md", &text, root));
+            complaints.extend(section::check("README.md", &text));
+        }
         Err(complaint) => complaints.push(complaint),
     }
     Ok(complaints)

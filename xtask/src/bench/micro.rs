@@ -1,0 +1,59 @@
+//! `cargo xtask bench micro`.
+
+use std::fs;
+use std::path::PathBuf;
+
+use super::row::Row;
+use super::setting::Setting;
+use super::{row, section, table};
+use crate::process::{cargo, target_directory, visible, workspace_root};
+use crate::{Error, Result, setup};
+
+/// The contract with `benches/micro`: where it writes its rows, and that it is to hurry.
+const RESULTS: &str = "EVENTSTREAM_BENCH_RESULTS";
+const QUICK: &str = "EVENTSTREAM_BENCH_QUICK";
+
+#[derive(Clone, Debug, clap::Args)]
+pub struct Arguments {
+    /// Write the rows as JSON: an array of {case, metric, unit, ours, baseline, baseline_value, ratio} and quartiles.
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Fewer and shorter rounds, and a table of one million ids: half a minute, for a first look.
+    #[arg(long)]
+    quick: bool,
+    /// Replace the table in the README.
+    #[arg(long, conflicts_with = "quick")]
+    readme: bool,
+}
+
+pub fn run(arguments: &Arguments) -> Result<()> {
+    setup::ensure(setup::Purpose::Run)?;
+    let results = target_directory()?.join("bench-micro.json");
+    // What an earlier run left must not be taken for this one's.
+    let _ = fs::remove_file(&results);
+    let bench = ["bench", "--package", "eventstream-benches", "--bench", "micro"];
+    visible(cargo().args(bench).arg("--no-run"))?;
+    // Taken before the run, whose own load it would otherwise show.
+    let setting = Setting::of_machine();
+    let mut command = cargo();
+    command.args(bench).args(["--", "--quiet", "--noplot"]).env(RESULTS, &results);
+    if arguments.quick {
+        command.env(QUICK, "1");
+    }
+    visible(&mut command)?;
+    let text = fs::read_to_string(&results).map_err(|error| Error::of_io(&results.to_string_lossy(), &error))?;
+    let rows = row::parse(&text)?;
+    println!("\n{setting}\n{}", table::for_terminal(&rows));
+    if let Some(path) = &arguments.json {
+        fs::write(path, &text).map_err(|error| Error::of_io(&path.to_string_lossy(), &error))?;
+    }
+    if arguments.readme { write_readme(&setting, &rows) } else { Ok(()) }
+}
+
+fn write_readme(setting: &Setting, rows: &[Row]) -> Result<()> {
+    let path = workspace_root().join("README.md");
+    let text = fs::read_to_string(&path).map_err(|error| Error::of_io("README.md", &error))?;
+    let body = format!("{}{setting}.\n\n{}", section::MEASURED, table::for_markdown(rows));
+    let text = section::replace(&text, &body).map_err(Error::Failed)?;
+    fs::write(&path, text).map_err(|error| Error::of_io("README.md", &error))
+}

@@ -1,0 +1,106 @@
+//! Rows laid out for reading.
+
+use std::fmt::Write;
+
+use super::row::{Measured, Row};
+
+/// A case's rows under each other, with every figure and its quartiles.
+pub fn for_terminal(rows: &[Row]) -> String {
+    let mut text = String::new();
+    let mut before = None;
+    for row in rows {
+        if before != Some((&row.case, &row.metric)) {
+            before = Some((&row.case, &row.metric));
+            let _ = writeln!(text, "{} {}: {} {}", row.case, row.metric, figure(&row.ours), row.unit);
+        }
+        let _ = writeln!(text, "  {:<22} {:<24} {} ×", row.baseline, figure(&row.theirs), figure(&row.ratio));
+    }
+    text
+}
+
+/// One table for neighbours with the same baselines; a line for each case.
+pub fn for_markdown(rows: &[Row]) -> String {
+    let mut tables: Vec<(Vec<&str>, String)> = Vec::new();
+    for line in rows.chunk_by(|a, b| a.case == b.case && a.metric == b.metric) {
+        let baselines: Vec<&str> = line.iter().map(|row| row.baseline.as_str()).collect();
+        if tables.last().is_none_or(|(last, _)| *last != baselines) {
+            let head = format!("| case | ours | {} |\n|---|---|{}\n", baselines.join(" | "), "---|".repeat(line.len()));
+            tables.push((baselines, head));
+        }
+        if let (Some((_, table)), Some(first)) = (tables.last_mut(), line.first()) {
+            let what = if first.metric == "throughput" { String::new() } else { format!(" {}", first.metric) };
+            let _ = write!(table, "| {}{what} | {} {} |", first.case, figure(&first.ours), first.unit);
+            for row in line {
+                let _ = write!(table, " {}: **{} ×** |", rounded(row.theirs.median), figure(&row.ratio));
+            }
+            table.push('\n');
+        }
+    }
+    tables.into_iter().map(|(_, table)| table).collect::<Vec<_>>().join("\n")
+}
+
+/// The median, and the quartiles where they differ from it.
+fn figure(measured: &Measured) -> String {
+    let [first, third] = measured.quartiles.map(rounded);
+    let median = rounded(measured.median);
+    if first == median && third == median { median } else { format!("{median} ({first}–{third})") }
+}
+
+/// Three digits that count.
+fn rounded(value: f64) -> String {
+    let digits = if value >= 100.0 {
+        0
+    } else if value >= 10.0 {
+        1
+    } else {
+        2
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(case: &str, metric: &str, baseline: &str) -> Row {
+        let ours = Measured { median: 123.4, quartiles: [120.0, 130.0] };
+        let theirs = Measured { median: 50.0, quartiles: [50.0, 50.0] };
+        let ratio = Measured { median: 2.468, quartiles: [2.4, 2.6] };
+        let unit = if metric == "memory" { "B/id" } else { "M/s" };
+        Row {
+            case: case.into(),
+            metric: metric.into(),
+            unit: unit.into(),
+            ours,
+            baseline: baseline.into(),
+            theirs,
+            ratio,
+        }
+    }
+
+    #[test]
+    fn cases_with_the_same_baselines_share_a_table() {
+        let rows = [
+            row("a", "throughput", "x"),
+            row("a", "throughput", "y"),
+            row("b", "memory", "x"),
+            row("b", "memory", "y"),
+            row("c", "throughput", "z"),
+        ];
+        let expected = "| case | ours | x | y |\n|---|---|---|---|\n\
+            | a | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\
+            | b memory | 123 (120–130) B/id | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\n\
+            | case | ours | z |\n|---|---|---|\n\
+            | c | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** |\n";
+        assert_eq!(for_markdown(&rows), expected);
+    }
+
+    #[test]
+    fn a_terminal_shows_every_figure() {
+        let text = for_terminal(&[row("a", "throughput", "x"), row("a", "throughput", "y")]);
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert_eq!(lines[0], "a throughput: 123 (120–130) M/s");
+        assert!(lines[2].contains("y  ") && lines[2].ends_with("2.47 (2.40–2.60) ×"), "{}", lines[2]);
+    }
+}
