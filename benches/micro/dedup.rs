@@ -10,7 +10,7 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam::utils::Backoff;
-use eventstream::dedup::{Claim, Claimer, DedupConfig, DedupTable, EventId};
+use eventstream::dedup::{Claim, ClaimToken, Claimer, DedupConfig, DedupTable, EventId};
 use foldhash::fast::RandomState;
 
 use crate::case::{Case, Comparison, Fact, Made, Round, Scale};
@@ -38,7 +38,7 @@ pub trait Claims: Send {
 
 struct Ours {
     claimer: Claimer,
-    claims: Vec<Option<Claim>>,
+    tokens: Vec<ClaimToken>,
     single: bool,
 }
 
@@ -49,7 +49,7 @@ impl Ours {
         let capacity = (ids + ids / 32) as usize + 4 * BATCH;
         let config = DedupConfig { capacity, window_ns, claimers: plan.threads as usize };
         let (_, claimers) = DedupTable::new(config).expect("a table within its limits");
-        let end = |claimer| Self { claimer, claims: Vec::with_capacity(BATCH), single };
+        let end = |claimer| Self { claimer, tokens: Vec::with_capacity(BATCH), single };
         claimers.into_iter().map(end).collect()
     }
 }
@@ -67,14 +67,14 @@ impl Claims for Ours {
             }
             return won;
         }
-        self.claims.resize_with(ids.len(), || None);
-        self.claimer.claim_batch(ids, now_ns, &mut self.claims);
-        for claim in self.claims.drain(..) {
-            if let Some(Claim::Won(token)) = claim {
-                self.claimer.finish(token);
-                won += 1;
+        let tokens = &mut self.tokens;
+        self.claimer.claim_batch(ids, now_ns, |_, claim| {
+            if let Claim::Won(token) = claim {
+                tokens.push(token);
             }
-        }
+        });
+        won += tokens.len() as u64;
+        tokens.drain(..).for_each(|token| self.claimer.finish(token));
         won
     }
 

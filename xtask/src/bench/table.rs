@@ -18,25 +18,28 @@ pub fn for_terminal(rows: &[Row]) -> String {
     text
 }
 
-/// One table for neighbours with the same baselines; a line for each case.
+/// One table for cases of a family that have the same baselines; a line for each case.
 pub fn for_markdown(rows: &[Row]) -> String {
-    let mut tables: Vec<(Vec<&str>, String)> = Vec::new();
+    let mut tables: Vec<(&str, Vec<&str>, String)> = Vec::new();
     for line in rows.chunk_by(|a, b| a.case == b.case && a.metric == b.metric) {
+        let Some(first) = line.first() else { continue };
+        let family = first.case.split('_').next().unwrap_or_default();
         let baselines: Vec<&str> = line.iter().map(|row| row.baseline.as_str()).collect();
-        if tables.last().is_none_or(|(last, _)| *last != baselines) {
+        let same = tables.iter().position(|(name, names, _)| *name == family && *names == baselines);
+        let place = same.unwrap_or_else(|| {
             let head = format!("| case | ours | {} |\n|---|---|{}\n", baselines.join(" | "), "---|".repeat(line.len()));
-            tables.push((baselines, head));
+            tables.push((family, baselines, head));
+            tables.len() - 1
+        });
+        let table = &mut tables[place].2;
+        let what = if first.metric == "throughput" { String::new() } else { format!(" {}", first.metric) };
+        let _ = write!(table, "| {}{what} | {} {} |", first.case, figure(&first.ours), first.unit);
+        for row in line {
+            let _ = write!(table, " {}: **{} ×** |", rounded(row.theirs.median), figure(&row.ratio));
         }
-        if let (Some((_, table)), Some(first)) = (tables.last_mut(), line.first()) {
-            let what = if first.metric == "throughput" { String::new() } else { format!(" {}", first.metric) };
-            let _ = write!(table, "| {}{what} | {} {} |", first.case, figure(&first.ours), first.unit);
-            for row in line {
-                let _ = write!(table, " {}: **{} ×** |", rounded(row.theirs.median), figure(&row.ratio));
-            }
-            table.push('\n');
-        }
+        table.push('\n');
     }
-    tables.into_iter().map(|(_, table)| table).collect::<Vec<_>>().join("\n")
+    tables.into_iter().map(|(.., table)| table).collect::<Vec<_>>().join("\n")
 }
 
 /// The median, and the quartiles where they differ from it.
@@ -81,17 +84,20 @@ mod tests {
     #[test]
     fn cases_with_the_same_baselines_share_a_table() {
         let rows = [
-            row("a", "throughput", "x"),
-            row("a", "throughput", "y"),
-            row("b", "memory", "x"),
-            row("b", "memory", "y"),
-            row("c", "throughput", "z"),
+            row("a_1t", "throughput", "x"),
+            row("a_1t", "throughput", "y"),
+            row("a_1t_cost", "throughput", "z"),
+            row("a_2t", "memory", "x"),
+            row("a_2t", "memory", "y"),
+            row("b_1t", "throughput", "z"),
         ];
         let expected = "| case | ours | x | y |\n|---|---|---|---|\n\
-            | a | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\
-            | b memory | 123 (120–130) B/id | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\n\
+            | a_1t | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\
+            | a_2t memory | 123 (120–130) B/id | 50.0: **2.47 (2.40–2.60) ×** | 50.0: **2.47 (2.40–2.60) ×** |\n\n\
             | case | ours | z |\n|---|---|---|\n\
-            | c | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** |\n";
+            | a_1t_cost | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** |\n\n\
+            | case | ours | z |\n|---|---|---|\n\
+            | b_1t | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** |\n";
         assert_eq!(for_markdown(&rows), expected);
     }
 
