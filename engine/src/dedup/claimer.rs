@@ -57,12 +57,6 @@ impl Claimer {
         &self.table
     }
 
-    /// Fetches what a claim of this id will read first.
-    #[inline]
-    pub fn prefetch(&self, id: EventId) {
-        prefetch(self.table.bucket(self.table.hash(id)));
-    }
-
     /// Claims one id. `now_ns` may be behind other claimers' by up to 1/64 of the window.
     #[inline]
     pub fn claim(&mut self, id: EventId, now_ns: u64) -> Claim {

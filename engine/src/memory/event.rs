@@ -225,11 +225,6 @@ impl Frames {
         self.pool(event).reliable
     }
 
-    #[inline]
-    pub fn prefetch(&self, event: &Event) {
-        self.pool(event).region.prefetch(event.position as usize);
-    }
-
     pub fn pool_count(&self) -> usize {
         self.0.len()
     }

@@ -1,7 +1,8 @@
 //! Lock-free bounded queues: many producers to one dispatcher, one dispatcher to each worker.
 //!
-//! Both hold values in place: a consumer looks at what is there through [`peek`](spsc::Consumer::peek), moves out
-//! what it has dealt with, and publishes its progress once a batch. A full queue is an answer, never a wait.
+//! Both hold values in place: a consumer looks at what is there ([`peek`](spsc::Consumer::peek),
+//! [`Taken`](mpsc::Taken)), moves out what it has dealt with, and publishes its progress once a batch. A full queue is an
+//! answer, never a wait.
 
 mod cells;
 pub mod mpsc;

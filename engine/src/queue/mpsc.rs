@@ -21,7 +21,6 @@ use crossbeam_utils::CachePadded;
 use super::cells::Cells;
 use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
-#[derive(Debug)]
 struct Cell<T> {
     /// Claim position plus one once the value is whole. Starts at zero, which no published cell has.
     sequence: AtomicU64,
@@ -46,7 +45,7 @@ impl<T> Drop for Shared<T> {
     fn drop(&mut self) {
         let start = self.consumer.load(Ordering::Relaxed);
         for position in start..self.producer.load(Ordering::Relaxed) {
-            let cell = &self.cells.at(position);
+            let cell = self.cells.at(position);
             if cell.sequence.load(Ordering::Relaxed) != position + 1 {
                 continue; // claimed by a producer that panicked before it wrote
             }
@@ -72,7 +71,7 @@ pub fn queue<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
         consumer: CachePadded::new(AtomicU64::new(0)),
     });
     let producer = Producer { shared: shared.clone(), cached_consumer: 0 };
-    (producer, Consumer { shared, next: 0, ready: 0 })
+    (producer, Consumer { shared, next: 0 })
 }
 
 /// Reads the queue's depth from a third thread; for gauges and the ledger.
@@ -160,7 +159,7 @@ impl<T: Send> Claim<'_, T> {
     #[inline]
     pub fn write(&mut self, value: T) {
         assert!(self.next < self.end, "wrote past the claim");
-        let cell = &self.shared.cells.at(self.next);
+        let cell = self.shared.cells.at(self.next);
         cell.value.with_mut(|slot| {
             // SAFETY: the compare-and-swap in `claim` gave this position to this claim alone, and the consumer has
             // released the cell's previous value (Acquire on `consumer` in `claim`).
@@ -168,7 +167,7 @@ impl<T: Send> Claim<'_, T> {
             slot.write(value);
         });
         self.next += 1;
-        // Release: paired with the Acquire in `Consumer::available`.
+        // Release: paired with the Acquire in `Consumer::take_each`.
         cell.sequence.store(self.next, Ordering::Release);
     }
 }
@@ -183,57 +182,15 @@ impl<T> Drop for Claim<'_, T> {
 pub struct Consumer<T> {
     shared: Arc<Shared<T>>,
     next: u64,
-    /// Values up to here are known to be published.
-    ready: u64,
 }
 
 impl<T: Send> Consumer<T> {
-    /// How many values can be looked at, up to `limit`.
-    #[inline]
-    pub fn available(&mut self, limit: usize) -> usize {
-        let end = self.next + limit as u64;
-        while self.ready < end {
-            let cell = &self.shared.cells.at(self.ready);
-            // Acquire: paired with the Release in `Claim::write`.
-            if cell.sequence.load(Ordering::Acquire) != self.ready + 1 {
-                break;
-            }
-            self.ready += 1;
-        }
-        (self.ready.min(end) - self.next) as usize
-    }
-
-    /// The `index`-th value not yet taken.
-    ///
-    /// # Panics
-    /// When `index` is not below what [`available`](Self::available) last returned.
-    #[inline]
-    pub fn peek(&self, index: usize) -> &T {
-        let position = self.next + index as u64;
-        assert!(position < self.ready, "peeked past what is available");
-        self.shared.cells.at(position).value.with(|value| {
-            // SAFETY: the sequence read with Acquire says the value is whole; no producer claims the cell again
-            // before `release`, which needs `&mut self`.
-            let value = unsafe { &*value };
-            // SAFETY: as above, published cells are initialised.
-            unsafe { value.assume_init_ref() }
-        })
-    }
-
     /// Moves the next value out.
     #[inline]
     pub fn take(&mut self) -> Option<T> {
-        if self.next == self.ready && self.available(1) == 0 {
-            return None;
-        }
-        let value = self.shared.cells.at(self.next).value.with(|value| {
-            // SAFETY: as in `peek`.
-            let value = unsafe { &*value };
-            // SAFETY: read out once: `next` moves past it below.
-            unsafe { value.assume_init_read() }
-        });
-        self.next += 1;
-        Some(value)
+        let mut value = None;
+        self.take_each(1, |taken| value = Some(taken.take()));
+        value
     }
 
     /// Hands out up to `limit` values, as many as are published one behind the other, and returns how many those were.
@@ -243,14 +200,13 @@ impl<T: Send> Consumer<T> {
         while self.next < start + limit as u64 {
             let cell = self.shared.cells.at(self.next);
             // Acquire: paired with the Release in `Claim::write`.
-            if self.next >= self.ready && cell.sequence.load(Ordering::Acquire) != self.next + 1 {
+            if cell.sequence.load(Ordering::Acquire) != self.next + 1 {
                 break;
             }
             self.next += 1;
             // `next` has moved past the cell: this is the only time that its value is handed out.
             each(Taken { cell });
         }
-        self.ready = self.ready.max(self.next);
         (self.next - start) as usize
     }
 
@@ -273,7 +229,6 @@ impl<T> Drop for Consumer<T> {
 }
 
 /// A value on its way out of the queue, still where its producer wrote it.
-#[derive(Debug)]
 pub struct Taken<'a, T> {
     cell: &'a Cell<T>,
 }
@@ -328,17 +283,22 @@ mod tests {
         true
     }
 
+    fn take(consumer: &mut Consumer<u64>, limit: usize) -> Vec<u64> {
+        let mut values = Vec::new();
+        let count = consumer.take_each(limit, |value| values.push(value.take()));
+        assert_eq!(count, values.len());
+        values
+    }
+
     #[test]
     fn a_claim_fits_whole_or_not_at_all() {
         let (mut producer, mut consumer) = queue(4);
         assert!(fill(&mut producer, 0..3));
         assert!(!fill(&mut producer, 3..5));
         assert!(fill(&mut producer, 3..4));
-        assert_eq!(consumer.available(10), 4);
-        assert_eq!(*consumer.peek(3), 3);
-        for expected in 0..4 {
-            assert_eq!(consumer.take(), Some(expected));
-        }
+        assert_eq!(consumer.take(), Some(0));
+        assert_eq!(take(&mut consumer, 2), [1, 2]);
+        assert_eq!(take(&mut consumer, 10), [3]);
         assert_eq!(consumer.take(), None);
         assert!(!fill(&mut producer, 4..5), "not released yet");
         consumer.release();
@@ -353,11 +313,10 @@ mod tests {
         let mut claim = slow.claim(2).unwrap();
         claim.write(1);
         quick.claim(1).unwrap().write(3);
-        assert_eq!(consumer.available(8), 1);
+        assert_eq!(take(&mut consumer, 8), [1]);
         claim.write(2);
         drop(claim);
-        assert_eq!(consumer.available(8), 3);
-        assert_eq!([consumer.take(), consumer.take(), consumer.take()], [Some(1), Some(2), Some(3)]);
+        assert_eq!(take(&mut consumer, 8), [2, 3]);
     }
 
     #[test]
@@ -368,6 +327,8 @@ mod tests {
         (0..3).for_each(|_| claim.write(item.clone()));
         drop(claim);
         drop(consumer.take());
+        assert_eq!(consumer.take_each(1, |looked_at| assert!(Arc::ptr_eq(&looked_at, &item))), 1);
+        assert_eq!(Arc::strong_count(&item), 2, "what is only looked at is dropped too");
         drop((producer, consumer));
         assert_eq!(Arc::strong_count(&item), 1);
     }

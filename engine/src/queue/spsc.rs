@@ -203,17 +203,11 @@ impl<T: Send> Consumer<T> {
     /// Moves the next value out.
     #[inline]
     pub fn take(&mut self) -> Option<T> {
-        if self.next == self.cached_producer && self.available(1) == 0 {
-            return None;
+        let mut value = None;
+        if self.available(1) == 1 {
+            self.take_each(1, |taken| value = Some(taken));
         }
-        let value = self.ring.cells.at(self.next).with(|cell| {
-            // SAFETY: as in `peek`.
-            let value = unsafe { &*cell };
-            // SAFETY: published and not yet taken: `next` moves past it below, so it is read out once.
-            unsafe { value.assume_init_read() }
-        });
-        self.next += 1;
-        Some(value)
+        value
     }
 
     /// Moves out the next `count` values, of those that [`available`](Self::available) last returned at most.
