@@ -272,19 +272,21 @@ impl Router {
         let (_, word, link) = route;
         let (slot, reliable) = self.frames.place(&event);
         let link = &mut self.links[link];
-        if shedding.is_some() || !link.has_room(reliable) || link.pins_anew(event.pool(), slot) {
+        let sheds = shedding.is_some_and(|shedding| shedding.hits(&event));
+        if sheds || !link.has_room(reliable) || link.pins_anew(event.pool(), slot) {
             return self.forward(event.take(), route, shedding, now);
         }
         let pushed = link.push(|| event.take(), word);
         debug_assert!(pushed, "the link had room");
     }
 
-    /// The long way, for an event that may have to be shed, for which the link may lack room or that pins another slot.
+    /// The long way, for an event that is shed, for which the link may lack room or that pins another slot, and for all
+    /// while a table change is under way.
     #[inline(never)]
     fn forward(&mut self, event: Event, route: (Class, u32, usize), shedding: Option<Shedding>, now: Nanos) {
         let (class, word, link) = route;
         if let Some(shedding) = shedding
-            && Priority::from_wire(event.head()) < shedding.below
+            && shedding.hits(&event)
         {
             return self.dead_letter(event, class, shedding.reason, now);
         }
@@ -370,6 +372,11 @@ impl Shedding {
             State::Emergency => Some(Self { below: Priority::Critical, reason: DeadLetterReason::ShedEmergency }),
             _ => None,
         }
+    }
+
+    #[inline]
+    fn hits(self, event: &Event) -> bool {
+        Priority::from_wire(event.head()) < self.below
     }
 }
 
