@@ -24,6 +24,7 @@ pub mod dedup;
 pub mod dispatch;
 pub mod engine;
 pub mod fault;
+mod fold;
 pub mod frame;
 pub mod ingest;
 #[allow(unsafe_code)]

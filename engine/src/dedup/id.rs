@@ -3,6 +3,8 @@
 
 use std::hash::{BuildHasher, RandomState};
 
+use crate::fold::fold;
+
 /// The id a sender gave an event: 16 opaque bytes, compared in full.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct EventId(pub [u8; 16]);
@@ -50,12 +52,6 @@ impl Seed {
         let first = fold(high ^ self.keys[0], low ^ self.keys[1]);
         fold(first ^ self.keys[2], 0x9e37_79b9_7f4a_7c15)
     }
-}
-
-#[inline]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    (product as u64) ^ ((product >> 64) as u64)
 }
 
 #[cfg(test)]

@@ -129,8 +129,8 @@ impl Parser {
     /// The frame that `bytes` begin with, if it is whole, within the limits and of a topic in plain ASCII without the
     /// characters that may mean something; `at` of the caller's bytes is where they begin.
     ///
-    /// All but a few frames are such, and take this one way without a branch for each rule. `None` says nothing against the
-    /// frame: [`body`](Self::body) looks at it rule by rule.
+    /// All but a few frames are such: one load has all the header, and one pass over the topic both hashes and checks it. `None`
+    /// says nothing against the frame: [`body`](Self::body) looks at it rule by rule, and names the one that it breaks.
     #[inline(always)]
     fn plain(&self, bytes: &[u8], at: u32) -> Option<ParsedFrame> {
         // Length, head and topic length: a frame without one byte of topic is shorter than the word that has them.

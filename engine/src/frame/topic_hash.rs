@@ -1,9 +1,10 @@
 //! One pass over a topic's bytes: its hash, and whether any byte of it may mean more than itself.
 //!
-//! The hash chains folded multiplications (the low half of a 128-bit product against its high half, as in wyhash by
-//! Wang Yi) over words of eight bytes, with key and multiplier drawn from the seed: senders choose topics, and must not be
-//! able to choose colliding ones. The check works on the same words, eight bytes at a time ("Bit Twiddling Hacks", S.
+//! The hash chains folded multiplications over words of eight bytes, with key and multiplier drawn from the seed: senders
+//! choose topics, and must not be able to choose colliding ones. The check works on the same words, eight bytes at a time ("Bit Twiddling Hacks", S.
 //! Anderson).
+
+use crate::fold::fold;
 
 const ONES: u64 = 0x0101_0101_0101_0101;
 const HIGHS: u64 = 0x8080_8080_8080_8080;
@@ -64,12 +65,6 @@ impl TopicHash {
 #[inline(always)]
 fn unused_bits(topic: &[u8]) -> u32 {
     8 * 8_usize.saturating_sub(topic.len().max(1)) as u32
-}
-
-#[inline(always)]
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
 }
 
 /// Has a high bit set if a byte is outside ASCII, NUL, `+` or `#`, and only then. As long as all bytes are ASCII, taking one from each
