@@ -103,7 +103,9 @@ fn load(path: Option<&Path>) -> Result<Config, String> {
 
 fn socket_paths(config: &Config) -> Vec<PathBuf> {
     let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    let private = admin::private_folder(&std::env::temp_dir()).ok();
+    // Made only where nothing else will do: not for who has a session, or names the socket.
+    let needed = session.is_none() && config.control.socket.is_none();
+    let private = if needed { admin::private_folder(&std::env::temp_dir()).ok() } else { None };
     config.control.socket_paths(session.iter().chain(&private))
 }
 
