@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Instant;
 
-use crossbeam::utils::Backoff;
 use eventstream::dedup::{Claim, ClaimToken, Claimer, DedupConfig, DedupTable, EventId};
 use foldhash::fast::RandomState;
 
@@ -17,6 +16,7 @@ use crate::case::{Case, Comparison, Fact, Made, Round, Scale};
 use crate::ids::{BATCH, Batch, Plan, Stream};
 use crate::machine;
 use crate::maps::{Key, Map, MapClaims};
+use crate::transfer::wait_until;
 
 /// What the contestants of one case take together for each id, and some.
 const BYTES_AN_ID: u64 = 500;
@@ -132,12 +132,12 @@ impl<C: Claims> Contest<C> {
                     scope.spawn(move || {
                         machine::pin_producer(index);
                         ready.fetch_add(1, Ordering::Relaxed);
-                        wait_for(ready, others + 1);
+                        wait_until(|| ready.load(Ordering::Relaxed) == others + 1);
                         claim_all(claims, &batches, fresh)
                     })
                 })
                 .collect();
-            wait_for(ready, others);
+            wait_until(|| ready.load(Ordering::Relaxed) == others);
             let started = Instant::now();
             ready.fetch_add(1, Ordering::Relaxed);
             let ended = here.as_mut().map(|(claims, batches, fresh)| claim_all(*claims, batches, *fresh));
@@ -146,13 +146,6 @@ impl<C: Claims> Contest<C> {
         });
         self.ends.iter().for_each(|(claims, _)| claims.check());
         Round { operations, time }
-    }
-}
-
-fn wait_for(state: &AtomicUsize, wanted: usize) {
-    let backoff = Backoff::new();
-    while state.load(Ordering::Relaxed) < wanted {
-        backoff.snooze();
     }
 }
 

@@ -18,6 +18,7 @@ use eventstream::queue::spsc;
 
 use crate::case::{Case, Made, Round, Run, Scale};
 use crate::machine;
+use crate::transfer::wait_until;
 
 /// Packets the engine takes from an AF_XDP ring at once.
 const BATCH: usize = 32;
@@ -223,10 +224,10 @@ where
             let other = scope.spawn(move || {
                 machine::pin_producer(0);
                 ready.store(1, Ordering::Relaxed);
-                wait_for(ready, 2);
+                wait_until(|| ready.load(Ordering::Relaxed) == 2);
                 acquire_and_send(acquirer, producer, count)
             });
-            wait_for(ready, 1);
+            wait_until(|| ready.load(Ordering::Relaxed) == 1);
             let started = Instant::now();
             ready.store(2, Ordering::Relaxed);
             let released = receive_and_release(&mut releaser, &mut consumer, count);
@@ -235,13 +236,6 @@ where
             Round { operations: count, time }
         })
     })
-}
-
-fn wait_for(state: &AtomicUsize, wanted: usize) {
-    let backoff = Backoff::new();
-    while state.load(Ordering::Relaxed) < wanted {
-        backoff.snooze();
-    }
 }
 
 #[inline(never)]

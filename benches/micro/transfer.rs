@@ -67,7 +67,7 @@ fn transfer<const P: usize, S: Sender, R: Receiver>(senders: &mut [S; P], receiv
     })
 }
 
-fn wait_until(ready: impl Fn() -> bool) {
+pub fn wait_until(ready: impl Fn() -> bool) {
     let backoff = Backoff::new();
     while !ready() {
         backoff.snooze();
