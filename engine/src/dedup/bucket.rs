@@ -29,20 +29,34 @@ pub(super) struct Bucket {
     words: [AtomicU64; SLOTS],
 }
 
-/// What `Bucket::collect` saw.
-pub(super) struct View {
-    pub(super) words: [Word; SLOTS],
+/// What a look at a bucket tells without its words.
+#[derive(Clone, Copy)]
+pub(super) struct Glance {
     /// The top bit: some fingerprint agrees.
     matches: u64,
     /// All words together: their overflow bit says whether older entries hang behind any.
     union: u64,
-    oldest: usize,
+    /// The slot of the oldest word: where the next one goes.
+    pub(super) oldest: usize,
 }
 
-impl View {
-    #[inline]
-    pub(super) fn oldest(&self) -> Word {
-        self.words[self.oldest]
+impl Glance {
+    /// Looks at the words in the order of their slots. It only counts turns and gathers bits: which words agree is asked when
+    /// any does.
+    #[inline(always)]
+    fn of(mut word_of: impl FnMut(usize) -> Word, probe: u64) -> Self {
+        let (mut matches, mut union, mut turns, mut first) = (0, 0, 0, false);
+        for slot in 0..SLOTS {
+            let word = word_of(slot);
+            matches |= word.mismatch(probe).wrapping_sub(1);
+            union |= word.0;
+            turns += usize::from(word.turn());
+            first = if slot == 0 { word.turn() } else { first };
+        }
+        // The slots before the oldest agree with the first one, as they have been written in the current turn. If all
+        // agree, it is the first.
+        let current = if first { turns } else { SLOTS - turns };
+        Self { matches, union, oldest: current % SLOTS }
     }
 
     /// Whether any cell must be looked into to tell that the id is not there.
@@ -57,26 +71,45 @@ impl View {
     }
 }
 
+/// What `Bucket::collect` saw.
+pub(super) struct View {
+    pub(super) words: [Word; SLOTS],
+    pub(super) glance: Glance,
+}
+
+impl View {
+    #[inline]
+    pub(super) fn oldest(&self) -> Word {
+        self.words[self.glance.oldest]
+    }
+}
+
 impl Bucket {
-    /// First reading. It only counts turns and gathers bits: which words agree is asked when any does.
+    /// First reading.
     #[inline]
     pub(super) fn collect(&self, probe: u64) -> View {
-        let mut view = View { words: [Word::EMPTY; SLOTS], matches: 0, union: 0, oldest: 0 };
-        let mut turns = 0;
-        for (slot, word) in self.words.iter().enumerate() {
-            // Acquire: pairs with the release of the swap in `insert`, which published the cell and, through the
-            // inserter's own readings, all words before it.
-            let word = Word(word.load(Ordering::Acquire));
-            view.words[slot] = word;
-            view.matches |= word.mismatch(probe).wrapping_sub(1);
-            view.union |= word.0;
-            turns += usize::from(word.turn());
-        }
-        // The slots before the oldest agree with the first one, as they have been written in the current turn. If all
-        // agree, it is the first.
-        let current = if view.words[0].turn() { turns } else { SLOTS - turns };
-        view.oldest = current % SLOTS;
-        view
+        let mut words = [Word::EMPTY; SLOTS];
+        let glance = Glance::of(
+            |slot| {
+                words[slot] = self.word(slot);
+                words[slot]
+            },
+            probe,
+        );
+        View { words, glance }
+    }
+
+    /// First reading where no second one follows: by the only claimer of the table, whose words stay as they are.
+    #[inline]
+    pub(super) fn glance(&self, probe: u64) -> Glance {
+        Glance::of(|slot| self.word(slot), probe)
+    }
+
+    #[inline(always)]
+    pub(super) fn word(&self, slot: usize) -> Word {
+        // Acquire: pairs with the release in `insert` and `replace`, which published the cell and, through the inserter's own
+        // readings, all words before it.
+        Word(self.words[slot].load(Ordering::Acquire))
     }
 
     /// Second reading: whether the words still are what `collect` saw.
@@ -95,6 +128,14 @@ impl Bucket {
     #[inline]
     pub(super) fn insert(&self, view: &View, word: Word) -> bool {
         // Release: publishes the cell; pairs with the acquire in `collect`. On failure everything is read again.
-        self.words[view.oldest].compare_exchange(view.oldest().0, word.0, Ordering::Release, Ordering::Relaxed).is_ok()
+        let oldest = &self.words[view.glance.oldest];
+        oldest.compare_exchange(view.oldest().0, word.0, Ordering::Release, Ordering::Relaxed).is_ok()
+    }
+
+    /// Puts `word` in the place of the one in `slot`, the oldest. By the only claimer of the table: nobody else inserts.
+    #[inline]
+    pub(super) fn replace(&self, slot: usize, word: Word) {
+        // Release: publishes the cell; pairs with the acquire in `word`.
+        self.words[slot].store(word.0, Ordering::Release);
     }
 }

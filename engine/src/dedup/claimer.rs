@@ -9,11 +9,11 @@ use super::bucket::View;
 use super::id::EventId;
 use super::layout::{Meta, State, Word};
 use super::ring::Ring;
-use super::table::{DedupTable, prefetch};
+use super::table::{Aim, DedupTable, prefetch};
 use super::types::{ClaimState, ClaimToken, Outcome, claim_state};
 
 /// Claims whose buckets are under way at once: about what a core's miss buffers hold.
-const PREFETCH_AHEAD: usize = 24;
+const PREFETCH_AHEAD: usize = 32;
 /// Ids taken together; the largest burst of a worker.
 const BATCH: usize = 256;
 
@@ -44,13 +44,15 @@ impl From<ClaimState> for Claim {
 pub struct Claimer {
     table: Arc<DedupTable>,
     ring: Ring,
+    /// Ids of a batch whose bucket led to cells, which are fetched while the rest goes on.
+    deferred: Vec<u16>,
     _not_sync: PhantomData<NotSync<()>>,
 }
 
 impl Claimer {
     pub(super) fn new(table: Arc<DedupTable>, arena: u32) -> Self {
         let ring = Ring::new(arena, &table);
-        Self { table, ring, _not_sync: PhantomData }
+        Self { table, ring, deferred: Vec::with_capacity(BATCH), _not_sync: PhantomData }
     }
 
     pub fn table(&self) -> &Arc<DedupTable> {
@@ -60,7 +62,8 @@ impl Claimer {
     /// Claims one id. `now_ns` may be behind other claimers' by up to 1/64 of the window.
     #[inline]
     pub fn claim(&mut self, id: EventId, now_ns: u64) -> Claim {
-        self.claim_hashed(id, self.table.hash(id), now_ns)
+        let Self { table, ring, .. } = self;
+        claim_at(table, ring, table.aim(id), id, now_ns)
     }
 
     /// Claims `ids`, and tells `each` the index and the answer of every one: the same as one claim after another, but the
@@ -75,40 +78,41 @@ impl Claimer {
 
     #[inline]
     fn claim_chunk(&mut self, ids: &[EventId], now_ns: u64, mut each: impl FnMut(usize, Claim)) {
-        let mut hashes = [0u64; BATCH];
-        // Ids whose bucket led to other cells, which are fetched while the rest goes on.
-        let mut deferred = [0u16; BATCH];
-        let mut deferred_count = 0;
-        for ahead in 0..ids.len() + PREFETCH_AHEAD {
-            if let Some(id) = ids.get(ahead) {
-                hashes[ahead] = self.table.hash(*id);
-                prefetch(self.table.bucket(hashes[ahead]));
+        let Self { table, ring, deferred, .. } = self;
+        let table = &**table;
+        let Some(first) = ids.first() else { return };
+        let alone = table.has_one_claimer();
+        // What is on its way into the cache, by index modulo the length.
+        let mut aims = [table.aim(*first); PREFETCH_AHEAD];
+        for (aim, id) in aims.iter_mut().zip(ids) {
+            *aim = table.aim(*id);
+            prefetch(aim.bucket);
+        }
+        for (index, id) in ids.iter().enumerate() {
+            let aim = aims[index % PREFETCH_AHEAD];
+            if let Some(id) = ids.get(index + PREFETCH_AHEAD) {
+                let ahead = table.aim(*id);
+                prefetch(ahead.bucket);
+                aims[index % PREFETCH_AHEAD] = ahead;
             }
-            let Some(index) = ahead.checked_sub(PREFETCH_AHEAD) else {
-                continue;
-            };
-            let (hash, probe) = (hashes[index], Word::probe(hashes[index]));
-            let mut view = self.table.bucket(hash).collect(probe);
-            if view.needs_cells() {
-                self.fetch_cells(&view, probe);
-                deferred[deferred_count] = index as u16;
-                deferred_count += 1;
+            if alone {
+                let glance = aim.bucket.glance(aim.probe);
+                if !glance.needs_cells() {
+                    each(index, insert_alone(table, ring, aim, glance.oldest, *id, now_ns));
+                    continue;
+                }
             } else {
-                each(index, self.claim_from(&mut view, ids[index], hash, now_ns));
+                let mut view = aim.bucket.collect(aim.probe);
+                if !view.glance.needs_cells() {
+                    each(index, claim_among(table, ring, aim, &mut view, *id, now_ns));
+                    continue;
+                }
             }
+            table.fetch_cells(aim);
+            deferred.push(index as u16);
         }
-        for index in deferred[..deferred_count].iter().map(|&index| usize::from(index)) {
-            each(index, self.claim_hashed(ids[index], hashes[index], now_ns));
-        }
-    }
-
-    /// Fetches the cells that a claim has to read.
-    #[inline]
-    fn fetch_cells(&self, view: &View, probe: u64) {
-        for word in &view.words {
-            if word.matches(probe) || word.has_overflow() {
-                prefetch(self.table.cell_of(*word));
-            }
+        for index in deferred.drain(..).map(usize::from) {
+            each(index, claim_at(table, ring, table.aim(ids[index]), ids[index], now_ns));
         }
     }
 
@@ -153,62 +157,86 @@ impl Claimer {
         self.table.release(token);
     }
 
-    #[inline]
-    fn claim_hashed(&mut self, id: EventId, hash: u64, now_ns: u64) -> Claim {
-        let mut view = self.table.bucket(hash).collect(Word::probe(hash));
-        self.claim_from(&mut view, id, hash, now_ns)
-    }
-
-    /// Claims an id, given a first reading of its bucket.
-    #[inline]
-    fn claim_from(&mut self, view: &mut View, id: EventId, hash: u64, now_ns: u64) -> Claim {
-        let probe = Word::probe(hash);
-        let Self { table, ring, .. } = self;
-        let bucket = table.bucket(hash);
-        let mut written: Option<(u32, Meta)> = None;
-        // Each turn after the first means that another claimer's insertion succeeded.
-        loop {
-            if view.needs_cells()
-                && let Some((_, meta)) = table.resolve(view, id, probe, now_ns)
-            {
-                if let Some((index, _)) = written {
-                    ring.cell(table, index).abandon();
-                }
-                return claim_state(meta).into();
-            }
-            if !table.has_one_claimer() && !bucket.unchanged(view) {
-                *view = bucket.collect(probe);
-                continue;
-            }
-            let replaced = view.oldest();
-            let (next, left_out) = table.keep(replaced, now_ns);
-            let (index, meta) = match written {
-                Some((index, meta)) => {
-                    ring.cell(table, index).relink(next);
-                    (index, meta)
-                }
-                None => {
-                    let Some((position, cell)) = ring.take_cell(table, now_ns) else {
-                        return ring.admit_unremembered();
-                    };
-                    let meta = Meta::new(State::Pending, position.short_lap(), now_ns);
-                    cell.write(id, meta, next);
-                    written = Some((position.index, meta));
-                    (position.index, meta)
-                }
-            };
-            let number = ring.cell_number(table, index);
-            let word = Word::new(number, meta.lap(), hash).in_place_of(replaced, !next.is_empty());
-            if bucket.insert(view, word) {
-                ring.inserted(table, left_out, now_ns);
-                return Claim::Won(ClaimToken::new(number, meta.lap()));
-            }
-            *view = bucket.collect(probe);
-        }
-    }
-
     /// Moves the floor and publishes the numbers. Claims do it as they go; a worker calls it when it has been idle.
     pub fn housekeep(&mut self, now_ns: u64) {
         self.ring.housekeep(&self.table, now_ns);
+    }
+}
+
+/// Claims an id where it belongs.
+#[inline]
+fn claim_at(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, id: EventId, now_ns: u64) -> Claim {
+    let mut view = aim.bucket.collect(aim.probe);
+    if !table.has_one_claimer() {
+        return claim_among(table, ring, aim, &mut view, id, now_ns);
+    }
+    if view.glance.needs_cells()
+        && let Some((_, meta)) = table.resolve(&view, id, aim.probe, now_ns)
+    {
+        return claim_state(meta).into();
+    }
+    insert_alone(table, ring, aim, view.glance.oldest, id, now_ns)
+}
+
+/// Inserts an id that is not there, for the only claimer of the table: what it has seen of the bucket stays so.
+#[inline]
+fn insert_alone(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, oldest: usize, id: EventId, now_ns: u64) -> Claim {
+    let replaced = aim.bucket.word(oldest);
+    let (next, left_out) = table.keep(replaced, now_ns);
+    let Some((position, cell)) = ring.take_cell(table, now_ns) else {
+        return ring.admit_unremembered();
+    };
+    let meta = Meta::new(State::Pending, position.short_lap(), now_ns);
+    cell.write(id, meta, next);
+    let number = ring.cell_number(table, position.index);
+    let word = Word::new(number, meta.lap(), aim.probe).in_place_of(replaced, !next.is_empty());
+    aim.bucket.replace(oldest, word);
+    ring.inserted(table, left_out, now_ns);
+    Claim::Won(ClaimToken::new(number, meta.lap()))
+}
+
+/// Claims an id against other claimers, given a first reading of its bucket.
+#[inline(never)]
+fn claim_among(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, view: &mut View, id: EventId, now_ns: u64) -> Claim {
+    let Aim { bucket, probe } = aim;
+    let mut written: Option<(u32, Meta)> = None;
+    // Each turn after the first means that another claimer's insertion succeeded.
+    loop {
+        if view.glance.needs_cells()
+            && let Some((_, meta)) = table.resolve(view, id, probe, now_ns)
+        {
+            if let Some((index, _)) = written {
+                ring.cell(table, index).abandon();
+            }
+            return claim_state(meta).into();
+        }
+        if !bucket.unchanged(view) {
+            *view = bucket.collect(probe);
+            continue;
+        }
+        let replaced = view.oldest();
+        let (next, left_out) = table.keep(replaced, now_ns);
+        let (index, meta) = match written {
+            Some((index, meta)) => {
+                ring.cell(table, index).relink(next);
+                (index, meta)
+            }
+            None => {
+                let Some((position, cell)) = ring.take_cell(table, now_ns) else {
+                    return ring.admit_unremembered();
+                };
+                let meta = Meta::new(State::Pending, position.short_lap(), now_ns);
+                cell.write(id, meta, next);
+                written = Some((position.index, meta));
+                (position.index, meta)
+            }
+        };
+        let number = ring.cell_number(table, index);
+        let word = Word::new(number, meta.lap(), probe).in_place_of(replaced, !next.is_empty());
+        if bucket.insert(view, word) {
+            ring.inserted(table, left_out, now_ns);
+            return Claim::Won(ClaimToken::new(number, meta.lap()));
+        }
+        *view = bucket.collect(probe);
     }
 }

@@ -30,8 +30,8 @@ impl Word {
     pub(super) const EMPTY: Self = Self(0);
 
     #[inline]
-    pub(super) fn new(cell: u32, lap: u32, hash: u64) -> Self {
-        Self(u64::from(cell) | (u64::from(lap) & LAP_MASK) << CELL_BITS | Self::probe(hash))
+    pub(super) fn new(cell: u32, lap: u32, probe: u64) -> Self {
+        Self(u64::from(cell) | (u64::from(lap) & LAP_MASK) << CELL_BITS | probe)
     }
 
     /// What a word must agree with to be worth a look: present, and the fingerprint.
@@ -241,7 +241,7 @@ mod tests {
 
     #[test]
     fn words_and_metas_round_trip_at_their_limits() {
-        let word = Word::new((1 << CELL_BITS) - 1, 4095, u64::MAX);
+        let word = Word::new((1 << CELL_BITS) - 1, 4095, Word::probe(u64::MAX));
         assert_eq!((word.cell(), word.lap()), ((1 << CELL_BITS) - 1, 4095));
         assert!(word.matches(Word::probe(u64::MAX)) && !word.matches(Word::probe(0)));
         assert!(!Word::EMPTY.matches(Word::probe(0)), "an empty slot matches no fingerprint, not even zero");

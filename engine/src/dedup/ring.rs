@@ -10,7 +10,7 @@
 
 use super::cell::Cell;
 use super::claimer::Claim;
-use super::layout::{Floor, Position, State, ticks_to_ns};
+use super::layout::{Floor, Meta, Position, State, Word, ticks_to_ns};
 use super::sync::Ordering;
 use super::table::DedupTable;
 use super::types::ClaimToken;
@@ -81,33 +81,43 @@ impl Ring {
     /// The next cell of the arena that may be reused, taken.
     #[inline]
     pub(super) fn take_cell<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
-        for _ in 0..PASS_OVER_MAX {
-            let position = self.head;
-            let cell = self.cell(table, position.index);
-            let found = cell.meta();
-            if self.reusable(table, position.index, cell, now_ns) && cell.take(found, position.short_lap()) {
-                self.advance_head(table);
-                return Some((position, cell));
-            }
+        self.try_take(table, now_ns).or_else(|| self.take_later(table, now_ns))
+    }
+
+    /// The cell at `head`, if it may be reused.
+    #[inline(always)]
+    fn try_take<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
+        let position = self.head;
+        let cell = self.cell(table, position.index);
+        let found = cell.meta();
+        let taken = self.reusable(table, position.index, cell, found, now_ns) && cell.take(found, position.short_lap());
+        taken.then(|| {
+            self.advance_head(table);
+            (position, cell)
+        })
+    }
+
+    #[cold]
+    fn take_later<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
+        (0..PASS_OVER_MAX).find_map(|_| {
             self.pass_over(table);
-        }
-        None
+            self.try_take(table, now_ns)
+        })
     }
 
     /// Whether the cell may be reused; counts what is forgotten by that.
-    #[inline]
-    fn reusable(&mut self, table: &DedupTable, index: u32, cell: &Cell, now_ns: u64) -> bool {
-        let (found, next) = (cell.meta(), cell.next());
-        match found.state() {
-            State::Pending => return false,
-            State::Free if next.is_empty() => return true,
-            _ => {}
-        }
-        let (pending_behind, remembered_behind) = if next.is_empty() { (false, 0) } else { table.behind(next, now_ns) };
-        let number = self.cell_number(table, index);
-        if pending_behind && table.reachable(number, cell) {
+    #[inline(always)]
+    fn reusable(&mut self, table: &DedupTable, index: u32, cell: &Cell, found: Meta, now_ns: u64) -> bool {
+        if found.state() == State::Pending {
             return false;
         }
+        let remembered_behind = match cell.next() {
+            Word::EMPTY => 0,
+            next => match self.remembered_behind(table, index, cell, next, now_ns) {
+                Some(count) => count,
+                None => return false,
+            },
+        };
         if matches!(found.state(), State::Done | State::DeadLettered) {
             if table.expired(found, now_ns) {
                 self.effective_window_ns = table.window_ns();
@@ -117,6 +127,15 @@ impl Ring {
             }
         }
         true
+    }
+
+    /// How many entries that are reached through the cell a claimer would still answer for. None if one of them is pending:
+    /// then the cell must stay.
+    #[inline(never)]
+    fn remembered_behind(&self, table: &DedupTable, index: u32, cell: &Cell, next: Word, now_ns: u64) -> Option<u64> {
+        let (pending, remembered) = table.behind(next, now_ns);
+        let stays = pending && table.reachable(self.cell_number(table, index), cell);
+        (!stays).then_some(remembered)
     }
 
     #[inline]

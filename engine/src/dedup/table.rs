@@ -48,6 +48,13 @@ pub(super) struct Arena {
     pub(super) effective_window_ns: AtomicU64,
 }
 
+/// Where an id belongs, and how a word for it is told from others there.
+#[derive(Clone, Copy)]
+pub(super) struct Aim<'t> {
+    pub(super) bucket: &'t Bucket,
+    pub(super) probe: u64,
+}
+
 /// The table, shared by its claimers and by whoever looks ids up.
 pub struct DedupTable {
     buckets: Slab<Bucket>,
@@ -180,14 +187,21 @@ impl DedupTable {
     }
 
     #[inline]
-    pub(super) fn hash(&self, id: EventId) -> u64 {
-        self.seed.hash(id)
+    pub(super) fn aim(&self, id: EventId) -> Aim<'_> {
+        let hash = self.seed.hash(id);
+        // The high bits of the hash, scaled to any number of buckets; the fingerprint is made of the low ones.
+        let bucket = &self.buckets[((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize];
+        Aim { bucket, probe: Word::probe(hash) }
     }
 
-    /// The high bits of the hash, scaled to any number of buckets.
-    #[inline]
-    pub(super) fn bucket(&self, hash: u64) -> &Bucket {
-        &self.buckets[((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize]
+    /// Fetches the cells that a claim has to read.
+    #[inline(never)]
+    pub(super) fn fetch_cells(&self, aim: Aim<'_>) {
+        for word in &aim.bucket.collect(aim.probe).words {
+            if word.matches(aim.probe) || word.has_overflow() {
+                prefetch(self.cell_of(*word));
+            }
+        }
     }
 
     #[inline]
@@ -256,9 +270,8 @@ impl DedupTable {
     }
 
     fn find(&self, id: EventId, now_ns: u64) -> Option<(Word, Meta)> {
-        let hash = self.hash(id);
-        let probe = Word::probe(hash);
-        self.resolve(&self.bucket(hash).collect(probe), id, probe, now_ns)
+        let Aim { bucket, probe } = self.aim(id);
+        self.resolve(&bucket.collect(probe), id, probe, now_ns)
     }
 
     /// The remembered entry for `id` among those a view leads to. An entry never moves from one slot's chain to
@@ -275,7 +288,7 @@ impl DedupTable {
                 return Some(found);
             }
         }
-        if !view.has_overflow() {
+        if !view.glance.has_overflow() {
             return None;
         }
         for word in view.words.iter().filter(|word| word.has_overflow()) {
@@ -355,9 +368,8 @@ impl DedupTable {
         let Some(id) = entry.read(lap).map(|entry| entry.id) else {
             return false;
         };
-        let hash = self.hash(id);
-        let bucket = self.bucket(hash);
-        let view = bucket.collect(Word::probe(hash));
+        let Aim { bucket, probe } = self.aim(id);
+        let view = bucket.collect(probe);
         let leads_here = |word: Word| !word.is_empty() && word.cell() == cell && word.lap() == lap;
         view.words.iter().any(|word| leads_here(*word) || self.chain(*word).any(leads_here)) || !bucket.unchanged(&view)
     }

@@ -50,7 +50,7 @@ impl ClaimToken {
 
     pub(super) fn new(cell: u32, lap: u32) -> Self {
         // The word's "present" bit makes it non-zero.
-        Self(NonZeroU64::new(Word::new(cell, lap, 0).0).expect("a word for a cell is not zero"))
+        Self(NonZeroU64::new(Word::new(cell, lap, Word::probe(0)).0).expect("a word for a cell is not zero"))
     }
 
     pub(super) fn unremembered() -> Self {
