@@ -59,7 +59,7 @@ impl Acquire for Ours {
     fn acquire(&mut self, sum: &mut Sum) -> Option<Event> {
         let slot = self.0.acquire()?;
         sum.add(u64::from(slot.index()));
-        Some(self.0.seal(slot, 1, 1, Peer::NONE).make(0, 64, 11, Route::default()))
+        Some(self.0.seal(slot, 1, 1, Peer::NONE).make(0, 64, Route::default()))
     }
 }
 
@@ -70,7 +70,7 @@ impl Release for OursReleased {
 
     #[inline]
     fn release(&mut self, event: Event, sum: &mut Sum) {
-        sum.add(u64::from(self.0.slot(&event)));
+        sum.add(self.0.slot(&event).key());
         self.1.release(event);
     }
 

@@ -24,7 +24,7 @@ struct Arrived {
 impl Arrived {
     fn event(&mut self, bytes: &[u8], frame: &ParsedFrame) {
         let bytes = &bytes[frame.offset as usize..][..frame.length as usize];
-        let view = FrameView::new(bytes, frame.head, frame.topic_length);
+        let view = FrameView::new(bytes, frame.shape);
         self.events += 1;
         self.priorities[view.priority() as usize] += 1;
         let is_new = self.ids.insert(view.id().expect("sent with ids"));

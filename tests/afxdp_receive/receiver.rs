@@ -57,8 +57,7 @@ impl Receiver {
             agent.housekeeping(cycle.now);
         }
         while let Some(event) = self.events.take() {
-            let bytes = self.frames.bytes(&event);
-            self.received.push(bytes[3 + usize::from(event.topic_length())..].to_vec());
+            self.received.push(self.frames.view(&event).payload().to_vec());
             self.releaser.release(event);
         }
         self.events.release();

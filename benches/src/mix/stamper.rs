@@ -301,7 +301,7 @@ mod tests {
                 assert_eq!(frames.len(), 23);
                 for frame in &frames {
                     let bytes = &datagram[frame.offset as usize..][..frame.length as usize];
-                    let view = FrameView::new(bytes, frame.head, frame.topic_length);
+                    let view = FrameView::new(bytes, frame.shape);
                     assert_eq!(view.topic(), layout.topic(sequence));
                     assert_eq!(view.priority() as u8, layout.priority(sequence));
                     assert_eq!(view.payload()[..8], sequence.to_be_bytes());

@@ -16,8 +16,8 @@ use super::{UNNAMED_TOPICS, topic_word};
 use crate::control::{State, StateCell};
 use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
-use crate::frame::{Class, FLAG_ID, FrameView, PRIORITY_MASK, Priority};
-use crate::memory::{Event, Frames, Releaser};
+use crate::frame::{Class, PRIORITY_MASK, Priority};
+use crate::memory::{Event, EventSlot, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc::{self, Taken};
 use crate::runtime::agent::{Agent, Cycle};
@@ -118,6 +118,8 @@ struct Router {
     settled: Box<[u64]>,
     counters: Counters,
     releaser: Releaser,
+    /// Where the event at hand lies.
+    slot: EventSlot,
 }
 
 impl Dispatcher {
@@ -147,6 +149,7 @@ impl Dispatcher {
             settled: vec![0; frames.pool_count()].into(),
             counters: Counters::default(),
             releaser: Releaser::new(frames.clone()),
+            slot: EventSlot::NONE,
             links,
             spill,
             frames,
@@ -178,15 +181,13 @@ impl Router {
     #[inline(always)]
     fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
         let hash = event.topic();
-        let frames = &self.frames;
-        let topic = || FrameView::new(frames.bytes(event), event.head(), event.topic_length()).topic_bytes();
-        let (class, word) = match table.find(hash, topic) {
+        let (class, word) = match table.find(hash, || self.frames.view(event).topic_bytes()) {
             Some(index) => {
                 let flags = topic_word::NAMED | if table.dedup(index) { topic_word::DEDUP } else { 0 };
                 (table.class(index), table.number(index) | flags)
             }
             None => {
-                let Unnamed { class, flags } = self.unnamed[usize::from(event.head() & PRIORITY_MASK)];
+                let Unnamed { class, flags } = self.unnamed[usize::from(event.shape().head() & PRIORITY_MASK)];
                 (class, (hash & (UNNAMED_TOPICS - 1)) | flags)
             }
         };
@@ -256,42 +257,48 @@ impl Router {
     }
 
     /// Sends one event where it belongs. It is looked at where it lies in the queue, and copied once, to its ring.
-    #[inline]
-    fn dispatch(&mut self, event: Taken<'_, Event>, shedding: Option<Shedding>, now: Nanos) {
-        if let Some(gaps) = &mut self.gaps
-            && event.head() & FLAG_ID != 0
-            && let Some(id) = FrameView::new(self.frames.bytes(&event), event.head(), 0).id()
-        {
-            gaps.observe(EventId(id));
-        }
-        if self.transition.is_some() {
-            let route = self.route_in_transition(&event);
-            return self.forward(event.take(), route, shedding, now);
+    #[inline(always)]
+    fn dispatch(&mut self, event: Taken<'_, Event>, now: Nanos) {
+        if !self.slot.has(&event) {
+            self.slot = self.frames.slot(&event);
         }
         let route = self.route(&self.table, &event);
         let (_, word, link) = route;
-        let (slot, reliable) = self.frames.place(&event);
-        let link = &mut self.links[link];
-        let sheds = shedding.is_some_and(|shedding| shedding.hits(&event));
-        if sheds || !link.has_room(reliable) || link.pins_anew(event.pool(), slot) {
-            return self.forward(event.take(), route, shedding, now);
+        let Self { links, slot, .. } = self;
+        let link = &mut links[link];
+        let mut event = Some(event);
+        let pushed = !link.pins_anew(slot) && link.push(slot, || event.take().expect("asked for once").take(), word);
+        if !pushed && let Some(event) = event {
+            self.forward(event.take(), route, now);
         }
-        let pushed = link.push(|| event.take(), word);
-        debug_assert!(pushed, "the link had room");
     }
 
-    /// The long way, for an event that is shed, for which the link may lack room or that pins another slot, and for all
-    /// while a table change is under way.
+    /// The same for a dispatcher that does more than route: it watches for gaps, sheds, or changes its table.
     #[inline(never)]
-    fn forward(&mut self, event: Event, route: (Class, u32, usize), shedding: Option<Shedding>, now: Nanos) {
-        let (class, word, link) = route;
-        if let Some(shedding) = shedding
-            && shedding.hits(&event)
+    fn dispatch_watched(&mut self, event: Taken<'_, Event>, shedding: Option<Shedding>, now: Nanos) {
+        if let Some(gaps) = &mut self.gaps
+            && let Some(id) = self.frames.view(&event).id()
         {
-            return self.dead_letter(event, class, shedding.reason, now);
+            gaps.observe(EventId(id));
         }
-        let Some(event) = self.admit(event, class, link, now) else { return };
-        let pushed = self.links[link].push(|| event, word);
+        let route = match self.transition {
+            Some(_) => self.route_in_transition(&event),
+            None => self.route(&self.table, &event),
+        };
+        match shedding {
+            Some(shedding) if shedding.hits(&event) => self.dead_letter(event.take(), route.0, shedding.reason, now),
+            _ => {
+                self.slot = self.frames.slot(&event);
+                self.forward(event.take(), route, now);
+            }
+        }
+    }
+
+    /// The long way, for an event for which the link may lack room or that pins another slot; it lies in the slot at hand.
+    #[inline(never)]
+    fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
+        let Some((event, slot)) = self.admit(event, class, link, now) else { return };
+        let pushed = self.links[link].push(&slot, || event, word);
         debug_assert!(pushed, "the link has room, or the event would not have been admitted");
         if let Some(transition) = &mut self.transition {
             transition.queued(link, &self.links[link]);
@@ -299,27 +306,30 @@ impl Router {
     }
 
     /// Finds out whether the link may take an event for which it needs room, or to pin another slot. Gives back the event to be
-    /// pushed next, or none if it has ended here.
-    fn admit(&mut self, mut event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
-        let reliable = self.frames.is_reliable(&event);
-        if !self.links[link].has_room(reliable) {
+    /// pushed next and its slot, or none if it has ended here.
+    #[inline]
+    fn admit(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<(Event, EventSlot)> {
+        let slot = self.slot;
+        if !self.links[link].has_room(slot.is_reliable()) {
             self.refresh(now);
-            if !self.links[link].has_room(reliable) {
+            if !self.links[link].has_room(slot.is_reliable()) {
                 self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
                 return None;
             }
         }
-        let slot = self.frames.slot(&event);
-        if self.links[link].pins_anew(event.pool(), slot) {
-            if self.class_pins(class, event.pool()) >= self.pin_limits[usize::from(event.pool())] {
-                event = self.copy_out(event, class, link, now)?;
-            }
-            let slot = self.frames.slot(&event);
-            if self.links[link].pins_anew(event.pool(), slot) {
-                self.links[link].begin_run(event.pool(), slot);
-            }
+        if !self.links[link].pins_anew(&slot) {
+            return Some((event, slot));
         }
-        Some(event)
+        if self.class_pins(class, slot.pool()) < self.pin_limits[usize::from(slot.pool())] {
+            self.links[link].begin_run(&slot);
+            return Some((event, slot));
+        }
+        let event = self.copy_out(event, class, link, now)?;
+        let slot = self.frames.slot(&event);
+        if self.links[link].pins_anew(&slot) {
+            self.links[link].begin_run(&slot);
+        }
+        Some((event, slot))
     }
 
     fn class_pins(&self, class: Class, pool: u8) -> u32 {
@@ -376,7 +386,7 @@ impl Shedding {
 
     #[inline]
     fn hits(self, event: &Event) -> bool {
-        Priority::from_wire(event.head()) < self.below
+        event.shape().priority() < self.below
     }
 }
 
@@ -399,6 +409,7 @@ impl Agent for Dispatcher {
             router.change_table();
         }
         let shedding = Shedding::of(router.state.get());
+        let watches = shedding.is_some() || router.gaps.is_some() || router.transition.is_some();
         let count = self.queue.take_each(BURST, |event| {
             if fault::drops(Stage::Dispatcher) {
                 return router.releaser.release(event.take());
@@ -406,7 +417,11 @@ impl Agent for Dispatcher {
             if fault::doubles(Stage::Dispatcher) {
                 router.counters.add(Counter::DISPATCHED_REALTIME, 1);
             }
-            router.dispatch(event, shedding, cycle.now);
+            if watches {
+                router.dispatch_watched(event, shedding, cycle.now);
+            } else {
+                router.dispatch(event, cycle.now);
+            }
         });
         if count > 0 {
             router.counters.add(Counter::DISPATCHER_TAKEN, count as u64);

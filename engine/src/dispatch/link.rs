@@ -7,7 +7,7 @@
 use std::collections::VecDeque;
 
 use crate::frame::Class;
-use crate::memory::{Event, Frames};
+use crate::memory::{Event, EventSlot, Frames};
 use crate::queue::spsc;
 use crate::runtime::clock::Nanos;
 use crate::runtime::waker::Waker;
@@ -30,11 +30,6 @@ impl Run {
     const fn is_over(&self) -> bool {
         self.start == self.end
     }
-}
-
-/// A slot among those of all pools.
-const fn key(pool: u8, slot: u32) -> u64 {
-    (pool as u64) << 32 | slot as u64
 }
 
 /// No slot's.
@@ -113,26 +108,27 @@ impl Link {
 
     /// Whether an event of this slot would pin it anew: the link does not hold it by its newest run.
     #[inline]
-    pub fn pins_anew(&self, pool: u8, slot: u32) -> bool {
-        self.newest_key != key(pool, slot)
+    pub fn pins_anew(&self, slot: &EventSlot) -> bool {
+        self.newest_key != slot.key()
     }
 
-    /// Moves an event onto the ring with its topic word. False, and the event is not asked for, when the ring is full. An event
-    /// that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
+    /// Moves an event of `slot` onto the ring with its topic word. False, and the event is not asked for, when there is no
+    /// [room](Self::has_room) for it. An event that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
     #[inline(always)]
-    pub fn push(&mut self, event: impl FnOnce() -> Event, word: u32) -> bool {
-        self.spec.producer.push_with(event, |event| event.set_topic(word))
+    pub fn push(&mut self, slot: &EventSlot, event: impl FnOnce() -> Event, word: u32) -> bool {
+        let limit = self.limits[usize::from(slot.is_reliable())];
+        self.spec.producer.push_below(limit, event, |event| event.set_topic(word))
     }
 
     /// The next event pushed begins a run of this slot.
-    pub fn begin_run(&mut self, pool: u8, slot: u32) {
+    pub fn begin_run(&mut self, slot: &EventSlot) {
         let sequence = self.spec.producer.sequence();
         if let Some(finished) = self.newest() {
             self.queued[usize::from(finished.pool)] += finished.end - finished.start;
             self.runs.push_back(finished);
         }
-        (self.newest_key, self.newest_start) = (key(pool, slot), sequence);
-        self.pins[usize::from(pool)] += 1;
+        (self.newest_key, self.newest_start) = (slot.key(), sequence);
+        self.pins[usize::from(slot.pool())] += 1;
     }
 
     fn newest(&self) -> Option<Run> {
@@ -259,12 +255,12 @@ mod tests {
             let slot = self.pools[pool].acquire().unwrap();
             let mut maker = self.pools[pool].seal(slot, count, 0, Peer::NONE);
             for _ in 0..count {
-                let event = maker.make(0, 4, 1, Route::default());
+                let event = maker.make(0, 4, Route::default());
                 let slot = self.frames.slot(&event);
-                if self.link.pins_anew(event.pool(), slot) {
-                    self.link.begin_run(event.pool(), slot);
+                if self.link.pins_anew(&slot) {
+                    self.link.begin_run(&slot);
                 }
-                assert!(self.link.push(|| event, 0));
+                assert!(self.link.push(&slot, || event, 0));
             }
             drop(maker);
             self.link.publish();

@@ -44,13 +44,13 @@ impl SpillPool {
         peer.copy_from_slice(&Peer::from(frames.peer(event)).to_bytes());
         bytes.copy_from_slice(frames.bytes(event));
         let route = Route {
-            head: event.head(),
+            shape: event.shape(),
             topic: event.topic(),
             connection: event.connection(),
             arrival_delta_ns: arrival.saturating_sub(self.pool.arrival_ns(open)) as u32,
         };
         let mut maker = self.pool.seal_part(open, length, 1);
-        Some(maker.make(offset, event.length(), event.topic_length(), route))
+        Some(maker.make(offset, event.length(), route))
     }
 
     /// Lets the current slot come back once its events have ended.

@@ -12,6 +12,7 @@
 
 mod encode;
 mod parse;
+mod shape;
 #[cfg(test)]
 mod tests;
 mod topic_hash;
@@ -19,6 +20,7 @@ mod view;
 
 pub use encode::{FrameHeader, encode};
 pub use parse::{Incomplete, Limits, Malformed, ParsedFrame, Parser, StreamStep, Transport};
+pub use shape::Shape;
 pub use view::FrameView;
 
 /// Size of the length field.

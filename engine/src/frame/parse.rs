@@ -5,7 +5,7 @@
 //!   level, its flags are known and its announced fields are there. Nothing here panics, whatever the bytes.
 
 use super::topic_hash::TopicHash;
-use super::{FLAG_ID, FLAG_TIME, FLAGS_RESERVED, HEADER_BYTES, LENGTH_BYTES, PRIORITY_MASK, Priority, RESERVED_PREFIX};
+use super::{FLAGS_RESERVED, HEADER_BYTES, LENGTH_BYTES, PRIORITY_MASK, Priority, RESERVED_PREFIX, Shape};
 use crate::metrics::MalformedReason;
 
 /// Why bytes were refused, and where in them.
@@ -24,9 +24,8 @@ pub struct ParsedFrame {
     /// Bytes after the length field.
     pub length: u32,
     pub topic_hash: u32,
-    pub topic_length: u16,
-    /// Flags, and the priority capped by the listener.
-    pub head: u8,
+    /// Its priority is capped by the listener.
+    pub shape: Shape,
 }
 
 /// Upper bounds, from the configuration.
@@ -66,10 +65,6 @@ pub struct Incomplete {
     pub control: bool,
 }
 
-/// The flags for optional fields, shifted right by this, are the sizes of these fields.
-const FLAG_TO_BYTES: u32 = 3;
-const _: () = assert!(FLAG_ID >> FLAG_TO_BYTES == 16 && FLAG_TIME >> FLAG_TO_BYTES == 8);
-
 /// A parser for one listener.
 #[derive(Clone, Debug)]
 pub struct Parser {
@@ -94,27 +89,34 @@ impl Parser {
         if bytes.is_empty() {
             return Err(Malformed { reason: MalformedReason::EmptyDatagram, at_byte: 0 });
         }
-        let mut start = 0;
-        while start < bytes.len() {
-            if let Some(frame) = self.plain(&bytes[start..], start as u32) {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let start = bytes.len() - rest.len();
+            if let Some((frame, after)) = self.plain(rest, start as u32) {
                 frames.push(frame);
-                start = frame.offset as usize + frame.length as usize;
+                rest = after;
             } else {
-                start = self.next_of_datagram(bytes, start, frames)?;
+                rest = self.next_of_datagram(bytes, start, frames)?;
             }
         }
         Ok(())
     }
 
-    /// Judges the frame at `start` of a datagram, which [`plain`](Self::plain) does not know, and says where it ends.
+    /// Judges the frame at `start` of a datagram, which [`plain`](Self::plain) does not know, and gives what
+    /// comes behind it.
     #[cold]
-    fn next_of_datagram(&self, bytes: &[u8], start: usize, frames: &mut Vec<ParsedFrame>) -> Result<usize, Malformed> {
+    fn next_of_datagram<'a>(
+        &self,
+        bytes: &'a [u8],
+        start: usize,
+        frames: &mut Vec<ParsedFrame>,
+    ) -> Result<&'a [u8], Malformed> {
         let Some((length, body)) = bytes[start..].split_first_chunk::<LENGTH_BYTES>() else {
             return Err(Malformed { reason: MalformedReason::TrailingBytes, at_byte: start });
         };
         let length = u32::from_be_bytes(*length);
         self.check_length(length).map_err(|reason| Malformed { reason, at_byte: start })?;
-        let Some(body) = body.get(..length as usize) else {
+        let Some((body, after)) = body.split_at_checked(length as usize) else {
             return Err(Malformed { reason: MalformedReason::LengthBeyond, at_byte: start });
         };
         let body_start = start + LENGTH_BYTES;
@@ -123,46 +125,39 @@ impl Parser {
             return Err(Malformed { reason: MalformedReason::ReservedTopic, at_byte: body_start });
         }
         frames.push(frame);
-        Ok(body_start + body.len())
+        Ok(after)
     }
 
     /// The frame that `bytes` begin with, if it is whole, within the limits and of a topic in plain ASCII without the
-    /// characters that may mean something; `at` of the caller's bytes is where they begin.
+    /// characters that may mean something, and the bytes behind it; `at` of the caller's bytes is where they begin.
     ///
     /// All but a few frames are such: one load has all the header, and one pass over the topic both hashes and checks it. `None`
     /// says nothing against the frame: [`body`](Self::body) looks at it rule by rule, and names the one that it breaks.
     #[inline(always)]
-    fn plain(&self, bytes: &[u8], at: u32) -> Option<ParsedFrame> {
+    fn plain<'a>(&self, bytes: &'a [u8], at: u32) -> Option<(ParsedFrame, &'a [u8])> {
         // Length, head and topic length: a frame without one byte of topic is shorter than the word that has them.
         let front = u64::from_be_bytes(*bytes.first_chunk()?);
-        let (length, head, topic_length) = ((front >> 32) as u32, (front >> 24) as u8, (front >> 8) as u16);
-        let optional = usize::from((head & (FLAG_ID | FLAG_TIME)) >> FLAG_TO_BYTES);
-        let topic_start = LENGTH_BYTES + HEADER_BYTES + optional;
-        let topic_end = topic_start + usize::from(topic_length);
-        let end = LENGTH_BYTES + length as usize;
-        let fits = topic_end <= end && end <= bytes.len() && length <= self.limits.frame_bytes;
-        let usual = head & FLAGS_RESERVED == 0 && topic_length.wrapping_sub(1) < self.limits.topic_bytes;
-        if !(fits && usual) || bytes.get(topic_start) == Some(&RESERVED_PREFIX[0]) {
+        let (length, shape) = ((front >> 32) as u32, Shape::from_bits((front >> 8) as u32));
+        let usual = !shape.has(FLAGS_RESERVED) && shape.topic_length().wrapping_sub(1) < self.limits.topic_bytes;
+        if !usual || length > self.limits.frame_bytes {
             return None;
         }
-        let topic = bytes.get(topic_start..topic_end)?;
+        let (frame, after) = bytes.split_at_checked(LENGTH_BYTES + length as usize)?;
+        let front = frame.get(..LENGTH_BYTES + shape.payload_start())?;
         // The last word of the topic ends with it. For a short one it begins in the header, which there always is.
-        let last = u64::from_le_bytes(*bytes.get(..topic_end)?.last_chunk()?);
-        let (hash, found) = self.hash.of_words(topic, last);
-        (!found).then(|| ParsedFrame {
-            offset: at + LENGTH_BYTES as u32,
-            length,
-            topic_hash: hash,
-            topic_length,
-            head: self.capped(head),
-        })
+        let last = u64::from_le_bytes(*front.last_chunk()?);
+        let (topic_hash, found) = self.hash.of_words(front.get(LENGTH_BYTES + shape.topic_start()..)?, last);
+        let offset = at + LENGTH_BYTES as u32;
+        (!found).then(|| (ParsedFrame { offset, length, topic_hash, shape: self.capped(shape) }, after))
     }
 
-    /// The head with its priority capped.
+    /// The shape with its priority capped.
     #[inline]
-    fn capped(&self, head: u8) -> u8 {
-        let priority = Priority::from_wire(head).min(self.max_priority);
-        (head & !PRIORITY_MASK) | priority as u8
+    fn capped(&self, shape: Shape) -> Shape {
+        let head = shape.head();
+        // The priorities above critical are critical, and the cap is no higher than that.
+        let priority = (head & PRIORITY_MASK).min(self.max_priority as u8);
+        Shape::new((head & !PRIORITY_MASK) | priority, shape.topic_length())
     }
 
     /// The most frames `bytes` can hold: the smallest frame is a header and a one-byte topic.
@@ -173,7 +168,7 @@ impl Parser {
     /// Looks at what `stream` begins with. Offsets are relative to `stream`. Never waits for the rest of a frame in
     /// order to refuse its beginning: each field is judged once its own bytes are there.
     pub fn stream(&self, stream: &[u8]) -> Result<StreamStep, Malformed> {
-        if let Some(frame) = self.plain(stream, 0) {
+        if let Some((frame, _)) = self.plain(stream, 0) {
             return Ok(StreamStep::Frame(frame));
         }
         let Some((length, rest)) = stream.split_first_chunk::<LENGTH_BYTES>() else {
@@ -212,8 +207,9 @@ impl Parser {
         let Some((header, _)) = body.split_first_chunk() else {
             return Err(fail((MalformedReason::LengthShort, 0)));
         };
-        let (topic_start, topic_length) = self.check_header(*header, body.len()).map_err(fail)?;
-        let Some(topic) = body.get(topic_start..topic_start + usize::from(topic_length)) else {
+        let shape = self.check_header(*header, body.len()).map_err(fail)?;
+        let topic_start = shape.topic_start();
+        let Some(topic) = body.get(topic_start..shape.payload_start()) else {
             return Err(fail(TOPIC_BEYOND));
         };
         let control = self.check_topic(topic).map_err(|(reason, offset)| fail((reason, topic_start + offset)))?;
@@ -221,8 +217,7 @@ impl Parser {
             offset: at as u32,
             length: body.len() as u32,
             topic_hash: self.topic_hash(topic),
-            topic_length,
-            head: self.capped(header[0]),
+            shape: self.capped(shape),
         };
         Ok((frame, control))
     }
@@ -238,8 +233,8 @@ impl Parser {
         let Some(head) = body.first() else { return Ok(until(1)) };
         check_flags(*head).map_err(fail)?;
         let Some(header) = body.first_chunk() else { return Ok(until(HEADER_BYTES)) };
-        let (topic_start, topic_length) = self.check_header(*header, length).map_err(fail)?;
-        let topic_end = topic_start + usize::from(topic_length);
+        let shape = self.check_header(*header, length).map_err(fail)?;
+        let (topic_start, topic_end) = (shape.topic_start(), shape.payload_start());
         if topic_end > length {
             return Err(fail(TOPIC_BEYOND));
         }
@@ -248,22 +243,20 @@ impl Parser {
         Ok(Incomplete { control, ..until(length) })
     }
 
-    /// Where the topic of a body of `length` bytes begins, and its length, which may still be beyond the body.
-    fn check_header(&self, header: [u8; HEADER_BYTES], length: usize) -> Result<(usize, u16), Fault> {
-        let [head, high, low] = header;
-        check_flags(head)?;
-        let topic_length = u16::from_be_bytes([high, low]);
-        if topic_length == 0 {
+    /// What the header of a body of `length` bytes says. The topic may still reach beyond the body.
+    fn check_header(&self, header: [u8; HEADER_BYTES], length: usize) -> Result<Shape, Fault> {
+        check_flags(header[0])?;
+        let shape = Shape::from_header(header);
+        if shape.topic_length() == 0 {
             return Err((MalformedReason::TopicEmpty, 1));
         }
-        if topic_length > self.limits.topic_bytes {
+        if shape.topic_length() > self.limits.topic_bytes {
             return Err((MalformedReason::TopicLimit, 1));
         }
-        let optional = if head & FLAG_ID != 0 { 16 } else { 0 } + if head & FLAG_TIME != 0 { 8 } else { 0 };
-        if length < HEADER_BYTES + optional {
+        if length < shape.topic_start() {
             return Err((MalformedReason::MissingField, HEADER_BYTES));
         }
-        Ok((HEADER_BYTES + optional, topic_length))
+        Ok(shape)
     }
 
     /// Whether the topic is one of the protocol's own. Offsets of faults are relative to it.

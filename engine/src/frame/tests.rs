@@ -138,7 +138,7 @@ fn the_protocols_own_topics_come_over_tcp_only() {
         let bytes = frame(topic, b"{}");
         assert_eq!(datagram(&bytes), Err(Malformed { reason: ReservedTopic, at_byte: FIXED }));
         let step = parser(Transport::Tcp).stream(&bytes).unwrap();
-        assert!(matches!(step, StreamStep::Control(frame) if usize::from(frame.topic_length) == topic.len()));
+        assert!(matches!(step, StreamStep::Control(frame) if usize::from(frame.shape.topic_length()) == topic.len()));
     }
     for topic in [&b"$esc"[..], b"$ESC/hello", b"a/$esc/hello", b"$sys/x"] {
         assert_eq!(datagram(&frame(topic, b"")).unwrap().len(), 1);
@@ -155,7 +155,7 @@ fn what_a_limit_or_a_level_allows_is_accepted() {
         let bytes = frame(topic.as_bytes(), b"");
         let found = datagram(&bytes).unwrap_or_else(|malformed| panic!("{topic}: {malformed:?}"));
         let body = &bytes[found[0].offset as usize..];
-        assert_eq!(FrameView::new(body, found[0].head, found[0].topic_length).topic(), topic);
+        assert_eq!(FrameView::new(body, found[0].shape).topic(), topic);
     }
 }
 
@@ -285,7 +285,7 @@ fn a_listener_caps_the_priority_and_leaves_the_flags() {
             for flags in [0, FLAG_ACK] {
                 parser.datagram(&raw(4, wire | flags, 1, b"t"), &mut frames).unwrap();
                 let expected = wire.min(4).min(cap as u8);
-                assert_eq!(frames[0].head, flags | expected, "priority {wire} capped at {cap}");
+                assert_eq!(frames[0].shape.head(), flags | expected, "priority {wire} capped at {cap}");
             }
         }
     }
@@ -335,9 +335,9 @@ fn nearly_frames() -> impl Strategy<Value = Vec<u8>> {
 fn same(parser: &Parser, found: &ParsedFrame, expected: &reference::Frame) -> bool {
     u64::from(found.offset) == expected.offset
         && u64::from(found.length) == expected.length
-        && usize::from(found.topic_length) == expected.topic.len()
+        && usize::from(found.shape.topic_length()) == expected.topic.len()
         && found.topic_hash == parser.topic_hash(&expected.topic)
-        && found.head == expected.head
+        && found.shape.head() == expected.head
 }
 
 fn named(malformed: Malformed) -> reference::Refusal {
@@ -361,8 +361,8 @@ proptest! {
         encode(&mut bytes, &header, topic.as_bytes(), &payload);
         let found = datagram(&bytes).unwrap()[0];
         prop_assert_eq!((found.offset as usize, found.length as usize), (LENGTH_BYTES, bytes.len() - LENGTH_BYTES));
-        prop_assert_eq!(found.head & FLAG_ACK != 0, ack);
-        let view = FrameView::new(&bytes[LENGTH_BYTES..], found.head, found.topic_length);
+        prop_assert_eq!(found.shape.has(FLAG_ACK), ack);
+        let view = FrameView::new(&bytes[LENGTH_BYTES..], found.shape);
         prop_assert_eq!((view.topic(), view.payload(), view.priority()), (&topic[..], &payload[..], priority));
         prop_assert_eq!((view.id(), view.sent_time_ns()), (id, sent_time_ns));
     }
@@ -424,7 +424,7 @@ proptest! {
             let _ = stream(&parser(transport), &bytes);
         }
         let head = bytes.first().copied().unwrap_or(0);
-        let view = FrameView::new(&bytes, head, bytes.len() as u16);
+        let view = FrameView::new(&bytes, Shape::new(head, bytes.len() as u16));
         let _ = (view.topic(), view.payload(), view.id(), view.sent_time_ns(), view.priority());
     }
 

@@ -140,17 +140,17 @@ impl Intake {
         let mut rest = self.frames.as_slice();
         let (mut ignored_acks, mut backpressured) = (0, 0);
         let mut make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
-            ignored_acks += u64::from(frame.head & FLAG_ACK != 0);
-            let route = Route { head: frame.head, topic: frame.topic_hash, connection: 0, arrival_delta_ns: 0 };
-            maker.make(frame.offset + offset as u32, frame.length, frame.topic_length, route)
+            ignored_acks += u64::from(frame.shape.has(FLAG_ACK));
+            let route = Route { shape: frame.shape, topic: frame.topic_hash, connection: 0, arrival_delta_ns: 0 };
+            maker.make(frame.offset + offset as u32, frame.length, route)
         };
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
-            let Some(mut claim) = self.queue.claim(chunk.len()) else {
+            let Some(claim) = self.queue.claim(chunk.len()) else {
                 backpressured = 1;
                 break;
             };
-            chunk.iter().for_each(|frame| claim.write(make(frame, &mut maker)));
+            claim.fill_with(|index| make(&chunk[index], &mut maker));
             rest = after;
         }
         self.pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));
@@ -245,16 +245,16 @@ fn publish(
     let mut maker = pool.seal_part(open, bytes, frames.len() as u32);
     let mut rest = frames;
     let make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
-        let route = Route { head: frame.head, topic: frame.topic_hash, connection, arrival_delta_ns: delta };
-        maker.make(base + frame.offset, frame.length, frame.topic_length, route)
+        let route = Route { shape: frame.shape, topic: frame.topic_hash, connection, arrival_delta_ns: delta };
+        maker.make(base + frame.offset, frame.length, route)
     };
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
-        let Some(mut claim) = queue.claim(chunk.len()) else {
+        let Some(claim) = queue.claim(chunk.len()) else {
             counters.add(Counter::MPSC_BACKPRESSURED, 1);
             break;
         };
-        chunk.iter().for_each(|frame| claim.write(make(frame, &mut maker)));
+        claim.fill_with(|index| make(&chunk[index], &mut maker));
         rest = after;
     }
     pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));

@@ -6,13 +6,14 @@ use std::sync::atomic::Ordering;
 
 use super::peer::Peer;
 use super::pool::{FramePool, PoolShared};
+use crate::frame::{FrameView, Shape};
 use crate::runtime::clock::Nanos;
 
 /// What the wire said and ingest found out about an event, besides its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Route {
-    /// Flags in the high five bits, capped priority in the low three, as on the wire.
-    pub head: u8,
+    /// Of the frame, with its priority capped.
+    pub shape: Shape,
     /// Hash of the topic; after the dispatcher, the index of its entry in the topic table.
     pub topic: u32,
     /// TCP connection, or zero.
@@ -33,19 +34,18 @@ pub struct Event {
     /// Bytes of the frame after the length field.
     length: u32,
     topic: u32,
+    /// The pool above the [`Shape`].
+    pool_and_shape: u32,
     connection: u32,
     arrival_delta_ns: u32,
-    topic_length: u16,
-    head: u8,
-    pool: u8,
 }
 
 const _: () = assert!(size_of::<Event>() == 24);
 
 impl Event {
     #[inline]
-    pub fn head(&self) -> u8 {
-        self.head
+    pub fn shape(&self) -> Shape {
+        Shape::from_bits(self.pool_and_shape)
     }
 
     /// Topic hash before the dispatcher, topic entry after it.
@@ -59,11 +59,6 @@ impl Event {
         self.topic = topic;
     }
 
-    #[inline]
-    pub fn topic_length(&self) -> u16 {
-        self.topic_length
-    }
-
     /// TCP connection, or zero.
     #[inline]
     pub fn connection(&self) -> u32 {
@@ -72,7 +67,7 @@ impl Event {
 
     #[inline]
     pub fn pool(&self) -> u8 {
-        self.pool
+        (self.pool_and_shape >> Shape::BITS) as u8
     }
 
     /// Bytes of the frame after the length field.
@@ -109,7 +104,7 @@ impl<'a> EventMaker<'a> {
     /// # Panics
     /// When more events are made than references were taken, or one lies outside the slot's sealed bytes.
     #[inline]
-    pub fn make(&mut self, offset: u32, length: u32, topic_length: u16, route: Route) -> Event {
+    pub fn make(&mut self, offset: u32, length: u32, route: Route) -> Event {
         assert!(self.remaining > 0, "more events than references");
         assert!(u64::from(offset) + u64::from(length) <= u64::from(self.limit), "event outside its slot");
         assert!(offset >= self.before, "event without its peer before it");
@@ -118,11 +113,9 @@ impl<'a> EventMaker<'a> {
             position: self.slot_position + offset,
             length,
             topic: route.topic,
+            pool_and_shape: u32::from(self.shared.index) << Shape::BITS | route.shape.bits(),
             connection: route.connection,
             arrival_delta_ns: route.arrival_delta_ns,
-            topic_length,
-            head: route.head,
-            pool: self.shared.index,
         }
     }
 
@@ -153,7 +146,7 @@ impl Frames {
 
     #[inline]
     fn pool(&self, event: &Event) -> &PoolShared {
-        &self.0[usize::from(event.pool)]
+        &self.0[usize::from(event.pool())]
     }
 
     /// The frame's bytes after its length field.
@@ -172,22 +165,24 @@ impl Frames {
     #[inline]
     pub fn arrival_ns(&self, event: &Event) -> Nanos {
         let pool = self.pool(event);
-        let state = &pool.states[self.slot(event) as usize];
+        let state = &pool.states[(event.position >> pool.slot_shift) as usize];
         // SAFETY: written before the slot's first event was published, and not again before the last is released.
         let arrival = unsafe { *state.arrival_ns.get() };
         arrival + u64::from(event.arrival_delta_ns)
     }
 
-    /// The events of the same slot that arrived together with this one, to tell whether its neighbours are among them.
+    /// The frame in its parts.
     #[inline]
-    pub fn arrival_run(&self, event: &Event) -> ArrivalRun {
-        let slot_bytes = 1 << self.pool(event).slot_shift;
-        ArrivalRun {
-            start: event.position & !(slot_bytes - 1),
-            slot_bytes,
-            arrival_delta_ns: event.arrival_delta_ns,
-            pool: event.pool,
-        }
+    pub fn view<'a>(&'a self, event: &'a Event) -> FrameView<'a> {
+        FrameView::new(self.bytes(event), event.shape())
+    }
+
+    /// The slot that the event lies in, to tell whether its neighbours are there too.
+    #[inline]
+    pub fn slot(&self, event: &Event) -> EventSlot {
+        let pool = self.pool(event);
+        let bytes = 1 << pool.slot_shift;
+        EventSlot { start: event.position & !(bytes - 1), bytes, pool: event.pool(), reliable: pool.reliable }
     }
 
     /// Who sent it.
@@ -200,23 +195,10 @@ impl Frames {
             let bytes = unsafe { pool.region.slice(start, Peer::BYTES) };
             return bytes.first_chunk().map_or(Peer::NONE, Peer::from_bytes).socket_address();
         }
-        let state = &pool.states[self.slot(event) as usize];
+        let state = &pool.states[(event.position >> pool.slot_shift) as usize];
         // SAFETY: as in `arrival_ns`.
         let peer = unsafe { *state.peer.get() };
         peer.socket_address()
-    }
-
-    /// The slot the event lies in, unique together with its pool.
-    #[inline]
-    pub fn slot(&self, event: &Event) -> u32 {
-        event.position >> self.pool(event).slot_shift
-    }
-
-    /// Slot, and whether the source can be made to wait: what a dispatcher asks of every event, in one look at its pool.
-    #[inline]
-    pub fn place(&self, event: &Event) -> (u32, bool) {
-        let pool = self.pool(event);
-        (event.position >> pool.slot_shift, pool.reliable)
     }
 
     /// Whether the event's source can be made to wait.
@@ -235,61 +217,91 @@ impl Frames {
     }
 }
 
-/// A slot and a time: what events that arrived together have in common.
+/// A slot that events lie in. Neighbours in a queue mostly share it, and with it what is known of its pool.
 #[derive(Clone, Copy, Debug)]
-pub struct ArrivalRun {
+pub struct EventSlot {
     start: u32,
-    slot_bytes: u32,
-    arrival_delta_ns: u32,
+    /// Zero if it is none.
+    bytes: u32,
     pool: u8,
+    reliable: bool,
 }
 
-impl ArrivalRun {
+impl EventSlot {
+    /// No event lies in it.
+    pub const NONE: Self = Self { start: 0, bytes: 0, pool: 0, reliable: false };
+
     #[inline]
     pub fn has(&self, event: &Event) -> bool {
-        event.position.wrapping_sub(self.start) < self.slot_bytes
-            && event.pool == self.pool
-            && event.arrival_delta_ns == self.arrival_delta_ns
+        event.position.wrapping_sub(self.start) < self.bytes && event.pool() == self.pool
+    }
+
+    /// Tells it from every other slot of all pools.
+    #[inline]
+    pub fn key(&self) -> u64 {
+        u64::from(self.pool) << 32 | u64::from(self.start)
+    }
+
+    #[inline]
+    pub fn pool(&self) -> u8 {
+        self.pool
+    }
+
+    /// Whether its events' source can be made to wait.
+    #[inline]
+    pub fn is_reliable(&self) -> bool {
+        self.reliable
     }
 }
 
-/// Ends events, giving their slots' references up in runs: neighbours in a queue mostly share a slot.
+/// Ends events, giving their slots' references up in runs.
 pub struct Releaser {
     frames: Frames,
-    pool: u8,
-    /// Of the pool.
-    slot_shift: u32,
-    slot: u32,
+    /// Of the run at hand.
+    slot: EventSlot,
+    arrival_delta_ns: u32,
     count: u32,
 }
 
 impl Releaser {
     pub fn new(frames: Frames) -> Self {
-        Self { frames, pool: 0, slot_shift: 0, slot: 0, count: 0 }
+        Self { frames, slot: EventSlot::NONE, arrival_delta_ns: 0, count: 0 }
     }
 
     #[inline]
     pub fn release(&mut self, event: Event) {
-        // While the pool is the same its slots are as large; another pool's event must not be measured by them.
-        if self.count == 0 || event.pool != self.pool || event.position >> self.slot_shift != self.slot {
-            self.begin_run(&event);
-        }
-        self.count += 1;
+        self.release_timed(event, |_, _| {});
     }
 
-    fn begin_run(&mut self, event: &Event) {
-        self.flush();
-        self.pool = event.pool;
-        self.slot_shift = self.frames.pool(event).slot_shift;
-        self.slot = event.position >> self.slot_shift;
+    /// Releases, and tells `ended` of each run of events that arrived together, once it is whole: when that was, and how many.
+    #[inline(always)]
+    pub fn release_timed(&mut self, event: Event, ended: impl FnOnce(Nanos, u32)) {
+        if !self.slot.has(&event) || event.arrival_delta_ns != self.arrival_delta_ns {
+            self.flush_timed(ended);
+            self.slot = self.frames.slot(&event);
+            self.arrival_delta_ns = event.arrival_delta_ns;
+        }
+        self.count += 1;
     }
 
     /// Gives up what was gathered; called at the end of each batch.
     #[inline]
     pub fn flush(&mut self) {
-        if self.count > 0 {
-            self.frames.0[usize::from(self.pool)].release(self.slot, self.count);
-            self.count = 0;
+        self.flush_timed(|_, _| {});
+    }
+
+    /// The same, and tells of the last run.
+    #[inline]
+    pub fn flush_timed(&mut self, ended: impl FnOnce(Nanos, u32)) {
+        let count = std::mem::take(&mut self.count);
+        if count > 0 {
+            let pool = &self.frames.0[usize::from(self.slot.pool)];
+            let slot = self.slot.start >> pool.slot_shift;
+            // SAFETY: written before the slot's first event was published, and not again before the last is released, which those
+            // gathered here are not yet.
+            let arrival = unsafe { *pool.states[slot as usize].arrival_ns.get() };
+            ended(arrival + u64::from(self.arrival_delta_ns), count);
+            pool.release(slot, count);
         }
     }
 }

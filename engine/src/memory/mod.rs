@@ -19,7 +19,7 @@ mod pool;
 mod region;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
-pub use event::{ArrivalRun, Event, EventMaker, Frames, Releaser, Route};
+pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route};
 pub use peer::Peer;
 pub use pool::{FramePool, OpenSlot, PoolGauges, PoolSpec, Slot};
 pub use region::{Backing, Region};

@@ -18,7 +18,7 @@ use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
-use super::cells::Cells;
+use super::cells::{Cells, CellsView, Cursor};
 use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
 struct Cell<T> {
@@ -133,7 +133,7 @@ impl<T: Send> Producer<T> {
                 Err(now) => position = now,
             }
         }
-        Some(Claim { shared: &self.shared, next: position, end: position + count })
+        Some(Claim { cells: self.shared.cells.view(), next: position, end: position + count })
     }
 
     pub fn depth(&self) -> Depth<T> {
@@ -146,7 +146,7 @@ impl<T: Send> Producer<T> {
 /// # Panics
 /// Dropping a claim that is not full would stall the queue for good: that is a defect of the caller and asserted.
 pub struct Claim<'a, T> {
-    shared: &'a Shared<T>,
+    cells: CellsView<'a, Cell<T>>,
     next: u64,
     end: u64,
 }
@@ -159,7 +159,7 @@ impl<T: Send> Claim<'_, T> {
     #[inline]
     pub fn write(&mut self, value: T) {
         assert!(self.next < self.end, "wrote past the claim");
-        let cell = self.shared.cells.at(self.next);
+        let cell = self.cells.at(self.next);
         cell.value.with_mut(|slot| {
             // SAFETY: the compare-and-swap in `claim` gave this position to this claim alone, and the consumer has
             // released the cell's previous value (Acquire on `consumer` in `claim`).
@@ -169,6 +169,16 @@ impl<T: Send> Claim<'_, T> {
         self.next += 1;
         // Release: paired with the Acquire in `Consumer::take_each`.
         cell.sequence.store(self.next, Ordering::Release);
+    }
+
+    /// Fills the claim: `make` is told the index of each cell in it.
+    #[inline]
+    pub fn fill_with(mut self, mut make: impl FnMut(usize) -> T) {
+        let start = self.next;
+        while self.next < self.end {
+            let value = make((self.next - start) as usize);
+            self.write(value);
+        }
     }
 }
 
@@ -196,18 +206,21 @@ impl<T: Send> Consumer<T> {
     /// Hands out up to `limit` values, as many as are published one behind the other, and returns how many those were.
     #[inline]
     pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
+        let cells = self.shared.cells.view();
         let start = self.next;
-        while self.next < start + limit as u64 {
-            let cell = self.shared.cells.at(self.next);
+        let end = start + limit as u64;
+        let mut cursor = Cursor::new(&mut self.next);
+        while cursor.at < end {
+            let cell = cells.at(cursor.at);
             // Acquire: paired with the Release in `Claim::write`.
-            if cell.sequence.load(Ordering::Acquire) != self.next + 1 {
+            if cell.sequence.load(Ordering::Acquire) != cursor.at + 1 {
                 break;
             }
-            self.next += 1;
-            // `next` has moved past the cell: this is the only time that its value is handed out.
+            cursor.at += 1;
+            // The cursor has moved past the cell: this is the only time that its value is handed out.
             each(Taken { cell });
         }
-        (self.next - start) as usize
+        (cursor.at - start) as usize
     }
 
     /// Gives the cells of everything taken so far back to the producers.

@@ -10,10 +10,11 @@
 //! (Rigtorp's ring): in steady flow the two cache lines move once a batch, not once a value.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use crossbeam_utils::CachePadded;
 
-use super::cells::Cells;
+use super::cells::{Cells, CellsView, Cursor};
 use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
 struct Ring<T> {
@@ -55,7 +56,8 @@ pub fn ring<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
         producer: CachePadded::new(AtomicU64::new(0)),
         consumer: CachePadded::new(AtomicU64::new(0)),
     });
-    let producer = Producer { ring: ring.clone(), next: 0, published: 0, cached_consumer: 0 };
+    let producer =
+        Producer { ring: ring.clone(), next: 0, published: 0, cached_consumer: 0, capacity: capacity as u64 };
     (producer, Consumer { ring, next: 0, released: 0, cached_producer: 0 })
 }
 
@@ -82,11 +84,12 @@ pub struct Producer<T> {
     next: u64,
     published: u64,
     cached_consumer: u64,
+    capacity: u64,
 }
 
 impl<T: Send> Producer<T> {
     pub fn capacity(&self) -> u64 {
-        self.ring.cells.count()
+        self.capacity
     }
 
     /// Moves a value in; it stays invisible until [`publish`](Self::publish). A full ring hands it back.
@@ -109,6 +112,16 @@ impl<T: Send> Producer<T> {
         if self.is_full() {
             return false;
         }
+        self.push_below(u64::MAX, make, change)
+    }
+
+    /// The same, if fewer than `limit` values are on the ring by the last reading of the consumer. For a producer that
+    /// [refreshes](Self::refresh) that once a batch.
+    #[inline]
+    pub fn push_below(&mut self, limit: u64, make: impl FnOnce() -> T, change: impl FnOnce(&mut T)) -> bool {
+        if self.occupied() >= limit || self.occupied() >= self.capacity {
+            return false;
+        }
         self.ring.cells.at(self.next).with_mut(|cell| {
             // SAFETY: `next < consumer + capacity`, so the consumer has released this cell (Acquire in `refresh`) and
             // will not look at it before `publish`; this is the only producer.
@@ -121,8 +134,7 @@ impl<T: Send> Producer<T> {
 
     #[inline]
     fn is_full(&mut self) -> bool {
-        let capacity = self.ring.cells.count();
-        self.next - self.cached_consumer >= capacity && self.next - self.refresh() >= capacity
+        self.occupied() >= self.capacity && self.next - self.refresh() >= self.capacity
     }
 
     /// Makes everything pushed so far visible, and says how many values that were.
@@ -183,21 +195,15 @@ impl<T: Send> Consumer<T> {
         count.min(limit as u64) as usize
     }
 
-    /// The `index`-th value not yet taken.
+    /// Shows values that are not yet taken, those of the given indices among them.
     ///
     /// # Panics
-    /// When `index` is not below what [`available`](Self::available) last returned.
+    /// When the indices reach beyond what [`available`](Self::available) last returned.
     #[inline]
-    pub fn peek(&self, index: usize) -> &T {
-        let position = self.next + index as u64;
-        assert!(position < self.cached_producer, "peeked past what is available");
-        self.ring.cells.at(position).with(|cell| {
-            // SAFETY: `position < producer` (Acquire in `available`), so the value is whole, and the producer does not
-            // touch the cell before `release`, which needs `&mut self` while this borrow of `self` lives.
-            let value = unsafe { &*cell };
-            // SAFETY: as above, published cells are initialised.
-            unsafe { value.assume_init_ref() }
-        })
+    pub fn peek(&self, indices: Range<usize>) -> Peek<'_, T> {
+        let (start, end) = (self.next + indices.start as u64, self.next + indices.end as u64);
+        assert!(end <= self.cached_producer, "peeked past what is available");
+        Peek { cells: self.ring.cells.view(), next: start, end }
     }
 
     /// Moves the next value out.
@@ -213,15 +219,17 @@ impl<T: Send> Consumer<T> {
     /// Moves out the next `count` values, of those that [`available`](Self::available) last returned at most.
     #[inline]
     pub fn take_each(&mut self, count: usize, mut each: impl FnMut(T)) {
+        let cells = self.ring.cells.view();
         let end = self.cached_producer.min(self.next + count as u64);
-        while self.next < end {
-            let value = self.ring.cells.at(self.next).with(|cell| {
-                // SAFETY: as in `peek`.
+        let mut cursor = Cursor::new(&mut self.next);
+        while cursor.at < end {
+            let value = cells.at(cursor.at).with(|cell| {
+                // SAFETY: as in `Peek::next`.
                 let value = unsafe { &*cell };
-                // SAFETY: published and not yet taken: `next` moves past it before anything else, so it is read out once.
+                // SAFETY: published and not yet taken: the cursor moves past it before anything else, so it is read out once.
                 unsafe { value.assume_init_read() }
             });
-            self.next += 1;
+            cursor.at += 1;
             each(value);
         }
     }
@@ -238,6 +246,33 @@ impl<T: Send> Consumer<T> {
 
     pub fn depth(&self) -> Depth<T> {
         Depth(self.ring.clone())
+    }
+}
+
+/// Values on their way, shown one after the other.
+pub struct Peek<'a, T> {
+    cells: CellsView<'a, UnsafeCell<MaybeUninit<T>>>,
+    next: u64,
+    end: u64,
+}
+
+impl<'a, T> Iterator for Peek<'a, T> {
+    type Item = &'a T;
+
+    #[inline(always)]
+    fn next(&mut self) -> Option<&'a T> {
+        if self.next >= self.end {
+            return None;
+        }
+        let cell = self.cells.at(self.next);
+        self.next += 1;
+        Some(cell.with(|cell| {
+            // SAFETY: before `end`, hence before the producer (Acquire in `available`), so the value is whole; neither the producer nor
+            // the consumer touches the cell before the consumer takes the value, which needs the consumer that is borrowed for `'a`.
+            let value = unsafe { &*cell };
+            // SAFETY: as above, published cells are initialised.
+            unsafe { value.assume_init_ref() }
+        }))
     }
 }
 
@@ -271,7 +306,7 @@ mod tests {
         producer.publish();
         assert_eq!(producer.push(3), Err(3));
         assert_eq!(consumer.available(8), 2);
-        assert_eq!((*consumer.peek(0), *consumer.peek(1)), (1, 2));
+        assert_eq!(consumer.peek(0..2).collect::<Vec<_>>(), [&1, &2]);
         assert_eq!(consumer.take(), Some(1));
         assert_eq!(producer.push(3), Err(3), "not released yet");
         consumer.release();

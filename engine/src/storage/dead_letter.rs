@@ -154,8 +154,8 @@ impl DeadLetterAgent {
     fn keep(&mut self, letter: &DeadLetter) {
         let shed = letter.reason.is_shed();
         let ring = if shed { &mut self.shed } else { &mut self.failed };
-        let header = [letter.reason as u8, letter.class as u8, letter.event.head(), 0];
-        let topic_length = letter.event.topic_length().to_be_bytes();
+        let header = [letter.reason as u8, letter.class as u8, letter.event.shape().head(), 0];
+        let topic_length = letter.event.shape().topic_length().to_be_bytes();
         let arrival = self.frames.arrival_ns(&letter.event).to_be_bytes();
         let stored = ring.push(&[&header, &topic_length, &arrival, self.frames.bytes(&letter.event)]);
         self.counters.add(Counter::DEAD_LETTERS_RECEIVED, 1);

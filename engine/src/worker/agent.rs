@@ -9,14 +9,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::burst::{BURST, Burst, Verdict, Waits};
+use super::burst::{BURST, Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
 use super::retry::{RetryQueue, Waiting};
 use crate::control::{State, StateCell};
 use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
-use crate::frame::{Class, FLAG_ID, FrameView};
+use crate::frame::Class;
 use crate::memory::{Event, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
 use crate::queue::spsc;
@@ -98,13 +98,10 @@ impl<H: Handler> Worker<H> {
         let Burst { verdicts, tokens, duplicates, ids, claiming, .. } = &mut self.burst;
         ids.clear();
         claiming.clear();
-        for index in 0..count {
-            let event = self.spec.rings[ring].peek(index);
-            if event.topic() & topic_word::DEDUP == 0 || event.head() & FLAG_ID == 0 {
-                continue;
-            }
-            let frame = FrameView::new(self.spec.frames.bytes(event), event.head(), event.topic_length());
-            if let Some(id) = frame.id() {
+        for (index, event) in self.spec.rings[ring].peek(0..count).enumerate() {
+            if event.topic() & topic_word::DEDUP != 0
+                && let Some(id) = self.spec.frames.view(event).id()
+            {
                 ids.push(EventId(id));
                 claiming.push(index as u32);
             }
@@ -124,20 +121,20 @@ impl<H: Handler> Worker<H> {
     fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
         // Duplicates behind it are never handed out: it is the handler's last.
-        let last = self.burst.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
+        let last = self.burst.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done)).unwrap_or(count);
         while next < count {
-            let spec = &mut self.spec;
-            let burst = &mut self.burst;
+            let WorkerSpec { handler, rings, frames, class, retries, .. } = &mut self.spec;
+            let Burst { verdicts, has_failures, .. } = &mut self.burst;
             // The cursor outlives a panic: it then names the event that caused it.
             let cursor = &mut next;
             let finished = catch_unwind(AssertUnwindSafe(|| {
-                while *cursor < count {
-                    if let Verdict::Done = burst.verdicts[*cursor] {
-                        let event = spec.rings[ring].peek(*cursor);
-                        let view = EventView::new(&spec.frames, event, spec.class, 1);
-                        let outcome = spec.handler.handle(&view, Some(*cursor) == last);
+                for (event, verdict) in rings[ring].peek(*cursor..count).zip(&mut verdicts[*cursor..]) {
+                    if let Verdict::Done = verdict {
+                        let view = EventView::new(frames, event, *class, 1);
+                        let outcome = handler.handle(&view, *cursor == last);
                         if outcome != Outcome::Done {
-                            burst.fail(*cursor, verdict(outcome, spec.retries.is_some()));
+                            *verdict = verdict_of(outcome, retries.is_some());
+                            *has_failures = true;
                         }
                     }
                     *cursor += 1;
@@ -157,12 +154,10 @@ impl<H: Handler> Worker<H> {
         if let Some(claimer) = &self.spec.claimer {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
         }
-        let mut waits = Waits::new(&self.latency, &self.spec.frames, started);
-        let releaser = &mut self.releaser;
-        self.spec.rings[ring].take_each(count, |event| {
-            waits.add(&event);
-            releaser.release(event);
-        });
+        let Self { latency, releaser, .. } = self;
+        let record = |arrived, count| latency.record(started.saturating_sub(arrived), u64::from(count));
+        self.spec.rings[ring].take_each(count, |event| releaser.release_timed(event, record));
+        releaser.flush_timed(record);
         self.counters.add(Counter::processed(self.spec.class), count as u64 - self.burst.duplicates);
         self.counters.add(Counter::DUPLICATE, self.burst.duplicates);
     }
@@ -171,9 +166,9 @@ impl<H: Handler> Worker<H> {
     #[cold]
     fn finish_one_by_one(&mut self, ring: usize, count: usize, started: Nanos, now: Nanos) {
         let class = self.spec.class;
-        let mut waits = Waits::new(&self.latency, &self.spec.frames, started);
-        (0..count).for_each(|index| waits.add(self.spec.rings[ring].peek(index)));
-        drop(waits);
+        for event in self.spec.rings[ring].peek(0..count) {
+            self.latency.record(started.saturating_sub(self.spec.frames.arrival_ns(event)), 1);
+        }
         let mut tokens = std::mem::take(&mut self.burst.tokens);
         tokens.sort_unstable_by_key(|(index, _)| *index);
         {
@@ -212,8 +207,10 @@ impl<H: Handler> Worker<H> {
             self.counters.add(Counter::taken(self.spec.class), count as u64);
             self.burst.begin(count);
             let started = self.spec.clock.now();
-            let arrived = self.spec.frames.arrival_ns(self.spec.rings[ring].peek(0));
-            self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
+            if let Some(first) = self.spec.rings[ring].peek(0..1).next() {
+                let arrived = self.spec.frames.arrival_ns(first);
+                self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
+            }
             self.claim(ring, count, now);
             self.handle(ring, count);
             if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
@@ -283,7 +280,7 @@ impl<H: Handler> Worker<H> {
             spec.handler.handle(&view, true)
         }));
         let verdict = match outcome {
-            Ok(outcome) => verdict(outcome, true),
+            Ok(outcome) => verdict_of(outcome, true),
             Err(_) => {
                 self.counters.add(Counter::HANDLER_PANICS, 1);
                 Verdict::Dead(DeadLetterReason::HandlerPanic)
@@ -310,7 +307,7 @@ impl<H: Handler> Worker<H> {
 }
 
 /// What an outcome means for a class that does, or does not, retry.
-fn verdict(outcome: Outcome, retries: bool) -> Verdict {
+fn verdict_of(outcome: Outcome, retries: bool) -> Verdict {
     match outcome {
         Outcome::Done => Verdict::Done,
         Outcome::Retry if retries => Verdict::Retry,
@@ -396,7 +393,7 @@ mod tests {
         let block = worker.counters().block();
         let slot = pool.acquire().unwrap();
         let mut maker = pool.seal(slot, 3, 0, Peer::NONE);
-        (0..3).for_each(|_| ring.push(maker.make(0, 4, 1, Route::default())).unwrap());
+        (0..3).for_each(|_| ring.push(maker.make(0, 4, Route::default())).unwrap());
         drop(maker);
         ring.publish();
         let depth = ring.depth();

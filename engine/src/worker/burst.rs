@@ -1,9 +1,7 @@
-//! What a worker finds out about the events of one burst, pass by pass: claims, verdicts, how long they waited.
+//! What a worker finds out about the events of one burst, pass by pass: claims and verdicts.
 
 use crate::dedup::{ClaimToken, EventId};
-use crate::memory::{ArrivalRun, Event, Frames};
-use crate::metrics::{DeadLetterReason, Histogram};
-use crate::runtime::clock::Nanos;
+use crate::metrics::DeadLetterReason;
 
 /// Events handled in one go: their frames stay in L1 between the passes over them.
 pub(super) const BURST: usize = 256;
@@ -52,42 +50,5 @@ impl Burst {
     pub(super) fn fail(&mut self, index: usize, verdict: Verdict) {
         self.verdicts[index] = verdict;
         self.has_failures = true;
-    }
-}
-
-/// Records rx→handler for the events of a burst, once for each run of them that arrived together.
-pub(super) struct Waits<'a> {
-    latency: &'a Histogram,
-    frames: &'a Frames,
-    /// When the worker turned to the burst: one reading of the clock for all.
-    started: Nanos,
-    run: Option<(ArrivalRun, Nanos)>,
-    count: u64,
-}
-
-impl<'a> Waits<'a> {
-    pub(super) fn new(latency: &'a Histogram, frames: &'a Frames, started: Nanos) -> Self {
-        Self { latency, frames, started, run: None, count: 0 }
-    }
-
-    #[inline]
-    pub(super) fn add(&mut self, event: &Event) {
-        if !self.run.as_ref().is_some_and(|(run, _)| run.has(event)) {
-            self.record();
-            self.run = Some((self.frames.arrival_run(event), self.frames.arrival_ns(event)));
-        }
-        self.count += 1;
-    }
-
-    fn record(&mut self) {
-        if let Some((_, arrived)) = self.run {
-            self.latency.record(self.started.saturating_sub(arrived), std::mem::take(&mut self.count));
-        }
-    }
-}
-
-impl Drop for Waits<'_> {
-    fn drop(&mut self) {
-        self.record();
     }
 }

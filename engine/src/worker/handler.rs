@@ -19,7 +19,7 @@ pub struct EventView<'a> {
 impl<'a> EventView<'a> {
     #[inline]
     pub(super) fn new(frames: &'a Frames, event: &'a Event, class: Class, attempt: u32) -> Self {
-        let frame = FrameView::new(frames.bytes(event), event.head(), event.topic_length());
+        let frame = frames.view(event);
         Self { frames, event, frame, class, attempt }
     }
 

@@ -28,9 +28,9 @@ fn named(malformed: Malformed) -> Refusal {
 /// What the engine reads out of a frame is what the reference found in it.
 fn check(parser: &Parser, bytes: &[u8], found: &ParsedFrame, expected: &Frame) {
     assert_eq!((u64::from(found.offset), u64::from(found.length)), (expected.offset, expected.length));
-    assert_eq!((found.head, found.topic_hash), (expected.head, parser.topic_hash(&expected.topic)));
+    assert_eq!((found.shape.head(), found.topic_hash), (expected.head, parser.topic_hash(&expected.topic)));
     let body = &bytes[found.offset as usize..][..found.length as usize];
-    let view = FrameView::new(body, found.head, found.topic_length);
+    let view = FrameView::new(body, found.shape);
     assert_eq!(view.topic_bytes(), expected.topic);
     assert!(body.ends_with(view.payload()));
 }

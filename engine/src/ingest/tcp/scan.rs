@@ -9,7 +9,7 @@
 
 use super::connection::Connection;
 use super::control::{Fault, Request, request, request_begun};
-use crate::frame::{FrameView, HEADER_BYTES, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, StreamStep};
+use crate::frame::{FrameView, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, Shape, StreamStep};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
 
@@ -69,7 +69,7 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
                 }
                 let whole = LENGTH_BYTES + frame.length as usize;
                 let body = rest.get(LENGTH_BYTES..whole).unwrap_or_default();
-                let view = FrameView::new(body, frame.head, frame.topic_length);
+                let view = FrameView::new(body, frame.shape);
                 let frame_at = connection.position + at as u64;
                 let fault = off_data_path(|| control(&view, frame_at, connection, counters, hello_answer));
                 if let Some(fault) = fault {
@@ -100,9 +100,9 @@ pub(super) fn count_malformed(counters: &mut Counters, reason: MalformedReason) 
 #[cold]
 fn refuse_begun(begun: &[u8], whole: usize, frame_at: u64, counters: &mut Counters) -> Option<Fault> {
     let (_, body) = begun.split_first_chunk::<LENGTH_BYTES>()?;
-    let [head, high, low] = *body.first_chunk::<HEADER_BYTES>()?;
-    let view = FrameView::new(body, head, u16::from_be_bytes([high, low]));
-    let before = LENGTH_BYTES + view.topic_offset() + view.topic_bytes().len();
+    let shape = Shape::from_header(*body.first_chunk()?);
+    let view = FrameView::new(body, shape);
+    let before = LENGTH_BYTES + shape.payload_start();
     let asked = request_begun(view.topic_bytes(), whole.saturating_sub(before))?;
     refuse(asked, &view, frame_at, counters)
 }

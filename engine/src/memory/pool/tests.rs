@@ -13,8 +13,8 @@ fn a_slot_comes_back_with_its_last_event() {
     let mut slot = pool.acquire().unwrap();
     pool.bytes_mut(&mut slot)[..8].copy_from_slice(b"abcdefgh");
     let mut maker = pool.seal(slot, 2, 5, Peer::NONE);
-    let first = maker.make(0, 4, 1, Route::default());
-    let second = maker.make(4, 4, 1, Route::default());
+    let first = maker.make(0, 4, Route::default());
+    let second = maker.make(4, 4, Route::default());
     drop(maker);
     assert_eq!((frames.bytes(&first), frames.bytes(&second)), (&b"abcd"[..], &b"efgh"[..]));
     assert_eq!(frames.arrival_ns(&second), 5);
@@ -52,7 +52,7 @@ fn an_open_slot_stays_until_closed() {
     let slot = pool.acquire().unwrap();
     let mut open = pool.open(slot, 3, Peer::NONE);
     pool.spare_mut(&mut open)[..4].copy_from_slice(b"wxyz");
-    let event = pool.seal_part(&mut open, 4, 1).make(0, 4, 1, Route::default());
+    let event = pool.seal_part(&mut open, 4, 1).make(0, 4, Route::default());
     pool.spare_mut(&mut open)[0] = b'!';
     assert_eq!(frames.bytes(&event), b"wxyz");
     let mut releaser = Releaser::new(frames.clone());
@@ -71,7 +71,7 @@ fn releases_from_many_threads_lose_no_slot() {
         let mut shares: Vec<Vec<_>> = (0..4).map(|_| Vec::new()).collect();
         while let Some(slot) = pool.acquire() {
             let mut maker = pool.seal(slot, 4, 0, Peer::NONE);
-            shares.iter_mut().for_each(|share| share.push(maker.make(0, 4, 1, Route::default())));
+            shares.iter_mut().for_each(|share| share.push(maker.make(0, 4, Route::default())));
             drop(maker);
         }
         std::thread::scope(|scope| {

@@ -42,7 +42,7 @@ impl Reader {
 
     pub(super) fn count_accepted(&mut self, intake: &mut Intake) {
         let events = self.frames.len() as u64;
-        let asked_for_ack = self.frames.iter().filter(|frame| frame.head & FLAG_ACK != 0).count();
+        let asked_for_ack = self.frames.iter().filter(|frame| frame.shape.has(FLAG_ACK)).count();
         self.accepted += events;
         self.published = true;
         intake.counters.add(Counter::TCP_FRAMES_ACCEPTED, events);

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::{Credits, TcpBackend, TcpOptions};
 use crate::control::State;
-use crate::frame::{FrameHeader, FrameView, Limits, Parser, Priority, Transport, encode};
+use crate::frame::{FrameHeader, FrameView, Limits, Parser, Priority, Shape, Transport, encode};
 use crate::ingest::{Backend, Intake, IntakeSpec};
 use crate::memory::{Event, FramePool, Frames, PoolSpec, Region, Releaser};
 use crate::metrics::{Counter, MalformedReason};
@@ -130,8 +130,7 @@ impl Bench {
     /// The consumer: what a worker would see.
     fn take(&mut self) {
         while let Some(event) = self.events.take() {
-            let bytes = self.frames.bytes(&event);
-            let view = FrameView::new(bytes, event.head(), event.topic_length());
+            let view = self.frames.view(&event);
             self.taken.push(Taken { payload: view.payload().to_vec(), connection: event.connection() });
             self.held.push(event);
         }
@@ -258,7 +257,7 @@ fn parse_answers(mut bytes: &[u8]) -> Vec<(String, serde_json::Value)> {
     let mut found = Vec::new();
     while let Some((length, rest)) = bytes.split_first_chunk::<4>() {
         let (body, after) = rest.split_at(u32::from_be_bytes(*length) as usize);
-        let view = FrameView::new(body, body[0], u16::from_be_bytes([body[1], body[2]]));
+        let view = FrameView::new(body, Shape::from_header([body[0], body[1], body[2]]));
         found.push((view.topic().to_owned(), serde_json::from_slice(view.payload()).unwrap()));
         bytes = after;
     }
