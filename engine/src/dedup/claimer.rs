@@ -97,7 +97,7 @@ impl Claimer {
             }
             if alone {
                 let glance = aim.bucket.glance(aim.probe);
-                if !glance.needs_cells() {
+                if !glance.needs_cells() || !table.fetch_cells(aim) {
                     each(index, insert_alone(table, ring, aim, glance.oldest, *id, now_ns));
                     continue;
                 }
@@ -107,8 +107,8 @@ impl Claimer {
                     each(index, claim_among(table, ring, aim, &mut view, *id, now_ns));
                     continue;
                 }
+                table.fetch_cells(aim);
             }
-            table.fetch_cells(aim);
             deferred.push(index as u16);
         }
         for index in deferred.drain(..).map(usize::from) {

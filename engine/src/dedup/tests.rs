@@ -196,9 +196,9 @@ fn sizes_that_cannot_be_are_refused() {
 }
 
 #[test]
-fn memory_per_id_is_48_bytes_and_handles_are_small() {
+fn memory_per_id_is_52_bytes_and_handles_are_small() {
     let (table, _claimers) = table(1 << 20, 1);
-    assert_eq!(table.stats().memory_bytes, 48 << 20);
+    assert_eq!(table.stats().memory_bytes, 52 << 20);
     assert_eq!((size_of::<ClaimToken>(), size_of::<Option<Claim>>()), (8, 16));
     fn is_send<T: Send>() {}
     is_send::<Claimer>();

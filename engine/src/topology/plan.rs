@@ -318,7 +318,7 @@ fn other_bytes(config: &Config) -> u64 {
     let workers: u64 = Class::ALL.iter().map(|class| u64::from(config.workers.count(*class))).sum();
     let mpsc = u64::from(config.dispatchers) * u64::from(config.queues.mpsc_depth) * 32;
     let spsc = u64::from(config.dispatchers) * workers * u64::from(config.queues.spsc_depth) * (24 + 24);
-    let dedup = u64::from(config.dedup.capacity) * 48;
+    let dedup = u64::from(config.dedup.capacity) * 52;
     mpsc + spsc + dedup + config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes
 }
 
