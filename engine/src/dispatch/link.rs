@@ -188,6 +188,8 @@ impl Link {
             self.pins[usize::from(pool)] -= 1;
             settle(pool, self.pay(pool, ended));
         }
+        // Begins anew at its start, so that it stays in the cache instead of going round in all of its room.
+        self.runs.clear();
         let Some(mut newest) = self.newest() else { return };
         let ended = newest.strike_off(consumed);
         self.newest_start = newest.start;
