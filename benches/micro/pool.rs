@@ -58,7 +58,7 @@ impl Acquire for Ours {
     #[inline]
     fn acquire(&mut self, sum: &mut Sum) -> Option<Event> {
         let slot = self.0.acquire()?;
-        sum.add(u64::from(slot.index()));
+        sum.add(self.0.position(&slot) as u64);
         Some(self.0.seal(slot, 1, 1, Peer::NONE).make(0, 64, Route::default()))
     }
 }
