@@ -267,7 +267,8 @@ impl Router {
         let Self { links, slot, .. } = self;
         let link = &mut links[link];
         let mut event = Some(event);
-        let pushed = !link.pins_anew(slot) && link.push(slot, || event.take().expect("asked for once").take(), word);
+        let taken = || event.take().expect("asked for once").take();
+        let pushed = !link.pins_anew(slot) && link.push(slot.is_reliable(), taken, word);
         if !pushed && let Some(event) = event {
             self.forward(event.take(), route, now);
         }
@@ -297,8 +298,10 @@ impl Router {
     /// The long way, for an event for which the link may lack room or that pins another slot; it lies in the slot at hand.
     #[inline(never)]
     fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
-        let Some((event, slot)) = self.admit(event, class, link, now) else { return };
-        let pushed = self.links[link].push(&slot, || event, word);
+        // A copy takes the room that its original may take.
+        let reliable = self.slot.is_reliable();
+        let Some(event) = self.admit(event, class, link, now) else { return };
+        let pushed = self.links[link].push(reliable, || event, word);
         debug_assert!(pushed, "the link has room, or the event would not have been admitted");
         if let Some(transition) = &mut self.transition {
             transition.queued(link, &self.links[link]);
@@ -306,9 +309,9 @@ impl Router {
     }
 
     /// Finds out whether the link may take an event for which it needs room, or to pin another slot. Gives back the event to be
-    /// pushed next and its slot, or none if it has ended here.
+    /// pushed next, or none if it has ended here.
     #[inline]
-    fn admit(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<(Event, EventSlot)> {
+    fn admit(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
         let slot = self.slot;
         if !self.links[link].has_room(slot.is_reliable()) {
             self.refresh(now);
@@ -318,18 +321,18 @@ impl Router {
             }
         }
         if !self.links[link].pins_anew(&slot) {
-            return Some((event, slot));
+            return Some(event);
         }
         if self.class_pins(class, slot.pool()) < self.pin_limits[usize::from(slot.pool())] {
             self.links[link].begin_run(&slot);
-            return Some((event, slot));
+            return Some(event);
         }
         let event = self.copy_out(event, class, link, now)?;
         let slot = self.frames.slot(&event);
         if self.links[link].pins_anew(&slot) {
             self.links[link].begin_run(&slot);
         }
-        Some((event, slot))
+        Some(event)
     }
 
     fn class_pins(&self, class: Class, pool: u8) -> u32 {

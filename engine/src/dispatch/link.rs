@@ -112,11 +112,12 @@ impl Link {
         self.newest_key != slot.key()
     }
 
-    /// Moves an event of `slot` onto the ring with its topic word. False, and the event is not asked for, when there is no
-    /// [room](Self::has_room) for it. An event that [pins anew](Self::pins_anew) needs [`begin_run`](Self::begin_run) before.
+    /// Moves an event onto the ring with its topic word. False, and the event is not asked for, when there is no
+    /// [room](Self::has_room) for one of such a source. An event that [pins anew](Self::pins_anew) needs
+    /// [`begin_run`](Self::begin_run) before.
     #[inline(always)]
-    pub fn push(&mut self, slot: &EventSlot, event: impl FnOnce() -> Event, word: u32) -> bool {
-        let limit = self.limits[usize::from(slot.is_reliable())];
+    pub fn push(&mut self, reliable: bool, event: impl FnOnce() -> Event, word: u32) -> bool {
+        let limit = self.limits[usize::from(reliable)];
         self.spec.producer.push_below(limit, event, |event| event.set_topic(word))
     }
 
@@ -262,7 +263,7 @@ mod tests {
                 if self.link.pins_anew(&slot) {
                     self.link.begin_run(&slot);
                 }
-                assert!(self.link.push(&slot, || event, 0));
+                assert!(self.link.push(slot.is_reliable(), || event, 0));
             }
             drop(maker);
             self.link.publish();
