@@ -1,12 +1,14 @@
 //! Turns: which connection is served when, what deadlines do, and how the engine's states are followed.
 //!
 //! Connections that can be served now stand on the ready list, each at most once, and are served round robin with a
-//! budget. Deadlines need no timers: a sweep looks at a bounded number of connections in each housekeeping, so the idle
+//! budget. Whoever finds no credit or no slot is served before those who come later, or the first on the ready list would
+//! take all there is in every cycle. Deadlines need no timers: a sweep looks at a bounded number of connections in each housekeeping, so the idle
 //! timeout of one among very many may come some seconds late.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
 use super::connection::Phase;
+use super::lists::List;
 use super::reader::{LINGER_NS, Outcome};
 use super::{TcpBackend, listener::Listener};
 use crate::control::State;
@@ -31,8 +33,8 @@ const SWEEP_RETRY_NS: Nanos = 10_000_000;
 const CARRY_RETRY_BYTES: usize = 64 << 10;
 
 impl TcpBackend {
-    /// Serves one connection and puts it where it belongs. Returns the outcome, and the bytes worked on.
-    fn serve(&mut self, index: u32, intake: &mut Intake) -> (Outcome, usize) {
+    /// Serves one connection, taken from a list, and puts it where it belongs. Returns the outcome, and the bytes worked on.
+    fn serve(&mut self, index: u32, from: List, intake: &mut Intake) -> (Outcome, usize) {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(index) else { return (Outcome::Idle, 0) };
         let (outcome, bytes) = self.reader.serve(connection, intake, now);
@@ -41,33 +43,39 @@ impl TcpBackend {
         }
         match outcome {
             Outcome::Idle => {}
-            Outcome::Again | Outcome::NoSlot => self.make_ready(index),
+            Outcome::Again => self.lists.push(List::Ready, index),
+            Outcome::NoRoom if from == List::Room && bytes == 0 => self.lists.push_front(List::Room, index),
+            Outcome::NoRoom => {
+                self.reader.room_is_queued = true;
+                self.lists.push(List::Room, index);
+            }
             Outcome::NoLarge => {
                 self.reader.large_is_queued = true;
-                if self.connections.set_waiting(index, true) {
-                    self.waiting.push_back(index);
-                }
+                self.lists.push(List::Large, index);
             }
             Outcome::Close => self.close(index, intake),
         }
         (outcome, bytes)
     }
 
-    /// Serves the ready ones, each at most once. Returns how many had something to do.
+    /// Serves those who had waited for room, as long as there is any, then the ready ones, each at most once. Returns how
+    /// many had something to do.
     fn serve_ready(&mut self, intake: &mut Intake) -> usize {
         let (mut served, mut bytes) = (0, 0);
-        self.reader.large_is_queued = !self.waiting.is_empty();
-        for _ in 0..self.ready.len().min(CYCLE_SERVES) {
-            if bytes >= CYCLE_BYTES || intake.is_blocked() {
-                break;
-            }
-            let Some(index) = self.ready.pop_front() else { break };
-            self.connections.set_ready(index, false);
-            let (outcome, count) = self.serve(index, intake);
-            bytes += count;
-            served += usize::from(count > 0 || outcome == Outcome::Close);
-            if outcome == Outcome::NoSlot {
-                break;
+        self.reader.large_is_queued = !self.lists.is_empty(List::Large);
+        for list in [List::Room, List::Ready] {
+            for _ in 0..self.lists.len(list).min(CYCLE_SERVES) {
+                if bytes >= CYCLE_BYTES || intake.is_blocked() {
+                    return served;
+                }
+                self.reader.room_is_queued = list == List::Ready && !self.lists.is_empty(List::Room);
+                let Some(index) = self.lists.pop(list) else { break };
+                let (outcome, count) = self.serve(index, list, intake);
+                bytes += count;
+                served += usize::from(count > 0 || outcome == Outcome::Close);
+                if list == List::Room && outcome == Outcome::NoRoom {
+                    break;
+                }
             }
         }
         served
@@ -76,17 +84,17 @@ impl TcpBackend {
     /// Serves those who wait for a large slot, first come first served, as far as there are any or time is up.
     fn serve_waiting(&mut self, intake: &mut Intake) -> usize {
         let mut served = 0;
-        while let Some(&index) = self.waiting.front() {
+        self.reader.room_is_queued = !self.lists.is_empty(List::Room);
+        while let Some(index) = self.lists.front(List::Large) {
             let deadline = self.connections.get_mut(index).and_then(|connection| connection.large_deadline);
             let is_due = deadline.is_none_or(|deadline| self.now >= deadline || self.reader.has_large());
             if !is_due || intake.is_blocked() {
                 break;
             }
-            self.waiting.pop_front();
-            self.connections.set_waiting(index, false);
+            self.lists.pop(List::Large);
             if deadline.is_some() {
                 self.reader.large_is_queued = false;
-                self.serve(index, intake);
+                self.serve(index, List::Large, intake);
                 served += 1;
             }
         }
@@ -113,7 +121,7 @@ impl TcpBackend {
     }
 
     fn look_at(&mut self, index: u32, intake: &mut Intake, now: Nanos) {
-        let has_turn = self.connections.is_ready(index);
+        let has_turn = self.lists.has(List::Ready, index) || self.lists.has(List::Room, index);
         let Some(connection) = self.connections.get_mut(index) else { return };
         if let Phase::Closing { deadline, .. } = connection.phase {
             self.watch_until = self.watch_until.max(deadline);
@@ -130,7 +138,7 @@ impl TcpBackend {
             if self.reader.carries.can_hold(&connection.carry, connection.carry.len() + CARRY_RETRY_BYTES) {
                 connection.carry_starved = false;
                 connection.readable = true;
-                self.make_ready(index);
+                self.lists.push(List::Ready, index);
             }
             return;
         }
@@ -139,7 +147,7 @@ impl TcpBackend {
             if connection.is_large_late(now) {
                 // What has come meanwhile counts: the reader looks before it decides.
                 connection.readable = true;
-                self.make_ready(index);
+                self.lists.push(List::Ready, index);
                 return;
             }
         }
@@ -148,7 +156,7 @@ impl TcpBackend {
         let silent = now.saturating_sub(connection.last_active);
         if !waits && self.idle_timeout_ns.is_some_and(|timeout| silent >= timeout) {
             self.reader.expire(connection, intake, now);
-            self.make_ready(index);
+            self.lists.push(List::Ready, index);
         }
     }
 
@@ -166,7 +174,7 @@ impl TcpBackend {
             connection.drain_left = Some(usize::try_from(unread).unwrap_or(0));
             connection.readable = true;
             connection.carry_starved = false;
-            self.make_ready(index);
+            self.lists.push(List::Ready, index);
         }
     }
 
@@ -235,10 +243,10 @@ impl Backend for TcpBackend {
         if self.state == State::Paused {
             return if self.now < self.watch_until { until(SWEEP_RETRY_NS) } else { Blocking::Allowed };
         }
-        if !self.ready.is_empty() || due.is_some_and(|due| due <= self.now) {
+        if !self.lists.is_empty(List::Ready) || !self.lists.is_empty(List::Room) || due.is_some_and(|due| due <= self.now) {
             return Blocking::Forbidden;
         }
-        if !self.waiting.is_empty() {
+        if !self.lists.is_empty(List::Large) {
             return until(LARGE_RETRY_NS);
         }
         match due {

@@ -4,11 +4,12 @@
 //!   **Out**: events, through the [`Intake`], pointing into the slots the kernel wrote the bytes to.
 //! - **Overload**: nothing of a TCP sender is ever dropped for want of room: it is not read. That holds for credit
 //!   (events accepted and not yet taken by a worker), free slots, room for unfinished frames and the dispatcher's
-//!   queue. A connection left with unread bytes stays on the ready list and gets its turn, with a byte budget.
+//!   queue. A connection left with unread bytes stays on a list and gets its turn, with a byte budget; those that wait for
+//!   credit or a slot get them in the order in which they came.
 //! - **Invariant**: `frames found = accepted + control + malformed`. A frame counts as found when it is whole, or when
 //!   its stream is refused or ends inside it; bytes of a frame never read are nobody's but the sender's.
 //!
-//! [`duty`] gives connections their turns, [`reader`] serves one, [`scan`] looks through its bytes, [`control`] answers the protocol's own frames,
+//! [`duty`] gives connections their turns by the [`lists`] they stand on, [`reader`] serves one, [`scan`] looks through its bytes, [`control`] answers the protocol's own frames,
 //! [`carry`] keeps what lies between two reads, [`slab`] and [`connection`] hold the state, [`listener`] accepts.
 
 mod carry;
@@ -16,13 +17,13 @@ mod connection;
 mod control;
 mod duty;
 mod listener;
+mod lists;
 mod reader;
 mod scan;
 mod slab;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -34,6 +35,7 @@ use rustix::net::{SendFlags, Shutdown, sockopt};
 use self::connection::Connection;
 use self::control::Fault;
 use self::listener::Listener;
+use self::lists::{List, Lists};
 use self::reader::Reader;
 use self::slab::{Key, Slab};
 use super::Intake;
@@ -109,10 +111,7 @@ pub struct TcpBackend {
     max_connections: usize,
     idle_timeout_ns: Option<Nanos>,
     connections: Slab,
-    /// Connections that could be served now.
-    ready: VecDeque<u32>,
-    /// Connections that wait for a large slot, by deadline.
-    waiting: VecDeque<u32>,
+    lists: Lists,
     reader: Reader,
     state: State,
     paused_at: Nanos,
@@ -145,8 +144,7 @@ impl TcpBackend {
             max_connections: options.max_connections,
             idle_timeout_ns: options.idle_timeout_ns,
             connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX),
-            ready: VecDeque::new(),
-            waiting: VecDeque::new(),
+            lists: Lists::default(),
             reader: Reader::new(&options, large),
             state: State::Running,
             paused_at: 0,
@@ -164,12 +162,6 @@ impl TcpBackend {
     /// The pool of slots for frames above a slot: it needs its place among the [`Frames`](crate::memory::Frames).
     pub fn large_pool(&self) -> &FramePool {
         self.reader.large()
-    }
-
-    fn make_ready(&mut self, index: u32) {
-        if self.connections.set_ready(index, true) {
-            self.ready.push_back(index);
-        }
     }
 
     /// Takes readiness from the kernel; edges must be taken even when nothing may be read, or the set stays readable
@@ -192,7 +184,7 @@ impl TcpBackend {
             connection.readable |= flags.intersects(ends | epoll::EventFlags::IN);
             // Otherwise only writable, which matters to one with something to say, or for which reading had stopped.
             if connection.readable || !connection.out.is_empty() {
-                self.make_ready(index);
+                self.lists.push(List::Ready, index);
             }
         }
     }
@@ -231,13 +223,11 @@ impl TcpBackend {
             self.reader.refuse(&mut connection, self.refusal(), self.now);
         }
         // Here, so that the lists never grow while bytes are taken in.
-        let most = self.connections.capacity();
-        self.ready.reserve(most - self.ready.len().min(most));
-        self.waiting.reserve(most - self.waiting.len().min(most));
+        self.lists.reserve(self.connections.capacity());
         if let Some(index) = self.connections.insert(connection)
             && refused
         {
-            self.make_ready(index);
+            self.lists.push(List::Ready, index);
         }
     }
 

@@ -45,10 +45,10 @@ const DISCARD_BYTES: usize = 64 << 10;
 pub(super) enum Outcome {
     /// Nothing to do until epoll says so.
     Idle,
-    /// There is more to do: its budget is used up, or it waits for credit.
+    /// There is more to do: its budget is used up.
     Again,
-    /// It could go on if there were a free slot.
-    NoSlot,
+    /// It could go on if there were credit, or a free slot.
+    NoRoom,
     /// It waits for a large slot.
     NoLarge,
     Close,
@@ -85,6 +85,8 @@ pub(super) struct Reader {
     budget_bytes: usize,
     large_wait_ns: Nanos,
     large_fill_ns: Nanos,
+    /// Somebody who came before waits for credit or a slot.
+    pub(super) room_is_queued: bool,
     /// Somebody waits for a large slot: only the backend's queue hands them out.
     pub(super) large_is_queued: bool,
     /// Of the duty cycle.
@@ -109,6 +111,7 @@ impl Reader {
             budget_bytes: options.connection_budget_bytes.max(1),
             large_wait_ns: options.large_wait_ns,
             large_fill_ns: options.large_fill_ns,
+            room_is_queued: false,
             large_is_queued: false,
             now: 0,
         }
@@ -168,7 +171,7 @@ impl Reader {
         }
         if c.has_pending() {
             return match self.has_credit(intake) {
-                false => Step::Done(Outcome::Again),
+                false => Step::Done(Outcome::NoRoom),
                 true if c.large.is_some() => self.publish_large(c, intake, now),
                 true => self.replay(c, intake, now, left),
             };
@@ -184,7 +187,7 @@ impl Reader {
             return self.fill_large(c, intake, now, left);
         }
         if !self.has_credit(intake) {
-            return Step::Done(Outcome::Again);
+            return Step::Done(Outcome::NoRoom);
         }
         self.read(c, intake, now, left)
     }
@@ -194,13 +197,14 @@ impl Reader {
         self.credits.left(self.accepted)
     }
 
+    /// Whether the connection at hand may take up events now.
     fn has_credit(&mut self, intake: &mut Intake) -> bool {
         let has_credit = self.credit() > 0;
         if !has_credit && !self.stalled {
             intake.counters.add(Counter::TCP_CREDIT_STALLS, 1);
         }
         self.stalled = !has_credit;
-        has_credit
+        has_credit && !self.room_is_queued
     }
 
     /// Makes sure that the open slot is fresh and has `room` left, opening another if not. False: no slot is free.
@@ -222,10 +226,10 @@ impl Reader {
         let slot_bytes = intake.pool.slot_bytes();
         let (front, needed) = (c.carry.len(), c.needed.max(LENGTH_BYTES));
         if !self.ensure_slot(intake, needed.max(slot_bytes / CRUMBS), now) {
-            return Step::Done(Outcome::NoSlot);
+            return Step::Done(Outcome::NoRoom);
         }
         let by_credit = self.credit().saturating_mul(c.frame_bytes.into()).max(READ_BYTES_MIN as u64);
-        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoSlot) };
+        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoRoom) };
         let room = slot_bytes - open.sealed() - front;
         let missing = needed.saturating_sub(front).max(1);
         // By the connection's typical frame, so that a read seldom brings more frames than may be published.

@@ -35,10 +35,6 @@ impl Key {
 #[derive(Debug, Default)]
 struct Entry {
     generation: u32,
-    /// The index stands on the ready list, whoever the occupant was when it was put there.
-    on_ready: bool,
-    /// The same for the list of those who wait for a large slot.
-    on_waiting: bool,
     connection: Option<Box<Connection>>,
 }
 
@@ -106,21 +102,5 @@ impl Slab {
         entry.generation = entry.generation.wrapping_add(1);
         self.free.push(index);
         Some(connection)
-    }
-
-    /// Marks the index as being on the ready list or not; true if that is a change.
-    pub(super) fn set_ready(&mut self, index: u32, listed: bool) -> bool {
-        let entry = self.entries.get_mut(index as usize);
-        entry.is_some_and(|entry| std::mem::replace(&mut entry.on_ready, listed) != listed)
-    }
-
-    /// The same for the list of those who wait for a large slot.
-    pub(super) fn set_waiting(&mut self, index: u32, listed: bool) -> bool {
-        let entry = self.entries.get_mut(index as usize);
-        entry.is_some_and(|entry| std::mem::replace(&mut entry.on_waiting, listed) != listed)
-    }
-
-    pub(super) fn is_ready(&self, index: u32) -> bool {
-        self.entries.get(index as usize).is_some_and(|entry| entry.on_ready)
     }
 }

@@ -71,7 +71,7 @@ impl Reader {
     /// Publishes whole frames that were read ahead of the credit.
     pub(super) fn replay(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
         if !self.ensure_slot(intake, c.carry.len(), now) {
-            return Step::Done(Outcome::NoSlot);
+            return Step::Done(Outcome::NoRoom);
         }
         let mut carry = std::mem::take(&mut c.carry);
         let context = Context {
@@ -97,7 +97,7 @@ impl Reader {
     /// stays there until more arrives or room comes back.
     pub(super) fn take_peeked(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, peeked: Peeked) -> Step {
         let Peeked { front, count, all } = peeked;
-        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoSlot) };
+        let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoRoom) };
         intake.pool.spare_mut(open)[..front].copy_from_slice(c.carry.bytes());
         let Scan { consumed, stop } = self.scan_slot(c, intake, front + count);
         let mut from_socket = consumed.saturating_sub(front);

@@ -34,6 +34,31 @@ fn credit_stalls_and_resumes_in_order() {
 }
 
 #[test]
+fn short_credit_goes_round() {
+    let mut setup = Setup::default();
+    setup.options.credits.limit = 10;
+    let mut bench = setup.start();
+    bench.releases = false;
+    let mut clients: Vec<_> = (0..4).map(|_| bench.connect()).collect();
+    for client in &mut clients {
+        client.write_all(&numbered(0..500)).unwrap();
+    }
+    bench.until_taken(10);
+    bench.settle();
+    for round in 2..=20 {
+        bench.release();
+        bench.until_taken(10 * round);
+    }
+    let mut shares = std::collections::BTreeMap::new();
+    bench.taken.iter().for_each(|taken| *shares.entry(taken.connection).or_insert(0) += 1);
+    assert!(shares.values().all(|share| (40..=60).contains(share)), "{shares:?}");
+    bench.releases = true;
+    bench.release();
+    bench.until_taken(2000);
+    bench.check();
+}
+
+#[test]
 fn without_a_free_slot_nothing_is_read() {
     let mut bench = Setup { slots: 2, ..Setup::default() }.start();
     bench.releases = false;
@@ -170,7 +195,7 @@ fn a_client_that_never_reads_disturbs_nobody() {
         }
         bench.step();
     }
-    let (answered, waits) = (bench.count(Counter::TCP_FRAMES_CONTROL), bench.backend.ready.is_empty());
+    let (answered, waits) = (bench.count(Counter::TCP_FRAMES_CONTROL), bench.backend.lists.is_empty(List::Ready));
     assert!(waits, "it is not served in vain");
     other.write_all(&numbered(0..5)).unwrap();
     bench.until_taken(5);

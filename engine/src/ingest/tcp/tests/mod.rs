@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
+use super::lists::List;
 use super::{Credits, TcpBackend, TcpOptions};
 use crate::control::State;
 use crate::frame::{FrameHeader, FrameView, Limits, Parser, Priority, Shape, Transport, encode};
