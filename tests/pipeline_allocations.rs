@@ -5,7 +5,8 @@
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use eventstream::config::Config;
@@ -33,24 +34,27 @@ fn alone() -> MutexGuard<'static, u64> {
     turn
 }
 
-fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
-    let mut text = format!(
-        "
-listen: {{udp_address: 0.0.0.0, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}}
-admin: {{enabled: false}}
-xdp: {{interface: {interface}}}
-gap_tracking: {{enabled: true}}
+/// Nothing is shed, however far anything has fallen behind.
+const NO_SHEDDING: &str = "
+listen: {udp_address: 0.0.0.0, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
+admin: {enabled: false}
 control:
-  dropping: {{queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}}
-  emergency: {{queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}}
-topics:
-"
-    );
+  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
+  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
+";
+
+fn parse(text: &str) -> Config {
+    Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
+    let mut text =
+        format!("{NO_SHEDDING}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\ntopics:\n");
     for number in named_topics {
         let class = ["realtime", "transactional", "batch"][number as usize % 3];
         text += &format!("  - {{name: topic/{number}, class: {class}}}\n");
     }
-    Config::parse(&text, "test").unwrap_or_else(|errors| panic!("{errors}"))
+    parse(&text)
 }
 
 fn start(interface: &str) -> Engine {
@@ -206,6 +210,90 @@ fn tcp_allocates_nothing_in_a_million_events() {
     assert_eq!((frames.accepted, frames.control), (mix.made, others));
     assert_eq!(frames.malformed["length_short"], others);
     assert!(report.counters["reassembly_copied_bytes"] > 0, "{:?}", report.counters);
+}
+
+/// Connections that have shown large frames have much read of them for one credit. Then come small ones, and credit for
+/// next to none: nearly all that was read waits.
+#[test]
+fn many_connections_that_wait_for_credit_with_much_read_allocate_nothing() {
+    const CONNECTIONS: u64 = 64;
+    const LARGE: u64 = 12;
+    const SMALL: u64 = 3000;
+    /// Half of a worker's ring.
+    const CREDITS: u64 = 32;
+    const SLOW: &str = "
+queues: {spsc_depth: 64}
+workers: {stall_ms: 60000}
+layout:
+  mode: explicit
+  runners: [{name: rest, cpu: null, agents: ['*']}, {name: realtime, cpu: null, agents: [realtime-0]}]
+";
+    let frames = |count: u64, payload: usize| {
+        let mut bytes = Vec::new();
+        (0..count).for_each(|_| encode(&mut bytes, &FrameHeader::new(Priority::High), b"t", &vec![b'.'; payload]));
+        bytes
+    };
+    let before = alone();
+    // How many events may be handled: all, at first.
+    let permitted = Arc::new(AtomicU64::new(u64::MAX));
+    let handlers = |_, _| {
+        let (permitted, mut handled) = (permitted.clone(), 0);
+        FnHandler::new(move |_, _| {
+            while handled >= permitted.load(Ordering::Relaxed) {
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            handled += 1;
+            Outcome::Done
+        })
+    };
+    let engine = Engine::builder().config(parse(&format!("{NO_SHEDDING}{SLOW}"))).handlers(handlers).start().unwrap();
+    let control = engine.control();
+    let port = control.ports().tcp.unwrap();
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        let started = Instant::now();
+        while !done() {
+            assert!(started.elapsed() < PATIENCE, "{what}: {:?}", control.ledger().events);
+            std::thread::sleep(Duration::from_micros(200));
+        }
+    };
+    let mut connections: Vec<_> = (0..CONNECTIONS).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
+    // What they leave of a slot is too little to read into: the next read has a whole one.
+    let large = frames(LARGE, 62_000);
+    connections.iter_mut().for_each(|connection| connection.write_all(&large).unwrap());
+    let taught = CONNECTIONS * LARGE;
+    wait("the large ones", &|| control.ledger().events.processed.realtime == taught);
+
+    permitted.store(taught, Ordering::Relaxed);
+    connections[0].write_all(&frames(CREDITS, 62_000)).unwrap();
+    wait("no credit", &|| control.ledger().events.accepted == taught + CREDITS);
+    let (small, written) = (frames(SMALL, 12), AtomicU64::new(0));
+    let received = || control.report().counters["bytes_received"];
+    let received_before = received();
+    std::thread::scope(|scope| {
+        for connection in &mut connections {
+            let (small, written) = (&small, &written);
+            scope.spawn(move || {
+                connection.write_all(small).unwrap();
+                written.fetch_add(1, Ordering::Relaxed);
+            });
+        }
+        wait("all is in the kernel", &|| written.load(Ordering::Relaxed) == CONNECTIONS);
+        assert_eq!(received(), received_before);
+        wait("much is read for next to no credit", &|| {
+            permitted.fetch_add(1, Ordering::Relaxed);
+            received() - received_before >= CONNECTIONS * 32_000
+        });
+        let published = (control.ledger().events.accepted - taught - CREDITS) * (small.len() as u64 / SMALL);
+        let waiting = received() - received_before - published;
+        assert!(waiting > CONNECTIONS * 28_000, "{waiting} bytes wait");
+        permitted.store(u64::MAX, Ordering::Relaxed);
+    });
+    let sent = taught + CREDITS + CONNECTIONS * SMALL;
+    wait("all of it", &|| control.ledger().events.processed.realtime == sent);
+    let report = engine.drain();
+    assert!(report.ledger.balanced, "{:#?}", report.ledger.imbalances);
+    assert_eq!(report.ledger.events.processed.realtime, sent);
+    assert_eq!(report.data_path_allocations.map(|count| count - *before), Some(0));
 }
 
 #[test]

@@ -247,7 +247,7 @@ pub struct Tcp {
     /// How long a connection that has a large slot may take for every 64 KiB of the frame.
     #[serde(rename = "large_fill_ms", serialize_with = "millis")]
     pub large_fill: Duration,
-    /// Bytes of unfinished frames kept between reads, over all connections of an agent.
+    /// Memory of each agent for unfinished frames, and for frames that wait, between reads.
     pub carry_bytes: u64,
     /// Closes a connection that sent nothing for so long; `None`: never.
     #[serde(rename = "idle_timeout_ms", serialize_with = "super::optional_millis")]

@@ -82,7 +82,7 @@ pub struct Plan {
     pub runners: Vec<RunnerPlan>,
     pub links: Vec<LinkPlan>,
     pub pools: Vec<PoolPlan>,
-    /// Memory beside the pools: queues, deduplication table, dead letters.
+    /// Memory beside the pools: queues, deduplication table, unfinished frames, dead letters.
     pub other_bytes: u64,
 }
 
@@ -319,7 +319,8 @@ fn other_bytes(config: &Config) -> u64 {
     let mpsc = u64::from(config.dispatchers) * u64::from(config.queues.mpsc_depth) * 32;
     let spsc = u64::from(config.dispatchers) * workers * u64::from(config.queues.spsc_depth) * (24 + 24);
     let dedup = u64::from(config.dedup.capacity) * 52;
-    mpsc + spsc + dedup + config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes
+    let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
+    mpsc + spsc + dedup + carries + config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes
 }
 
 impl fmt::Display for Plan {

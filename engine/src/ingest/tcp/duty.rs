@@ -243,7 +243,10 @@ impl Backend for TcpBackend {
         if self.state == State::Paused {
             return if self.now < self.watch_until { until(SWEEP_RETRY_NS) } else { Blocking::Allowed };
         }
-        if !self.lists.is_empty(List::Ready) || !self.lists.is_empty(List::Room) || due.is_some_and(|due| due <= self.now) {
+        if !self.lists.is_empty(List::Ready)
+            || !self.lists.is_empty(List::Room)
+            || due.is_some_and(|due| due <= self.now)
+        {
             return Blocking::Forbidden;
         }
         if !self.lists.is_empty(List::Large) {

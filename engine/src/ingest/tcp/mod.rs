@@ -88,7 +88,7 @@ pub struct TcpOptions {
     pub large_wait_ns: Nanos,
     /// How long it may take, once it has the slot, for every 64 KiB of the frame.
     pub large_fill_ns: Nanos,
-    /// Bytes of unfinished frames, over all connections.
+    /// Memory for bytes of unfinished frames, and of frames that wait for credit, over all connections.
     pub carry_bytes: usize,
     /// Closes a connection that sent nothing for so long.
     pub idle_timeout_ns: Option<Nanos>,
@@ -145,7 +145,7 @@ impl TcpBackend {
             idle_timeout_ns: options.idle_timeout_ns,
             connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX),
             lists: Lists::default(),
-            reader: Reader::new(&options, large),
+            reader: Reader::new(&options, large)?,
             state: State::Running,
             paused_at: 0,
             now: 0,

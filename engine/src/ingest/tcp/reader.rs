@@ -94,10 +94,10 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(options: &TcpOptions, large: FramePool) -> Self {
-        let mut carries = CarryPool::new(options.carry_bytes);
-        carries.prefill();
-        Self {
+    pub(super) fn new(options: &TcpOptions, large: FramePool) -> Result<Self, String> {
+        let carries = CarryPool::new(options.carry_bytes)
+            .map_err(|error| format!("{} bytes for unfinished frames: {error}", options.carry_bytes))?;
+        Ok(Self {
             large,
             carries,
             open: None,
@@ -114,7 +114,7 @@ impl Reader {
             room_is_queued: false,
             large_is_queued: false,
             now: 0,
-        }
+        })
     }
 
     pub(super) fn large(&self) -> &FramePool {
@@ -265,7 +265,7 @@ impl Reader {
             intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, count as u64);
             return Step::Go;
         }
-        bytes[..front].copy_from_slice(c.carry.bytes());
+        bytes[..front].copy_from_slice(self.carries.bytes(&c.carry));
         let scan = self.scan_slot(c, intake, front + count);
         let sealed = self.publish(c, intake, scan.consumed, now);
         self.carries.clear(&mut c.carry);

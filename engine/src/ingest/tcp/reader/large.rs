@@ -37,7 +37,7 @@ impl Reader {
             return if now < deadline { Step::Done(Outcome::NoLarge) } else { self.large_timeout(c, intake) };
         };
         let filled = c.carry.len().min(needed);
-        self.large.bytes_mut(&mut slot)[..filled].copy_from_slice(&c.carry.bytes()[..filled]);
+        self.large.bytes_mut(&mut slot)[..filled].copy_from_slice(&self.carries.bytes(&c.carry)[..filled]);
         intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, filled as u64);
         self.carries.clear(&mut c.carry);
         c.large = Some(Filling { slot, filled, needed, deadline: now + self.large_fill_ns });

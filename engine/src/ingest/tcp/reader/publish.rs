@@ -82,9 +82,9 @@ impl Reader {
             hello_answer: &self.hello_answer,
         };
         // Where they lie first: only what may be published now is copied to the slot.
-        let Scan { consumed, stop } = scan(carry.bytes(), c, context);
+        let Scan { consumed, stop } = scan(self.carries.bytes(&carry), c, context);
         if let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) {
-            intake.pool.spare_mut(open)[..consumed].copy_from_slice(&carry.bytes()[..consumed]);
+            intake.pool.spare_mut(open)[..consumed].copy_from_slice(&self.carries.bytes(&carry)[..consumed]);
         }
         self.publish(c, intake, consumed, now);
         self.carries.consume(&mut carry, consumed);
@@ -98,7 +98,7 @@ impl Reader {
     pub(super) fn take_peeked(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, peeked: Peeked) -> Step {
         let Peeked { front, count, all } = peeked;
         let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoRoom) };
-        intake.pool.spare_mut(open)[..front].copy_from_slice(c.carry.bytes());
+        intake.pool.spare_mut(open)[..front].copy_from_slice(self.carries.bytes(&c.carry));
         let Scan { consumed, stop } = self.scan_slot(c, intake, front + count);
         let mut from_socket = consumed.saturating_sub(front);
         while from_socket > 0 {
