@@ -196,3 +196,27 @@ fn lost_by_kernel(report: &Value) -> u64 {
         .map(|k| count(report, &format!("/datagrams/kernel/{k}")))
         .sum()
 }
+
+/// The last resort for the control socket is a folder in the temporary one: it is there if it is used, and not otherwise.
+#[test]
+fn no_folder_is_made_for_a_control_socket_that_lies_elsewhere() {
+    let temporary = std::env::temp_dir().join(format!("esc-sockets-{}", std::process::id()));
+    std::fs::create_dir_all(&temporary).unwrap();
+    let config = temporary.join("config.yaml");
+    std::fs::write(&config, "admin: {enabled: false}\nlisten: {udp_port: 0, tcp_port: 0}\n").unwrap();
+    let eventstream = |arguments: &[&str]| {
+        let mut command = Command::new(eventstream_tests::binaries::engine());
+        command.args(arguments).arg("--config").arg(&config);
+        command.env("TMPDIR", &temporary).env_remove("XDG_RUNTIME_DIR");
+        command.output().unwrap()
+    };
+    let made = || std::fs::read_dir(&temporary).unwrap().count() - 1;
+    eventstream(&["status"]);
+    assert_eq!(made(), 0, "whoever asks makes nothing");
+    let output = eventstream(&["run", "--seconds", "0", "--quiet"]);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}{}", String::from_utf8_lossy(&output.stderr));
+    let socket = said.split_whitespace().find_map(|word| word.strip_prefix("control=")).expect(&said);
+    assert_eq!(made(), usize::from(socket.starts_with(&*temporary.to_string_lossy())), "{said}");
+    std::fs::remove_dir_all(&temporary).unwrap();
+}

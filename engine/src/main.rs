@@ -101,16 +101,16 @@ fn load(path: Option<&Path>) -> Result<Config, String> {
     path.map_or_else(|| Ok(Config::default()), |path| Config::load(path).map_err(|errors| errors.to_string()))
 }
 
-fn socket_paths(config: &Config) -> Vec<PathBuf> {
+/// Where the control socket may be. The last resort of a user without a session is looked for, or made, only when no place
+/// before it would do.
+fn socket_paths(config: &Config, private: fn(&Path) -> std::io::Result<PathBuf>) -> impl Iterator<Item = PathBuf> {
     let session = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from);
-    // Made only where nothing else will do: not for who has a session, or names the socket.
-    let needed = session.is_none() && config.control.socket.is_none();
-    let private = if needed { admin::private_folder(&std::env::temp_dir()).ok() } else { None };
-    config.control.socket_paths(session.iter().chain(&private))
+    let private = session.is_none().then(|| std::iter::once_with(move || private(&std::env::temp_dir()).ok()));
+    config.control.socket_paths(session.into_iter().chain(private.into_iter().flatten().flatten()))
 }
 
 fn ask(request: &Request, config: Option<&Path>) -> Result<serde_json::Value, String> {
-    admin::ask(&socket_paths(&load(config)?), request)
+    admin::ask(socket_paths(&load(config)?, admin::existing_private_folder), request)
 }
 
 fn status(json: bool, config: Option<&Path>) -> Result<ExitCode, String> {
@@ -193,13 +193,12 @@ fn run(options: &RunOptions) -> Result<ExitCode, String> {
 async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     let admin_address = config.admin.enabled.then(|| (config.admin.address, config.admin.port).into());
-    let paths = socket_paths(&config);
     let engine = Engine::builder().config(config.clone()).start().map_err(|error| error.to_string())?;
     let control = engine.control();
     let (reload, mut reloads) = tokio::sync::mpsc::channel(1);
     let mut control_path = None;
     let mut socket_task = None;
-    match ControlSocket::bind(&paths) {
+    match ControlSocket::bind(socket_paths(&config, admin::private_folder)) {
         Ok(socket) => {
             control_path = Some(socket.path().to_owned());
             socket_task = Some(tokio::spawn(socket.serve(control.clone(), reload.clone())));

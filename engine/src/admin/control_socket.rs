@@ -39,12 +39,13 @@ pub struct ControlSocket {
 }
 
 impl ControlSocket {
-    /// Binds the first of `paths` that can be had. A socket file nobody listens on any more is replaced.
-    pub fn bind(paths: &[PathBuf]) -> Result<Self, String> {
+    /// Binds the first of `paths` that can be had, and asks for no further one. A socket file nobody listens on any more is
+    /// replaced.
+    pub fn bind(paths: impl IntoIterator<Item = PathBuf>) -> Result<Self, String> {
         let mut refused = Vec::new();
         for path in paths {
-            match bind_one(path) {
-                Ok(listener) => return Ok(Self { listener, path: path.clone() }),
+            match bind_one(&path) {
+                Ok(listener) => return Ok(Self { listener, path }),
                 Err(error) => refused.push(format!("{}: {error}", path.display())),
             }
         }
@@ -132,12 +133,21 @@ async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>
 /// A folder for the sockets of a user who has no runtime directory, as without a login session. Others may write beside
 /// it, so one that somebody else has made, or can look into, is none.
 pub fn private_folder(temporary: &Path) -> io::Result<PathBuf> {
-    let own = rustix::process::geteuid().as_raw();
-    let folder = temporary.join(format!("runtime-{own}"));
-    match fs::DirBuilder::new().mode(0o700).create(&folder) {
+    match fs::DirBuilder::new().mode(0o700).create(private_place(temporary)) {
         Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
         _ => {}
     }
+    existing_private_folder(temporary)
+}
+
+fn private_place(temporary: &Path) -> PathBuf {
+    temporary.join(format!("runtime-{}", rustix::process::geteuid().as_raw()))
+}
+
+/// The same, for who only looks for an engine: nothing is made.
+pub fn existing_private_folder(temporary: &Path) -> io::Result<PathBuf> {
+    let own = rustix::process::geteuid().as_raw();
+    let folder = private_place(temporary);
     let found = fs::symlink_metadata(&folder)?;
     if found.is_dir() && found.uid() == own && found.mode() & 0o077 == 0 {
         Ok(folder)
@@ -148,10 +158,10 @@ pub fn private_folder(temporary: &Path) -> io::Result<PathBuf> {
 }
 
 /// Asks a running engine; for the command line.
-pub fn ask(paths: &[PathBuf], request: &Request) -> Result<Value, String> {
+pub fn ask(paths: impl IntoIterator<Item = PathBuf>, request: &Request) -> Result<Value, String> {
     let mut refused = Vec::new();
     for path in paths {
-        match std::os::unix::net::UnixStream::connect(path) {
+        match std::os::unix::net::UnixStream::connect(&path) {
             Ok(stream) => return converse(stream, request).map_err(|error| format!("{}: {error}", path.display())),
             Err(error) => refused.push(format!("{}: {error}", path.display())),
         }
@@ -181,7 +191,10 @@ mod tests {
     fn a_folder_that_others_can_look_into_is_not_private() {
         let temporary = std::env::temp_dir().join(format!("esc-private-{}", std::process::id()));
         fs::create_dir_all(&temporary).unwrap();
+        assert!(existing_private_folder(&temporary).is_err());
+        assert_eq!(fs::read_dir(&temporary).unwrap().count(), 0, "looking makes nothing");
         let folder = private_folder(&temporary).unwrap();
+        assert_eq!(existing_private_folder(&temporary).unwrap(), folder);
         assert_eq!(folder.metadata().unwrap().mode() & 0o777, 0o700);
         assert_eq!(private_folder(&temporary).unwrap(), folder);
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o750)).unwrap();
@@ -191,5 +204,21 @@ mod tests {
         std::os::unix::fs::symlink("/", &folder).unwrap();
         assert!(private_folder(&temporary).is_err());
         fs::remove_dir_all(&temporary).unwrap();
+    }
+
+    #[tokio::test]
+    async fn no_place_is_asked_for_behind_the_one_that_was_bound() {
+        let folder = std::env::temp_dir().join(format!("esc-bind-{}", std::process::id()));
+        // The first one cannot be had: a file is no folder.
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join("file"), "").unwrap();
+        let mut asked = Vec::new();
+        let places = ["file/control.sock", "second/control.sock", "third/control.sock"].map(|place| folder.join(place));
+        let socket =
+            ControlSocket::bind(places.iter().inspect(|place| asked.push(place.to_path_buf())).cloned()).unwrap();
+        assert_eq!((socket.path(), &asked[..]), (places[1].as_path(), &places[..2]));
+        drop(socket);
+        assert!(!folder.join("third").exists());
+        fs::remove_dir_all(&folder).unwrap();
     }
 }

@@ -8,7 +8,7 @@ mod display;
 mod http;
 mod signals;
 
-pub use control_socket::{ControlSocket, Request, ask, private_folder};
+pub use control_socket::{ControlSocket, Request, ask, existing_private_folder, private_folder};
 pub use display::{StatusLine, ledger_table};
 pub use http::{prometheus, serve as serve_http};
 pub use signals::{Signal, Signals};

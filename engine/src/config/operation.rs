@@ -1,7 +1,7 @@
 //! How the engine is watched and steered: control plane, admin server, draining, logging.
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::{Serialize, Serializer};
@@ -64,14 +64,14 @@ impl Control {
         }
     }
 
-    /// Where the operator's socket may be, the preferred place first: the system's runtime directory, then the user's.
-    pub fn socket_paths<'a>(&self, of_the_user: impl IntoIterator<Item = &'a PathBuf>) -> Vec<PathBuf> {
-        if let Some(path) = &self.socket {
-            return vec![path.clone()];
-        }
-        let name = Path::new("eventstream/control.sock");
-        let of_the_user = of_the_user.into_iter().map(PathBuf::as_path);
-        std::iter::once(Path::new("/run")).chain(of_the_user).map(|folder| folder.join(name)).collect()
+    /// Where the operator's socket may be, the preferred place first: the system's runtime directory, then the user's. The
+    /// user's are not asked for before they are needed.
+    pub fn socket_paths(&self, of_the_user: impl IntoIterator<Item = PathBuf>) -> impl Iterator<Item = PathBuf> {
+        let named = self.socket.clone();
+        let folders = std::iter::once(PathBuf::from("/run")).chain(of_the_user);
+        // Whoever names it wants it there and nowhere else.
+        let usual = named.is_none().then(|| folders.map(|folder| folder.join("eventstream/control.sock")));
+        named.into_iter().chain(usual.into_iter().flatten())
     }
 }
 
