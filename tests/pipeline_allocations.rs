@@ -212,15 +212,13 @@ fn tcp_allocates_nothing_in_a_million_events() {
     assert!(report.counters["reassembly_copied_bytes"] > 0, "{:?}", report.counters);
 }
 
-/// Connections that have shown large frames have much read of them for one credit. Then come small ones, and credit for
-/// next to none: nearly all that was read waits.
+/// Connections that have shown large frames have much read of them for one credit. Then come small ones, of which next to
+/// none may be taken in: nearly all that was read waits.
 #[test]
 fn many_connections_that_wait_for_credit_with_much_read_allocate_nothing() {
     const CONNECTIONS: u64 = 64;
     const LARGE: u64 = 12;
     const SMALL: u64 = 3000;
-    /// Half of a worker's ring.
-    const CREDITS: u64 = 32;
     const SLOW: &str = "
 queues: {spsc_depth: 64}
 workers: {stall_ms: 60000}
@@ -264,31 +262,24 @@ layout:
     wait("the large ones", &|| control.ledger().events.processed.realtime == taught);
 
     permitted.store(taught, Ordering::Relaxed);
-    connections[0].write_all(&frames(CREDITS, 62_000)).unwrap();
-    wait("no credit", &|| control.ledger().events.accepted == taught + CREDITS);
-    let (small, written) = (frames(SMALL, 12), AtomicU64::new(0));
+    let small = frames(SMALL, 12);
     let received = || control.report().counters["bytes_received"];
     let received_before = received();
     std::thread::scope(|scope| {
         for connection in &mut connections {
-            let (small, written) = (&small, &written);
-            scope.spawn(move || {
-                connection.write_all(small).unwrap();
-                written.fetch_add(1, Ordering::Relaxed);
-            });
+            let small = &small;
+            scope.spawn(move || connection.write_all(small).unwrap());
         }
-        wait("all is in the kernel", &|| written.load(Ordering::Relaxed) == CONNECTIONS);
-        assert_eq!(received(), received_before);
-        wait("much is read for next to no credit", &|| {
+        wait("much is read", &|| {
             permitted.fetch_add(1, Ordering::Relaxed);
             received() - received_before >= CONNECTIONS * 32_000
         });
-        let published = (control.ledger().events.accepted - taught - CREDITS) * (small.len() as u64 / SMALL);
+        let published = (control.ledger().events.accepted - taught) * (small.len() as u64 / SMALL);
         let waiting = received() - received_before - published;
         assert!(waiting > CONNECTIONS * 28_000, "{waiting} bytes wait");
         permitted.store(u64::MAX, Ordering::Relaxed);
     });
-    let sent = taught + CREDITS + CONNECTIONS * SMALL;
+    let sent = taught + CONNECTIONS * SMALL;
     wait("all of it", &|| control.ledger().events.processed.realtime == sent);
     let report = engine.drain();
     assert!(report.ledger.balanced, "{:#?}", report.ledger.imbalances);

@@ -1,5 +1,7 @@
 //! A class that falls behind, or stands still for good, costs the others nothing, and everything is accounted for.
 
+#[path = "pipeline_overload/slow_class.rs"]
+mod slow_class;
 #[path = "pipeline_overload/stuck_handler.rs"]
 mod stuck_handler;
 
@@ -193,6 +195,64 @@ fn credits_held_by_a_stalled_worker_come_back() {
     let ledger = pipeline.finish();
     assert_eq!((ledger.events.processed.realtime, ledger.events.processed.batch), (5, PIN_LIMIT + 10));
     assert_eq!(pipeline.stalled_links(), 0);
+}
+
+#[test]
+fn beyond_the_share_of_a_stalled_worker_nothing_stays_in_frames_of_those_who_can_wait() {
+    let (mut pipeline, _) = watched(&PipelineSpec { reliable: true, stall_ns: 1000, ..spec() });
+    send(&mut pipeline, Priority::Batch, PIN_LIMIT + COPIES);
+    settle_without(&mut pipeline, &["batch-0"]);
+    assert!(pipeline.progress(0).full.has(Class::Batch));
+    pipeline.advance(1001);
+    send(&mut pipeline, Priority::Batch, 5);
+    settle_without(&mut pipeline, &["batch-0"]);
+    assert!(pipeline.progress(0).full.is_empty(), "nobody waits for it");
+    assert_eq!(in_flight(&pipeline, "source-0"), PIN_LIMIT);
+    let ledger = pipeline.finish();
+    assert_eq!(ledger.events.dead_lettered["link_full"], 5);
+    assert_eq!(ledger.events.processed.batch, PIN_LIMIT + COPIES);
+}
+
+#[test]
+fn a_source_is_told_which_classes_have_their_share() {
+    // By credits, and by slots.
+    for (class_credits, share) in [(10, 10), (u64::MAX, PIN_LIMIT)] {
+        let (mut pipeline, _) = watched(&PipelineSpec { reliable: true, class_credits, ..spec() });
+        send(&mut pipeline, Priority::Batch, share - 1);
+        send(&mut pipeline, Priority::High, 50);
+        settle_without(&mut pipeline, &["batch-0"]);
+        let progress = pipeline.progress(0);
+        assert_eq!((progress.dispatched, progress.settled), (share + 49, 50));
+        assert!(progress.full.is_empty());
+        send(&mut pipeline, Priority::Batch, 1);
+        settle_without(&mut pipeline, &["batch-0"]);
+        let full = pipeline.progress(0).full;
+        assert_eq!(Class::ALL.map(|class| full.has(class)), [false, false, true]);
+        pipeline.settle();
+        assert!(pipeline.progress(0).full.is_empty());
+        pipeline.finish();
+    }
+}
+
+#[test]
+fn a_worker_that_stands_still_leaves_its_class_the_other_workers_shares() {
+    for reliable in [false, true] {
+        let spec = PipelineSpec { reliable, workers: [1, 1, 2], ..spec() };
+        let mut pipeline = Pipeline::new(&spec, |_, _| FnHandler::new(|_, _| Outcome::Done));
+        let mut expected = 0;
+        for number in 0..200 {
+            let before = pipeline.ledger().stages.worker_queues.batch;
+            pipeline.send(0, &datagram(&FrameHeader::new(Priority::Batch), &format!("t/{number}"), b"x"), 1, None);
+            settle_without(&mut pipeline, &["batch-0"]);
+            expected += u64::from(pipeline.ledger().stages.worker_queues.batch == before);
+            let full = pipeline.progress(0).full;
+            assert_eq!(full.has(Class::Batch), in_flight(&pipeline, "source-0") >= PIN_LIMIT / 2);
+        }
+        assert!(expected > 50, "topics of both workers");
+        assert_eq!(in_flight(&pipeline, "source-0"), PIN_LIMIT / 2);
+        assert_eq!(pipeline.ledger().events.processed.batch, expected);
+        pipeline.finish();
+    }
 }
 
 #[test]

@@ -11,14 +11,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use eventstream::control::{State, StateCell};
 use eventstream::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use eventstream::dispatch::{
-    CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell,
+    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell,
 };
 use eventstream::frame::{Class, FrameHeader, Limits, Parser, Priority, Transport, encode};
 use eventstream::ingest::memory::{MemoryBackend, MemorySender};
 use eventstream::ingest::{IngestAgent, Intake, IntakeSpec};
 use eventstream::memory::{Event, FramePool, Frames, PoolGauges, PoolSpec, Region};
 use eventstream::metrics::{Counter, CounterBlock, Ledger, Processed, Totals};
-use eventstream::queue::{mpsc, spsc};
+use eventstream::queue::{Feedback, Progress, mpsc, spsc};
 use eventstream::runtime::agent::Agent;
 use eventstream::runtime::clock::{Clock, Nanos};
 use eventstream::runtime::invoker::Invoker;
@@ -60,6 +60,8 @@ pub struct PipelineSpec {
     pub spsc_depth: usize,
     /// Positions of each ring to a worker that only reliable sources' events in their frames may use.
     pub reserved: u64,
+    /// Credits with which a class counts as full.
+    pub class_credits: u64,
     pub dead_letter_depth: usize,
     pub spill_slots: usize,
     pub spill_slot_bytes: usize,
@@ -87,6 +89,7 @@ impl Default for PipelineSpec {
             mpsc_depth: 512,
             spsc_depth: 64,
             reserved: 0,
+            class_credits: u64::MAX,
             dead_letter_depth: 512,
             spill_slots: 4,
             spill_slot_bytes: 2048,
@@ -110,8 +113,8 @@ struct Observed {
     pending: Vec<Arc<AtomicU64>>,
     held: Vec<Arc<AtomicU64>>,
     pools: Vec<(String, Arc<PoolGauges>)>,
-    /// Per source: events that hold no credit any more.
-    settled: Vec<Arc<AtomicU64>>,
+    /// Per source.
+    feedback: Vec<Arc<Feedback>>,
     stalled_links: Arc<AtomicU64>,
     worker_depths: Vec<(Class, spsc::Depth<Event>)>,
     dead_letter_depths: Vec<spsc::Depth<DeadLetter>>,
@@ -208,7 +211,7 @@ impl Maker<'_> {
     fn sources(&mut self, pools: Vec<FramePool>, queue: &mpsc::Producer<Event>) -> Vec<MemorySender> {
         let mut senders = Vec::new();
         for (index, pool) in pools.into_iter().enumerate() {
-            self.observed.settled.push(Arc::default());
+            self.observed.feedback.push(Arc::default());
             let (sender, backend) = MemoryBackend::new();
             let parser = parser(self.spec.max_priority);
             let intake = Intake::new(IntakeSpec { pool, queue: queue.clone(), parser, waker: None });
@@ -228,11 +231,13 @@ impl Maker<'_> {
         spill: [FramePool; 3],
         topics: Arc<TopicTableCell>,
     ) {
-        let account = |(index, settled): (usize, &Arc<AtomicU64>)| CreditAccount {
-            pools: vec![index as u8],
-            settled: settled.clone(),
+        let account = |(index, feedback): (usize, &Arc<Feedback>)| SourceAccount {
+            pool: index as u8,
+            large: None,
+            class_credits: self.spec.class_credits,
+            feedback: feedback.clone(),
         };
-        let accounts = self.observed.settled.iter().enumerate().map(account).collect();
+        let accounts = self.observed.feedback.iter().enumerate().map(account).collect();
         let spec = DispatcherSpec {
             name: "dispatcher".into(),
             queue,
@@ -424,7 +429,12 @@ impl Pipeline {
 
     /// Events of a source that hold no credit any more.
     pub fn settled(&self, source: usize) -> u64 {
-        self.observed.settled[source].load(Ordering::Acquire)
+        self.progress(source).settled
+    }
+
+    /// What the dispatcher has told a source.
+    pub fn progress(&self, source: usize) -> Progress {
+        self.observed.feedback[source].read()
     }
 
     /// Links whose workers stand still, as of the dispatcher's last housekeeping.
@@ -444,8 +454,9 @@ impl Pipeline {
         assert_eq!(ledger.datagrams.socket_received, self.sent_datagrams);
         assert_eq!(ledger.datagrams.parsed, self.sent_datagrams);
         assert_eq!(ledger.events.accepted, self.sent_events);
-        let settled: u64 = (0..self.senders.len()).map(|source| self.settled(source)).sum();
-        assert_eq!(settled, self.sent_events, "credits");
+        let told = (0..self.senders.len()).map(|source| self.progress(source));
+        let (dispatched, settled) = told.fold((0, 0), |sum, of| (sum.0 + of.dispatched, sum.1 + of.settled));
+        assert_eq!((dispatched, settled), (self.sent_events, self.sent_events), "credits");
         for (pool, in_flight) in self.frames_in_flight() {
             assert_eq!(in_flight, 0, "frames of {pool} are not home");
         }

@@ -237,9 +237,9 @@ pub struct Tcp {
     pub max_connections: u32,
     /// Bytes read from one connection before the next one gets its turn.
     pub connection_budget_bytes: u32,
-    /// Slots of [`SOCKET_SLOT_BYTES`] in each agent's frame pool.
+    /// Slots of [`SOCKET_SLOT_BYTES`] in each agent's frame pool. A class has a quarter of them, shared by its workers.
     pub slots: u32,
-    /// Slots of `limits.frame_bytes` in each agent, for frames above [`SOCKET_SLOT_BYTES`].
+    /// Slots of `limits.frame_bytes` in each agent, for frames above [`SOCKET_SLOT_BYTES`]; one is kept for each class.
     pub large_slots: u32,
     /// How long a connection waits for a large slot before it is closed with an error.
     #[serde(rename = "large_wait_ms", serialize_with = "millis")]

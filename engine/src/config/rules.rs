@@ -5,15 +5,20 @@ use super::findings::Findings;
 use super::ingest::SOCKET_SLOT_BYTES;
 use super::layout::NUMBERED_KINDS;
 use super::words::{LayoutMode, XdpMode, XdpRequire};
+use crate::frame::Class;
 
 /// Bytes between a frame's length field and its topic, with id and time: what the longest topic needs besides itself.
 const FRAME_OVERHEAD_BYTES: u32 = 1 + 2 + 16 + 8;
+
+/// The least that can be shared out: an eighth of a TCP agent's credits is what fills a class.
+const CREDITS_MIN: u32 = 8;
 
 /// Memory one TCP agent may set aside for frames above a slot.
 const LARGE_SLOTS_BYTES_MAX: u64 = 4 << 30;
 
 pub(super) fn check(config: &Config, findings: &Findings) {
     check_ingest(config, findings);
+    check_tcp_shares(config, findings);
     check_frame_limits(config, findings);
     check_ports(config, findings);
     check_thresholds(config, findings);
@@ -58,6 +63,32 @@ fn check_ingest(config: &Config, findings: &Findings) {
             &["tcp.agents", "tcp.max_connections"],
             format!("{} agents share {} connections: some would have none", tcp.agents, tcp.max_connections),
         );
+    }
+}
+
+/// What keeps a slow class from the others' slots and credits must come to something.
+fn check_tcp_shares(config: &Config, findings: &Findings) {
+    let (tcp, depth) = (&config.tcp, config.queues.spsc_depth);
+    if !tcp.enabled {
+        return;
+    }
+    if depth / 2 / tcp.agents < CREDITS_MIN {
+        findings.conflict(
+            &["tcp.agents", "queues.spsc_depth"],
+            format!(
+                "half of a ring of {depth} events is less than {CREDITS_MIN} for each of {} TCP agents",
+                tcp.agents
+            ),
+        );
+    }
+    for class in Class::ALL {
+        let workers = config.workers.count(class);
+        if tcp.slots / 4 < workers {
+            findings.conflict(
+                &["tcp.slots", &format!("workers.{class}")],
+                format!("a quarter of {} slots is less than one for each of {workers} {class} workers", tcp.slots),
+            );
+        }
     }
 }
 

@@ -1,9 +1,11 @@
 //! The dispatcher: takes events in claim order, decides class and worker, and moves them on.
 //!
 //! - **Thread**: its runner's. **In**: one MPSC queue. **Out**: one ring per worker, the dead letter link.
-//! - **Overload**: it never waits. What a class would pin beyond its share of a pool is copied to a bounded spill pool.
-//!   When that is full too, an event whose source can wait stays in its frame, and its credit holds the source; any other
-//!   is dead-lettered with `link_full`, as is what finds its worker's ring full.
+//! - **Overload**: it never waits. What a worker would pin beyond its share of a pool is copied to a bounded spill pool of
+//!   its class. When that is full too the event is dead-lettered with `link_full`, as is what finds its worker's ring full.
+//!   A source that can wait is told when a class has its share of the source's slots or credits, and takes in no more of
+//!   that class. What was on its way stays in its frame; how much that can be the source bounds. Only a worker that has
+//!   stalled is waited for by nobody.
 //! - **Invariant**: every event taken is dispatched, dead-lettered or lost, and counted as exactly one of them.
 
 use std::sync::Arc;
@@ -20,6 +22,7 @@ use crate::frame::{Class, PRIORITY_MASK, Priority};
 use crate::memory::{Event, EventSlot, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc::{self, Taken};
+use crate::queue::{ClassSet, Feedback, Progress};
 use crate::runtime::agent::{Agent, Cycle};
 use crate::runtime::clock::Nanos;
 use crate::storage::DeadLetterSender;
@@ -43,14 +46,18 @@ pub struct DispatcherSpec {
     /// Classes that ask for deduplication of topics without entry; an entry says so itself.
     pub dedup: [bool; 3],
     pub gaps: Option<GapTable>,
-    /// Where to tell a source how many of its events hold no credit any more.
-    pub accounts: Vec<CreditAccount>,
+    pub accounts: Vec<SourceAccount>,
 }
 
-/// A source that is held back by credits, and the pools its events lie in.
-pub struct CreditAccount {
-    pub pools: Vec<u8>,
-    pub settled: Arc<AtomicU64>,
+/// A source that can be made to wait.
+pub struct SourceAccount {
+    /// The pool whose slots the classes share.
+    pub pool: u8,
+    /// Another one that its events may lie in, in slots of their own.
+    pub large: Option<u8>,
+    /// Credits with which a class counts as full.
+    pub class_credits: u64,
+    pub feedback: Arc<Feedback>,
 }
 
 /// Routing under the table before last, until what it queued has ended.
@@ -102,7 +109,7 @@ struct Router {
     topics: Arc<TopicTableCell>,
     dead_letters: DeadLetterSender,
     gaps: Option<GapTable>,
-    accounts: Vec<CreditAccount>,
+    accounts: Vec<SourceAccount>,
     state: StateCell,
     /// By the three bits of the wire.
     unnamed: [Unnamed; 8],
@@ -112,8 +119,9 @@ struct Router {
     barriers: Option<Box<[u64]>>,
     /// First link and number of links of each class.
     workers: [(usize, usize); 3],
-    /// How many slots of each pool one class may pin.
-    pin_limits: Box<[u32]>,
+    /// By class and pool, how many slots one worker may pin. The workers of a class share what the class may pin, for good:
+    /// what one of them holds that stands still must not be taken from the others.
+    pin_limits: [Box<[u32]>; 3],
     /// Per pool: events that hold no credit any more.
     settled: Box<[u64]>,
     counters: Counters,
@@ -134,9 +142,10 @@ impl Dispatcher {
             let class = Priority::from_wire(wire as u8).class();
             Unnamed { class, flags: if dedup[class as usize] { topic_word::DEDUP } else { 0 } }
         });
-        let classes = Class::ALL.len();
-        let pin_limits =
-            (0..frames.pool_count()).map(|pool| (frames.slots(pool as u8) / (classes + 1)).max(1) as u32).collect();
+        let pin_limits = Class::ALL.map(|class| {
+            let parts = (Class::ALL.len() + 1) * workers[class as usize].1.max(1);
+            (0..frames.pool_count()).map(|pool| (frames.slots(pool as u8) / parts).max(1) as u32).collect()
+        });
         let (table_version, table) = topics.load();
         let router = Router {
             unnamed,
@@ -250,10 +259,26 @@ impl Router {
         self.dead_letters.publish();
         self.releaser.flush();
         for account in &self.accounts {
-            let total = account.pools.iter().map(|pool| self.settled[usize::from(*pool)]).sum();
-            // Release: paired with the source's Acquire; the events' frames were given up before.
-            account.settled.store(total, Ordering::Release);
+            account.feedback.tell(self.progress(account));
         }
+    }
+
+    fn progress(&self, account: &SourceAccount) -> Progress {
+        let pools = || std::iter::once(account.pool).chain(account.large);
+        let settled = pools().map(|pool| self.settled[usize::from(pool)]).sum();
+        let mut progress = Progress { dispatched: settled, settled, full: ClassSet::default() };
+        for class in Class::ALL {
+            let (first, count) = self.workers[class as usize];
+            let links = &self.links[first..first + count];
+            let held: u64 = links.iter().map(|link| pools().map(|pool| link.held(pool)).sum::<u64>()).sum();
+            let limit = self.pin_limits[class as usize][usize::from(account.pool)];
+            let pins_its_share = |link: &Link| link.pins(account.pool) >= limit && !link.is_stalled();
+            if held >= account.class_credits || links.iter().any(pins_its_share) {
+                progress.full.insert(class);
+            }
+            progress.dispatched += held;
+        }
+        progress
     }
 
     /// Sends one event where it belongs. It is looked at where it lies in the queue, and copied once, to its ring.
@@ -323,7 +348,7 @@ impl Router {
         if !self.links[link].pins_anew(&slot) {
             return Some(event);
         }
-        if self.class_pins(class, slot.pool()) < self.pin_limits[usize::from(slot.pool())] {
+        if self.links[link].pins(slot.pool()) < self.pin_limits[class as usize][usize::from(slot.pool())] {
             self.links[link].begin_run(&slot);
             return Some(event);
         }
@@ -335,23 +360,18 @@ impl Router {
         Some(event)
     }
 
-    fn class_pins(&self, class: Class, pool: u8) -> u32 {
-        let (first, count) = self.workers[class as usize];
-        self.links[first..first + count].iter().map(|link| link.pins(pool)).sum()
-    }
-
-    /// The class has its share of the pool: hands on a copy, so that the frame goes home. Gives the event back when it
+    /// The worker has its share of the pool: hands on a copy, so that the frame goes home. Gives the event back when it
     /// stays where it is.
     #[cold]
     fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
-        let reliable = self.frames.is_reliable(&event);
         let link = &self.links[link];
-        if reliable && !link.has_room(false) && !link.is_stalled() {
+        let waits = self.frames.is_reliable(&event) && !link.is_stalled();
+        if waits && !link.has_room(false) {
             // A copy holds no credit: on the part of the ring that credits are given for it would take another's place.
             return Some(event);
         }
         let Some(copy) = self.spill[class as usize].copy(&event, &self.frames) else {
-            if reliable {
+            if waits {
                 return Some(event);
             }
             self.dead_letter(event, class, DeadLetterReason::LinkFull, now);

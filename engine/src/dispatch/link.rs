@@ -100,6 +100,12 @@ impl Link {
         self.pins[usize::from(pool)]
     }
 
+    /// Events of a pool on the ring that hold a credit.
+    pub fn held(&self, pool: u8) -> u64 {
+        let newest = self.newest().filter(|run| run.pool == pool).map_or(0, |run| run.end - run.start);
+        self.queued[usize::from(pool)] + newest - self.written_off[usize::from(pool)]
+    }
+
     /// Whether the next event of such a source fits, as far as is known without a [`refresh`](Self::refresh).
     #[inline]
     pub fn has_room(&self, reliable: bool) -> bool {

@@ -6,7 +6,7 @@ mod link;
 mod spill;
 mod topic_table;
 
-pub use dispatcher::{CreditAccount, Dispatcher, DispatcherSpec};
+pub use dispatcher::{Dispatcher, DispatcherSpec, SourceAccount};
 pub use link::{Link, LinkSpec};
 pub use spill::SpillPool;
 pub use topic_table::{TopicEntry, TopicTable, TopicTableCell};

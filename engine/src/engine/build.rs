@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::EngineError;
 use super::observe::{DepthProbe, Edge, Observers};
@@ -11,7 +10,7 @@ use crate::config::Config;
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use crate::dispatch::{
-    CreditAccount, Dispatcher, DispatcherSpec, Link, LinkSpec, SpillPool, TopicEntry, TopicTableCell,
+    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell,
 };
 use crate::frame::{Class, Limits, Parser, Priority, Transport};
 use crate::memory::{Event, FramePool, Frames, PoolSpec, Region};
@@ -224,8 +223,10 @@ pub(super) fn build<F: HandlerFactory>(
     interface_index: Option<u32>,
     factory: &mut F,
 ) -> Result<Built, EngineError> {
+    let topics =
+        TopicTableCell::new(&topic_entries(context.config), context.parser(Transport::Tcp, Priority::Critical));
     let mut next_pool = 0u8;
-    let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool)?;
+    let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
     let spill = spill_pools(&context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
     pools.extend(spill.dispatchers.iter().flatten());
@@ -233,8 +234,6 @@ pub(super) fn build<F: HandlerFactory>(
     pools.extend(retried.iter().filter_map(|worker| spill.retries.get(&worker.name)));
     let frames = Frames::new(&pools);
 
-    let topics =
-        TopicTableCell::new(&topic_entries(context.config), context.parser(Transport::Tcp, Priority::Critical));
     let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
     let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
     let mut rings = rings(&mut context);
@@ -286,7 +285,7 @@ struct DispatcherParts {
     queue: mpsc::Consumer<Event>,
     links: Vec<WorkerEnd>,
     spill: [FramePool; 3],
-    accounts: Vec<(Vec<u8>, Arc<AtomicU64>)>,
+    accounts: Vec<SourceAccount>,
 }
 
 fn dispatcher(
@@ -315,7 +314,7 @@ fn dispatcher(
         dead_letters: letters.sender(context, &plan.name),
         dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
         gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
-        accounts: parts.accounts.into_iter().map(|(pools, settled)| CreditAccount { pools, settled }).collect(),
+        accounts: parts.accounts,
     };
     let agent = Dispatcher::new(spec);
     context.observers.blocks.push(agent.counters().block());

@@ -2,11 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 use super::EngineError;
 use super::build::{Context, large_pool_bytes, map_pool};
 use crate::config::{self, Config, SOCKET_SLOT_BYTES};
+use crate::dispatch::{SourceAccount, TopicTableCell};
 use crate::frame::Transport;
 use crate::ingest::tcp::{Credits, TcpBackend, TcpOptions};
 use crate::ingest::udp::{UdpBackend, UdpOptions};
@@ -14,7 +14,7 @@ use crate::ingest::xdp::XdpBackend;
 use crate::ingest::{Backend, IngestAgent, Intake, IntakeSpec};
 use crate::memory::{Event, FramePool};
 use crate::nic::{self, Attach, ChecksumPolicy, NicSetup, Require, UdpSocket, UdpSocketOptions, XdpOptions, XskReady};
-use crate::queue::mpsc;
+use crate::queue::{Feedback, mpsc};
 use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
 use crate::topology::{AgentPlan, Role};
@@ -78,7 +78,7 @@ struct TcpSource {
     backend: TcpBackend,
     pool: FramePool,
     large: u8,
-    settled: Arc<AtomicU64>,
+    credits: Credits,
 }
 
 /// Everything open, not yet on an agent.
@@ -95,6 +95,7 @@ pub(super) fn open(
     xsk: Vec<XskReady>,
     interface_index: Option<u32>,
     next_pool: &mut u8,
+    topics: &Arc<TopicTableCell>,
 ) -> Result<Sources, EngineError> {
     *next_pool += xsk.len() as u8;
     let config = context.config;
@@ -129,10 +130,13 @@ pub(super) fn open(
         let pool = map_pool(next_pool, u64::from(config.tcp.slots), slot_bytes, true)?;
         let (slots, bytes) = large_pool_bytes(config);
         let large = map_pool(next_pool, slots, bytes, true)?;
-        let (large_index, settled) = (large.index(), Arc::new(AtomicU64::new(0)));
-        let options = tcp_options(context, port, settled.clone());
-        let backend = TcpBackend::bind(options, large).map_err(EngineError)?;
-        tcp.push(TcpSource { backend, pool, large: large_index, settled });
+        let large_index = large.index();
+        let options = tcp_options(context, port);
+        let credits = options.credits.clone();
+        let topics = topics.clone();
+        let class_of = Box::new(move |hash, shape, topic: &[u8]| topics.class_of(hash, shape, topic));
+        let backend = TcpBackend::bind(options, large, class_of).map_err(EngineError)?;
+        tcp.push(TcpSource { backend, pool, large: large_index, credits });
     }
     Ok(Sources { xsk, udp, tcp, dispatchers: config.dispatchers as usize })
 }
@@ -148,7 +152,7 @@ fn join_groups(config: &Config, socket: &UdpSocket, interface_index: Option<u32>
     Ok(())
 }
 
-fn tcp_options(context: &Context<'_>, port: u16, settled: Arc<AtomicU64>) -> TcpOptions {
+fn tcp_options(context: &Context<'_>, port: u16) -> TcpOptions {
     let (config, tcp) = (context.config, &context.config.tcp);
     // At most half of the smallest worker ring in all; lossy sources leave that half alone.
     let limit = u64::from(config.queues.spsc_depth) / 2 / u64::from(tcp.agents);
@@ -165,7 +169,7 @@ fn tcp_options(context: &Context<'_>, port: u16, settled: Arc<AtomicU64>) -> Tcp
         max_frame_bytes: config.limits.frame_bytes,
         dedup_window_ms: config.dedup.window.as_millis() as u64,
         run_id: context.run_id.clone(),
-        credits: Credits { limit, settled },
+        credits: Credits { limit, feedback: Arc::new(Feedback::default()) },
     }
 }
 
@@ -183,13 +187,18 @@ impl Sources {
         place % self.dispatchers
     }
 
-    /// Each dispatcher's credit accounts: pools, and where to tell.
-    pub fn accounts(&self) -> Vec<Vec<(Vec<u8>, Arc<AtomicU64>)>> {
-        let mut accounts = vec![Vec::new(); self.dispatchers];
+    /// Of each dispatcher, those that can be made to wait.
+    pub fn accounts(&self) -> Vec<Vec<SourceAccount>> {
+        let mut accounts: Vec<Vec<SourceAccount>> = Vec::new();
+        accounts.resize_with(self.dispatchers, Vec::new);
         for (index, source) in self.tcp.iter().enumerate() {
             let place = self.xsk.len() + self.udp.len() + index;
-            let pools = vec![source.pool.index(), source.large];
-            accounts[self.dispatcher_of(place)].push((pools, source.settled.clone()));
+            accounts[self.dispatcher_of(place)].push(SourceAccount {
+                pool: source.pool.index(),
+                large: Some(source.large),
+                class_credits: source.credits.of_a_class(),
+                feedback: source.credits.feedback.clone(),
+            });
         }
         accounts
     }

@@ -153,7 +153,7 @@ impl Parser {
 
     /// The shape with its priority capped.
     #[inline]
-    fn capped(&self, shape: Shape) -> Shape {
+    pub fn capped(&self, shape: Shape) -> Shape {
         let head = shape.head();
         // The priorities above critical are critical, and the cap is no higher than that.
         let priority = (head & PRIORITY_MASK).min(self.max_priority as u8);

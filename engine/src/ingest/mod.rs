@@ -29,6 +29,9 @@ pub trait Backend: Send {
     /// only when `Draining`, to their end.
     fn receive(&mut self, intake: &mut Intake, state: State, cycle: &Cycle) -> usize;
 
+    /// Called once on the agent's thread before anything else.
+    fn start(&mut self, _intake: &mut Intake) {}
+
     /// Called when the state changes, before the first `receive` under it.
     fn state_changed(&mut self, _intake: &mut Intake, _state: State) {}
 
@@ -87,6 +90,10 @@ impl<B: Backend> IngestAgent<B> {
 impl<B: Backend> Agent for IngestAgent<B> {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn start(&mut self) {
+        self.backend.start(&mut self.intake);
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {

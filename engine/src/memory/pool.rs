@@ -378,6 +378,12 @@ impl FramePool {
         self.shared.states[open.index as usize].references.load(Ordering::Relaxed) == 1
     }
 
+    /// Whether events of the slot are on their way, or it is open. Of a slot that the owner has the token of it says nothing.
+    pub fn is_referenced(&self, index: u32) -> bool {
+        // Relaxed: `reclaim` orders the memory before the slot is used again.
+        self.shared.states.get(index as usize).is_some_and(|state| state.references.load(Ordering::Relaxed) > 0)
+    }
+
     /// Gives up the owner's reference.
     #[inline]
     pub fn close(&mut self, open: OpenSlot) {

@@ -111,6 +111,8 @@ named! {
         /// Connections closed because they had a large slot and did not go on filling it.
         TcpLargeFramesStalled = "tcp_large_frames_stalled",
         TcpCreditStalls = "tcp_credit_stalls",
+        /// Times a connection began to wait because the class of its next frame had its share of slots or credits.
+        TcpClassWaits = "tcp_class_waits",
         ReassemblyCopiedBytes = "reassembly_copied_bytes",
         EventsAccepted = "events_accepted",
         EventsReplayed = "events_replayed",
@@ -184,6 +186,7 @@ scalars! {
     TCP_LARGE_FRAME_TIMEOUTS = TcpLargeFrameTimeouts;
     TCP_LARGE_FRAMES_STALLED = TcpLargeFramesStalled;
     TCP_CREDIT_STALLS = TcpCreditStalls;
+    TCP_CLASS_WAITS = TcpClassWaits;
     REASSEMBLY_COPIED_BYTES = ReassemblyCopiedBytes;
     EVENTS_ACCEPTED = EventsAccepted;
     EVENTS_REPLAYED = EventsReplayed;

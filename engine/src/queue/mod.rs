@@ -5,6 +5,9 @@
 //! answer, never a wait.
 
 mod cells;
+mod feedback;
 pub mod mpsc;
 pub mod spsc;
 pub(crate) mod sync;
+
+pub use feedback::{ClassSet, Feedback, Progress};

@@ -265,7 +265,7 @@ fn links(config: &Config, runners: &[RunnerPlan]) -> Vec<LinkPlan> {
     }
     for dispatcher in &dispatchers {
         for worker in agents.iter().filter(|agent| matches!(agent.role, Role::Worker(_))) {
-            let overload = "copied out, then dead-lettered link_full; credits hold TCP back before that";
+            let overload = "copied out, then dead-lettered link_full; TCP is not read before that";
             add(dispatcher, &worker.name, "spsc", u64::from(config.queues.spsc_depth), overload);
         }
     }

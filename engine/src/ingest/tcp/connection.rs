@@ -12,6 +12,7 @@ use rustix::net::{RecvFlags, SendFlags};
 
 use super::carry::Carry;
 use super::control::ANSWER_BYTES_MAX;
+use crate::frame::Class;
 use crate::memory::{Slot, off_data_path};
 use crate::runtime::clock::Nanos;
 
@@ -24,6 +25,7 @@ const FRAME_BYTES_GUESS: u32 = 64;
 #[derive(Debug)]
 pub(super) struct Filling {
     pub(super) slot: Slot,
+    pub(super) class: Class,
     pub(super) filled: usize,
     /// Bytes of the whole frame, length field included.
     pub(super) needed: usize,
@@ -62,8 +64,12 @@ pub(super) struct Connection {
     /// Bytes of the whole frame, as it has announced them.
     pub(super) whole: usize,
     pub(super) large: Option<Filling>,
+    /// Class of the large frame that was announced last.
+    pub(super) large_class: Class,
     /// When waiting for a large slot ends.
     pub(super) large_deadline: Option<Nanos>,
+    /// The class of its next frame, which was full: nothing is done for it until that is over.
+    pub(super) waits_for: Option<Class>,
     /// There was no room left for an unfinished frame; its bytes are still in the socket.
     pub(super) carry_starved: bool,
     pub(super) out: Vec<u8>,
@@ -92,7 +98,9 @@ impl Connection {
             needed: 0,
             whole: 0,
             large: None,
+            large_class: Class::Realtime,
             large_deadline: None,
+            waits_for: None,
             carry_starved: false,
             out: Vec::new(),
             deaf: false,

@@ -12,8 +12,10 @@ use super::lists::List;
 use super::reader::{LINGER_NS, Outcome};
 use super::{TcpBackend, listener::Listener};
 use crate::control::State;
+use crate::frame::Class;
 use crate::ingest::{Backend, Intake};
 use crate::memory::off_data_path;
+use crate::queue::ClassSet;
 use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::Nanos;
 
@@ -25,7 +27,9 @@ const CYCLE_SERVES: usize = 128;
 const CYCLE_BYTES: usize = 256 << 10;
 /// Connections looked at in one housekeeping: some microseconds.
 const SWEEP_CONNECTIONS: usize = 1024;
-/// How soon to look again for what no descriptor announces: a large slot given back,
+/// How soon to look again for what no descriptor announces: a class that is no longer full,
+const CLASS_RETRY_NS: Nanos = 100_000;
+/// a large slot given back,
 const LARGE_RETRY_NS: Nanos = 1_000_000;
 /// or the deadline of a connection that is closing.
 const SWEEP_RETRY_NS: Nanos = 10_000_000;
@@ -49,10 +53,11 @@ impl TcpBackend {
                 self.reader.room_is_queued = true;
                 self.lists.push(List::Room, index);
             }
-            Outcome::NoLarge => {
-                self.reader.large_is_queued = true;
-                self.lists.push(List::Large, index);
+            Outcome::NoLarge(class) => {
+                self.reader.large_queued.insert(class);
+                self.lists.push(List::Large(class), index);
             }
+            Outcome::ClassFull(class) => self.lists.push(List::Full(class), index),
             Outcome::Close => self.close(index, intake),
         }
         (outcome, bytes)
@@ -62,7 +67,10 @@ impl TcpBackend {
     /// many had something to do.
     fn serve_ready(&mut self, intake: &mut Intake) -> usize {
         let (mut served, mut bytes) = (0, 0);
-        self.reader.large_is_queued = !self.lists.is_empty(List::Large);
+        self.reader.large_queued = ClassSet::default();
+        Class::ALL.iter().filter(|class| !self.lists.is_empty(List::Large(**class))).for_each(|class| {
+            self.reader.large_queued.insert(*class);
+        });
         for list in [List::Room, List::Ready] {
             for _ in 0..self.lists.len(list).min(CYCLE_SERVES) {
                 if bytes >= CYCLE_BYTES || intake.is_blocked() {
@@ -85,20 +93,43 @@ impl TcpBackend {
     fn serve_waiting(&mut self, intake: &mut Intake) -> usize {
         let mut served = 0;
         self.reader.room_is_queued = !self.lists.is_empty(List::Room);
-        while let Some(index) = self.lists.front(List::Large) {
-            let deadline = self.connections.get_mut(index).and_then(|connection| connection.large_deadline);
-            let is_due = deadline.is_none_or(|deadline| self.now >= deadline || self.reader.has_large());
-            if !is_due || intake.is_blocked() {
-                break;
-            }
-            self.lists.pop(List::Large);
+        while !intake.is_blocked()
+            && let Some((class, deadline)) = self.next_for_large()
+            && let Some(index) = self.lists.pop(List::Large(class))
+        {
             if deadline.is_some() {
-                self.reader.large_is_queued = false;
-                self.serve(index, List::Large, intake);
+                self.reader.large_queued = ClassSet::default();
+                self.serve(index, List::Large(class), intake);
                 served += 1;
             }
         }
         served
+    }
+
+    /// Of those who could have a large slot now, or have waited long enough, who has waited longest: the class and the
+    /// deadline of its first one. None: that one is gone, or waits for something else by now.
+    fn next_for_large(&mut self) -> Option<(Class, Option<Nanos>)> {
+        let mut next: Option<(Class, Option<Nanos>)> = None;
+        for class in Class::ALL {
+            let Some(index) = self.lists.front(List::Large(class)) else { continue };
+            let deadline = self.connections.get_mut(index).and_then(|connection| connection.large_deadline);
+            let is_due = deadline.is_none_or(|deadline| self.now >= deadline) || self.reader.large.may_take(class);
+            if is_due && next.is_none_or(|(_, first)| deadline < first) {
+                next = Some((class, deadline));
+            }
+        }
+        next
+    }
+
+    /// Gives turns again to those who waited for a class that is no longer full.
+    fn resume_classes(&mut self) {
+        self.reader.look();
+        for class in Class::ALL.into_iter().filter(|class| !self.reader.is_full(*class)) {
+            for _ in 0..CYCLE_SERVES {
+                let Some(index) = self.lists.pop(List::Full(class)) else { break };
+                self.lists.push(List::Ready, index);
+            }
+        }
     }
 
     pub(super) fn close(&mut self, index: u32, intake: &mut Intake) {
@@ -152,7 +183,7 @@ impl TcpBackend {
             }
         }
         // One that waits for its turn, or for us, is not idle.
-        let waits = has_turn || connection.large_deadline.is_some();
+        let waits = has_turn || connection.large_deadline.is_some() || connection.waits_for.is_some();
         let silent = now.saturating_sub(connection.last_active);
         if !waits && self.idle_timeout_ns.is_some_and(|timeout| silent >= timeout) {
             self.reader.expire(connection, intake, now);
@@ -205,6 +236,7 @@ impl Backend for TcpBackend {
             return 0;
         }
         let mut work = self.accept(intake);
+        self.resume_classes();
         work += self.serve_waiting(intake);
         work += self.serve_ready(intake);
         if self.reader.take_published() {
@@ -214,6 +246,10 @@ impl Backend for TcpBackend {
             self.reader.close_slot(intake, None);
         }
         work
+    }
+
+    fn start(&mut self, intake: &mut Intake) {
+        self.reader.start(intake);
     }
 
     fn state_changed(&mut self, intake: &mut Intake, state: State) {
@@ -249,7 +285,11 @@ impl Backend for TcpBackend {
         {
             return Blocking::Forbidden;
         }
-        if !self.lists.is_empty(List::Large) {
+        let waits = |list: fn(Class) -> List| Class::ALL.iter().any(|class| !self.lists.is_empty(list(*class)));
+        if waits(List::Full) {
+            return until(CLASS_RETRY_NS);
+        }
+        if waits(List::Large) {
             return until(LARGE_RETRY_NS);
         }
         match due {

@@ -6,23 +6,38 @@
 
 use std::collections::VecDeque;
 
+use crate::frame::Class;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum List {
     /// Could be served now.
     Ready,
     /// Waits for what all share: credit, or a slot.
     Room,
-    /// Waits for a large slot, by deadline.
-    Large,
+    /// Waits for a large slot for a frame of a class, by deadline.
+    Large(Class),
+    /// Waits until a class is no longer full.
+    Full(Class),
 }
 
 impl List {
-    const COUNT: usize = 3;
+    const COUNT: usize = 2 + 2 * Class::ALL.len();
+
+    const fn index(self) -> usize {
+        match self {
+            Self::Ready => 0,
+            Self::Room => 1,
+            Self::Large(class) => 2 + class as usize,
+            Self::Full(class) => 2 + Class::ALL.len() + class as usize,
+        }
+    }
 
     const fn bit(self) -> u8 {
-        1 << self as u8
+        1 << self.index()
     }
 }
+
+const _: () = assert!(List::COUNT <= u8::BITS as usize);
 
 #[derive(Debug, Default)]
 pub(super) struct Lists {
@@ -54,29 +69,29 @@ impl Lists {
 
     pub(super) fn push(&mut self, list: List, index: u32) {
         if self.set(list, index, true) {
-            self.queues[list as usize].push_back(index);
+            self.queues[list.index()].push_back(index);
         }
     }
 
     /// Gives its place back to one that could not be served after all.
     pub(super) fn push_front(&mut self, list: List, index: u32) {
         if self.set(list, index, true) {
-            self.queues[list as usize].push_front(index);
+            self.queues[list.index()].push_front(index);
         }
     }
 
     pub(super) fn front(&self, list: List) -> Option<u32> {
-        self.queues[list as usize].front().copied()
+        self.queues[list.index()].front().copied()
     }
 
     pub(super) fn pop(&mut self, list: List) -> Option<u32> {
-        let index = self.queues[list as usize].pop_front()?;
+        let index = self.queues[list.index()].pop_front()?;
         self.set(list, index, false);
         Some(index)
     }
 
     pub(super) fn len(&self, list: List) -> usize {
-        self.queues[list as usize].len()
+        self.queues[list.index()].len()
     }
 
     pub(super) fn is_empty(&self, list: List) -> bool {

@@ -6,6 +6,12 @@
 //!   (events accepted and not yet taken by a worker), free slots, room for unfinished frames and the dispatcher's
 //!   queue. A connection left with unread bytes stays on a list and gets its turn, with a byte budget; those that wait for
 //!   credit or a slot get them in the order in which they came.
+//! - **Slow classes**: a class that has an eighth of the credits, or whose worker pins its part of a quarter of the slots,
+//!   is full: the dispatcher says so, and no frame of it is taken in until it no longer is. Connections whose next frame is
+//!   one wait, all others go on. What is on the way to the dispatcher, and may still be of that class, is bounded as well:
+//!   a quarter of the credits and an eighth of the slots. So two classes that do not get on at all hold three quarters of
+//!   either at most, and the third always has the rest. Large slots are [shared out](large_slots) by themselves. The
+//!   events of a worker that has stalled hold nothing up: the dispatcher dead-letters what exceeds its share.
 //! - **Invariant**: `frames found = accepted + control + malformed`. A frame counts as found when it is whole, or when
 //!   its stream is refused or ends inside it; bytes of a frame never read are nobody's but the sender's.
 //!
@@ -16,6 +22,7 @@ mod carry;
 mod connection;
 mod control;
 mod duty;
+mod large_slots;
 mod listener;
 mod lists;
 mod reader;
@@ -27,7 +34,7 @@ mod tests;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use rustix::event::{Timespec, epoll};
 use rustix::net::{SendFlags, Shutdown, sockopt};
@@ -40,9 +47,10 @@ use self::reader::Reader;
 use self::slab::{Key, Slab};
 use super::Intake;
 use crate::control::State;
-use crate::frame::LENGTH_BYTES;
+use crate::frame::{Class, LENGTH_BYTES, Shape};
 use crate::memory::{FramePool, off_data_path};
 use crate::metrics::Counter;
+use crate::queue::{Feedback, Progress};
 use crate::runtime::clock::Nanos;
 
 /// Readiness events taken from the kernel at once.
@@ -61,17 +69,39 @@ const LISTENER: u64 = u64::MAX;
 pub struct Credits {
     /// Events accepted and not settled, at most.
     pub limit: u64,
-    /// Events of this backend that workers have taken, or that ended before; counted up by those who end them.
-    pub settled: Arc<AtomicU64>,
+    /// From the dispatcher.
+    pub feedback: Arc<Feedback>,
 }
 
 impl Credits {
-    fn left(&self, accepted: u64) -> u64 {
-        // Relaxed: the count alone matters; the events themselves went the other way through queues.
-        let settled = self.settled.load(Ordering::Relaxed);
-        self.limit.saturating_sub(accepted.saturating_sub(settled))
+    /// With so many a class is full.
+    pub const fn of_a_class(&self) -> u64 {
+        at_least_one(self.limit / 8)
+    }
+
+    /// Events that may be on their way to the dispatcher.
+    const fn ahead(&self) -> u64 {
+        at_least_one(self.limit / 4)
+    }
+
+    /// Of all credits, those that no event holds.
+    fn free(&self, accepted: u64, progress: &Progress) -> u64 {
+        self.limit.saturating_sub(accepted.saturating_sub(progress.settled))
+    }
+
+    /// Events that may be accepted now.
+    fn left(&self, accepted: u64, progress: &Progress) -> u64 {
+        let ahead = accepted.saturating_sub(progress.dispatched);
+        self.free(accepted, progress).min(self.ahead().saturating_sub(ahead))
     }
 }
+
+const fn at_least_one(count: u64) -> u64 {
+    if count == 0 { 1 } else { count }
+}
+
+/// Which class a frame will be of: asked with topic hash, shape and topic, seldom, and not bindingly.
+pub type ClassOf = Box<dyn Fn(u32, Shape, &[u8]) -> Class + Send>;
 
 /// How TCP is served by one agent.
 #[derive(Clone, Debug)]
@@ -123,7 +153,7 @@ pub struct TcpBackend {
 
 impl TcpBackend {
     /// Binds and listens. Slots of `large` take the frames that do not fit a slot of the intake's pool.
-    pub fn bind(options: TcpOptions, large: FramePool) -> Result<Self, String> {
+    pub fn bind(options: TcpOptions, large: FramePool, class_of: ClassOf) -> Result<Self, String> {
         let frame_bytes = options.max_frame_bytes as usize + LENGTH_BYTES;
         if large.slot_bytes() < frame_bytes {
             return Err(format!("large slots of {} bytes cannot hold frames of {frame_bytes}", large.slot_bytes()));
@@ -145,7 +175,7 @@ impl TcpBackend {
             idle_timeout_ns: options.idle_timeout_ns,
             connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX),
             lists: Lists::default(),
-            reader: Reader::new(&options, large)?,
+            reader: Reader::new(&options, large, class_of)?,
             state: State::Running,
             paused_at: 0,
             now: 0,
@@ -161,7 +191,7 @@ impl TcpBackend {
 
     /// The pool of slots for frames above a slot: it needs its place among the [`Frames`](crate::memory::Frames).
     pub fn large_pool(&self) -> &FramePool {
-        self.reader.large()
+        self.reader.large.pool()
     }
 
     /// Takes readiness from the kernel; edges must be taken even when nothing may be read, or the set stays readable

@@ -11,18 +11,22 @@ mod ending;
 mod large;
 mod publish;
 
+use std::collections::VecDeque;
+
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
 use super::carry::CarryPool;
 use super::connection::{Connection, Phase};
 use super::control::hello_answer;
+use super::large_slots::LargeSlots;
 use super::scan::Stop;
-use super::{Credits, TcpOptions};
-use crate::frame::{LENGTH_BYTES, ParsedFrame, Parser};
+use super::{ClassOf, Credits, TcpOptions};
+use crate::frame::{Class, LENGTH_BYTES, ParsedFrame, Parser, Shape};
 use crate::ingest::Intake;
 use crate::memory::{FramePool, OpenSlot, Peer};
 use crate::metrics::Counter;
+use crate::queue::{ClassSet, Progress};
 use crate::runtime::clock::Nanos;
 
 /// An open slot is closed at this age: an event's arrival is a u32 of nanoseconds after its slot's.
@@ -31,6 +35,8 @@ const SLOT_AGE_NS: Nanos = 1_000_000_000;
 const CRUMBS: usize = 16;
 /// The least a read asks for when credit is short.
 const READ_BYTES_MIN: usize = 512;
+/// The part of the slots that may hold events on their way to the dispatcher.
+const SLOTS_AHEAD: usize = 8;
 /// Frames published at once: what a slot of 64 KiB can hold of the smallest.
 const FRAMES_MAX: usize = Parser::max_frames(64 << 10);
 /// After its last answer a connection gets this long to read it and to close,
@@ -49,8 +55,10 @@ pub(super) enum Outcome {
     Again,
     /// It could go on if there were credit, or a free slot.
     NoRoom,
-    /// It waits for a large slot.
-    NoLarge,
+    /// It waits for a large slot for a frame of this class.
+    NoLarge(Class),
+    /// It waits until the class of its next frame is no longer full.
+    ClassFull(Class),
     Close,
 }
 
@@ -70,15 +78,22 @@ enum Step {
 }
 
 pub(super) struct Reader {
-    large: FramePool,
+    pub(super) large: LargeSlots,
     pub(super) carries: CarryPool,
     open: Option<OpenSlot>,
     frames: Vec<ParsedFrame>,
     /// Given to the kernel as the place of bytes nobody wants; with MSG_TRUNC it writes nothing there.
     discard: Box<[u8]>,
     hello_answer: Vec<u8>,
+    class_of: ClassOf,
     credits: Credits,
+    /// Events accepted so far.
     accepted: u64,
+    /// As the dispatcher told last.
+    progress: Progress,
+    /// How many events had been accepted when each of the last slots was closed: those that may have some that are not
+    /// dispatched.
+    ahead: VecDeque<u64>,
     stalled: bool,
     /// Events were published and the dispatcher has not been woken since.
     published: bool,
@@ -87,42 +102,56 @@ pub(super) struct Reader {
     large_fill_ns: Nanos,
     /// Somebody who came before waits for credit or a slot.
     pub(super) room_is_queued: bool,
-    /// Somebody waits for a large slot: only the backend's queue hands them out.
-    pub(super) large_is_queued: bool,
+    /// Classes for whose frames somebody waits for a large slot, having come before.
+    pub(super) large_queued: ClassSet,
     /// Of the duty cycle.
     now: Nanos,
 }
 
 impl Reader {
-    pub(super) fn new(options: &TcpOptions, large: FramePool) -> Result<Self, String> {
+    pub(super) fn new(options: &TcpOptions, large: FramePool, class_of: ClassOf) -> Result<Self, String> {
         let carries = CarryPool::new(options.carry_bytes)
             .map_err(|error| format!("{} bytes for unfinished frames: {error}", options.carry_bytes))?;
         Ok(Self {
-            large,
+            large: LargeSlots::new(large),
             carries,
             open: None,
             frames: Vec::with_capacity(FRAMES_MAX),
             discard: vec![0; DISCARD_BYTES].into(),
             hello_answer: hello_answer(options.max_frame_bytes, options.dedup_window_ms, &options.run_id),
+            class_of,
             credits: options.credits.clone(),
             accepted: 0,
+            progress: Progress::default(),
+            ahead: VecDeque::new(),
             stalled: false,
             published: false,
             budget_bytes: options.connection_budget_bytes.max(1),
             large_wait_ns: options.large_wait_ns,
             large_fill_ns: options.large_fill_ns,
             room_is_queued: false,
-            large_is_queued: false,
+            large_queued: ClassSet::default(),
             now: 0,
         })
     }
 
-    pub(super) fn large(&self) -> &FramePool {
-        &self.large
+    /// On the agent's thread, before the first duty cycle.
+    pub(super) fn start(&mut self, intake: &Intake) {
+        self.ahead.reserve(intake.pool.slots() + 1);
+        // The first look a thread takes at what the topics' classes are kept in allocates.
+        (self.class_of)(0, Shape::default(), b"");
     }
 
-    pub(super) fn has_large(&mut self) -> bool {
-        self.large.free() > 0 || self.large.reclaim() > 0
+    /// Takes note of what the dispatcher tells.
+    pub(super) fn look(&mut self) {
+        self.progress = self.credits.feedback.read();
+        while self.ahead.front().is_some_and(|accepted| *accepted <= self.progress.dispatched) {
+            self.ahead.pop_front();
+        }
+    }
+
+    pub(super) fn is_full(&self, class: Class) -> bool {
+        self.progress.full.has(class)
     }
 
     pub(super) fn take_published(&mut self) -> bool {
@@ -135,18 +164,21 @@ impl Reader {
             |open: &OpenSlot| now.is_none_or(|now| now.saturating_sub(intake.pool.arrival_ns(open)) >= SLOT_AGE_NS);
         if let Some(open) = self.open.take_if(|open| is_due(open)) {
             intake.pool.close(open);
+            if self.accepted > self.progress.dispatched {
+                self.ahead.push_back(self.accepted);
+            }
         }
     }
 
     pub(super) fn housekeeping(&mut self, intake: &mut Intake, now: Nanos) {
         self.close_slot(intake, Some(now));
-        self.large.reclaim();
-        self.large.publish_gauges();
+        self.large.housekeeping();
     }
 
     /// Serves a connection up to its budget. Returns what becomes of it and how many bytes that were.
     pub(super) fn serve(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> (Outcome, usize) {
         self.now = now;
+        self.look();
         let mut left = self.budget_bytes;
         let outcome = loop {
             let step = match c.phase {
@@ -168,6 +200,12 @@ impl Reader {
     fn step(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
         if !c.can_answer() {
             return Step::Done(Outcome::Idle);
+        }
+        if let Some(class) = c.waits_for {
+            if self.is_full(class) {
+                return Step::Done(Outcome::ClassFull(class));
+            }
+            c.waits_for = None;
         }
         if c.has_pending() {
             return match self.has_credit(intake) {
@@ -194,17 +232,23 @@ impl Reader {
 
     /// Events that may still be accepted.
     fn credit(&self) -> u64 {
-        self.credits.left(self.accepted)
+        self.credits.left(self.accepted, &self.progress)
     }
 
     /// Whether the connection at hand may take up events now.
     fn has_credit(&mut self, intake: &mut Intake) -> bool {
-        let has_credit = self.credit() > 0;
-        if !has_credit && !self.stalled {
+        let stalled = self.credits.free(self.accepted, &self.progress) == 0;
+        if stalled && !self.stalled {
             intake.counters.add(Counter::TCP_CREDIT_STALLS, 1);
         }
-        self.stalled = !has_credit;
-        has_credit && !self.room_is_queued
+        self.stalled = stalled;
+        self.credit() > 0 && !self.room_is_queued
+    }
+
+    /// The connection's next frame is of a class that is full.
+    fn wait_for_class(&self, c: &mut Connection, intake: &mut Intake, class: Class) {
+        c.waits_for = Some(class);
+        intake.counters.add(Counter::TCP_CLASS_WAITS, 1);
     }
 
     /// Makes sure that the open slot is fresh and has `room` left, opening another if not. False: no slot is free.
@@ -215,7 +259,8 @@ impl Reader {
             return true;
         }
         self.close_slot(intake, None);
-        let slot = intake.pool.acquire();
+        let may_open = self.ahead.len() < (intake.pool.slots() / SLOTS_AHEAD).max(1);
+        let slot = may_open.then(|| intake.pool.acquire()).flatten();
         // Connections share the slot, so it has no peer; events tell them apart by number.
         self.open = slot.map(|slot| intake.pool.open(slot, now, Peer::NONE));
         self.open.is_some()
@@ -272,7 +317,7 @@ impl Reader {
         if !matches!(scan.stop, Stop::Fatal(_)) {
             self.keep_tail(c, intake, scan.consumed - sealed, front + count - scan.consumed);
         }
-        self.stopped(c, scan.stop)
+        self.stopped(c, intake, scan.stop)
     }
 }
 

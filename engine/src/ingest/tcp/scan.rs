@@ -2,16 +2,18 @@
 //!
 //! - **Thread**: the ingest agent's. **In**: bytes of one connection, from the start of a frame. **Out**: the places of
 //!   frames, answers in the connection's buffer, and how far the bytes were used up.
-//! - **Overload**: stops before the first frame that has no credit and before the first request whose answer has no
-//!   room; what lies behind is looked at again later.
+//! - **Overload**: stops before the first frame that has no credit or whose class is full, and before the first request
+//!   whose answer has no room; what lies behind is looked at again later.
 //! - **Invariant**: each frame passed is counted as found, and as one of accepted (by who publishes it), control or
 //!   malformed.
 
+use super::ClassOf;
 use super::connection::Connection;
 use super::control::{Fault, Request, request, request_begun};
-use crate::frame::{FrameView, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, Shape, StreamStep};
+use crate::frame::{Class, FrameView, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, Shape, StreamStep};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
+use crate::queue::ClassSet;
 
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -19,6 +21,8 @@ pub(super) enum Stop {
     Incomplete { needed: usize, whole: usize },
     /// No more frames may be published now.
     NoCredit,
+    /// The next frame's class has its share of slots or credits.
+    ClassFull(Class),
     /// The client has to read its answers first.
     OutFull,
     /// The stream ends here.
@@ -39,12 +43,17 @@ pub(super) struct Context<'a> {
     /// Replaced by the frames found; at most as many as it has room for, so it never grows.
     pub(super) frames: &'a mut Vec<ParsedFrame>,
     pub(super) credit: u64,
+    /// Classes of which no frame may be taken in.
+    pub(super) full: ClassSet,
+    pub(super) class_of: &'a ClassOf,
+    /// A frame that needs more is a large one.
+    pub(super) slot_bytes: usize,
     pub(super) hello_answer: &'a [u8],
 }
 
 /// Looks through `bytes`, the first of which is at the connection's position.
 pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'_>) -> Scan {
-    let Context { parser, counters, frames, credit, hello_answer } = context;
+    let Context { parser, counters, frames, credit, full, class_of, slot_bytes, hello_answer } = context;
     frames.clear();
     let most = frames.capacity().min(usize::try_from(credit).unwrap_or(usize::MAX));
     let mut at = 0;
@@ -56,10 +65,24 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
                 if control && let Some(fault) = off_data_path(|| refuse_begun(rest, whole, frame_at, counters)) {
                     break Stop::Fatal(fault);
                 }
+                if needed > slot_bytes
+                    && let Some((shape, view)) = begun(rest)
+                {
+                    let topic = view.topic_bytes();
+                    connection.large_class = class_of(parser.topic_hash(topic), parser.capped(shape), topic);
+                }
                 break Stop::Incomplete { needed, whole };
             }
             Ok(StreamStep::Frame(_)) if frames.len() == most => break Stop::NoCredit,
             Ok(StreamStep::Frame(frame)) => {
+                if !full.is_empty() {
+                    let body = rest.get(LENGTH_BYTES..).unwrap_or_default();
+                    let topic = FrameView::new(body, frame.shape).topic_bytes();
+                    let class = class_of(frame.topic_hash, frame.shape, topic);
+                    if full.has(class) {
+                        break Stop::ClassFull(class);
+                    }
+                }
                 frames.push(ParsedFrame { offset: frame.offset + at as u32, ..frame });
                 at += LENGTH_BYTES + frame.length as usize;
             }
@@ -95,13 +118,18 @@ pub(super) fn count_malformed(counters: &mut Counters, reason: MalformedReason) 
     counters.add(Counter::tcp_malformed(reason), 1);
 }
 
+/// Shape of a frame of which header and topic are there, and the frame as far as it is.
+fn begun(bytes: &[u8]) -> Option<(Shape, FrameView<'_>)> {
+    let (_, body) = bytes.split_first_chunk::<LENGTH_BYTES>()?;
+    let shape = Shape::from_header(*body.first_chunk()?);
+    Some((shape, FrameView::new(body, shape)))
+}
+
 /// Refuses a request without its payload, if it can be. `begun` is what is there of its frame, which has `whole` bytes:
 /// the topic at least.
 #[cold]
 fn refuse_begun(begun: &[u8], whole: usize, frame_at: u64, counters: &mut Counters) -> Option<Fault> {
-    let (_, body) = begun.split_first_chunk::<LENGTH_BYTES>()?;
-    let shape = Shape::from_header(*body.first_chunk()?);
-    let view = FrameView::new(body, shape);
+    let (shape, view) = self::begun(begun)?;
     let before = LENGTH_BYTES + shape.payload_start();
     let asked = request_begun(view.topic_bytes(), whole.saturating_sub(before))?;
     refuse(asked, &view, frame_at, counters)

@@ -53,7 +53,7 @@ impl Reader {
             self.large.give_back(large.slot);
         }
         (c.needed, c.whole) = (0, 0);
-        c.large_deadline = None;
+        (c.large_deadline, c.waits_for) = (None, None);
         c.carry_starved = false;
     }
 

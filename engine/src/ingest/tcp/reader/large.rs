@@ -4,7 +4,7 @@
 //! and a client that sends many at once is told so rather than left waiting. Whoever has a slot must go on filling it,
 //! or a few clients that announce and stall would keep all of them: [`FILL_STEP_BYTES`] buy the whole time again, fewer
 //! buy their share, and no time is saved up. Only time counts in which the client had sent nothing: a whole frame that
-//! waits for credit is not its fault. Nor can a client hold a slot by reading no answers: with no room for one nothing
+//! waits for credit, or for its class, is not its fault. Nor can a client hold a slot by reading no answers: with no room for one nothing
 //! is reserved, and until the frame is whole none is added.
 
 use rustix::io::Errno;
@@ -14,9 +14,11 @@ use super::super::connection::{Connection, Filling};
 use super::super::control::Fault;
 use super::super::scan::{Context, Stop, count_malformed, scan};
 use super::{Outcome, Reader, Step, took};
+use crate::frame::Class;
 use crate::ingest::Intake;
-use crate::memory::{Peer, off_data_path};
+use crate::memory::off_data_path;
 use crate::metrics::{Counter, MalformedReason};
+use crate::queue::ClassSet;
 use crate::runtime::clock::Nanos;
 
 /// What must come of a large frame within the time for it. The configuration documents the rate that follows.
@@ -25,24 +27,36 @@ const FILL_STEP_BYTES: u64 = 64 << 10;
 impl Reader {
     pub(super) fn reserve_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
         let needed = c.whole;
-        if needed > self.large.slot_bytes() {
+        if needed > self.large.pool().slot_bytes() {
             // The parser's limit is above what the large slots were made for.
             count_malformed(&mut intake.counters, MalformedReason::LengthLimit);
             return self.say_goodbye(c, Fault::malformed(MalformedReason::LengthLimit, c.position));
         }
-        // Whoever has waited longest goes first.
-        let free = if self.large_is_queued { None } else { self.large.acquire() };
+        let class = c.large_class;
+        if self.is_full(class) {
+            // Waiting for that is not waiting for a slot.
+            c.large_deadline = None;
+            self.wait_for_class(c, intake, class);
+            return Step::Go;
+        }
+        let free = if self.has_turn_for_large(class) { self.large.take(class) } else { None };
         let Some(mut slot) = free else {
             let deadline = *c.large_deadline.get_or_insert(now + self.large_wait_ns);
-            return if now < deadline { Step::Done(Outcome::NoLarge) } else { self.large_timeout(c, intake) };
+            return if now < deadline { Step::Done(Outcome::NoLarge(class)) } else { self.large_timeout(c, intake) };
         };
         let filled = c.carry.len().min(needed);
         self.large.bytes_mut(&mut slot)[..filled].copy_from_slice(&self.carries.bytes(&c.carry)[..filled]);
         intake.counters.add(Counter::REASSEMBLY_COPIED_BYTES, filled as u64);
         self.carries.clear(&mut c.carry);
-        c.large = Some(Filling { slot, filled, needed, deadline: now + self.large_fill_ns });
+        c.large = Some(Filling { slot, class, filled, needed, deadline: now + self.large_fill_ns });
         c.large_deadline = None;
         Step::Go
+    }
+
+    /// Whether nobody waits who came before and could have the slot: of the same class, or of one that may take it.
+    fn has_turn_for_large(&mut self, class: Class) -> bool {
+        let queued = self.large_queued;
+        !queued.has(class) && !Class::ALL.into_iter().any(|other| queued.has(other) && self.large.may_take(other))
     }
 
     /// The announced frame counts as found and cut off: its stream ends inside it, by our doing.
@@ -106,11 +120,20 @@ impl Reader {
     /// The frame is whole and there is credit for it.
     pub(super) fn publish_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
         let Some(large) = c.large.take() else { return Step::Go };
+        if self.is_full(large.class) {
+            self.wait_for_class(c, intake, large.class);
+            c.large = Some(large);
+            return Step::Go;
+        }
         let context = Context {
             parser: &intake.parser,
             counters: &mut intake.counters,
             frames: &mut self.frames,
-            credit: self.credits.left(self.accepted),
+            credit: self.credits.left(self.accepted, &self.progress),
+            // Its class was looked at before it got its slot.
+            full: ClassSet::default(),
+            class_of: &self.class_of,
+            slot_bytes: large.needed,
             hello_answer: &self.hello_answer,
         };
         let found = scan(&self.large.bytes(&large.slot)[..large.needed], c, context);
@@ -123,9 +146,9 @@ impl Reader {
         if self.frames.is_empty() {
             self.large.give_back(large.slot);
         } else {
-            let mut open = self.large.open(large.slot, now, Peer::NONE);
-            intake.stream_from(&mut self.large, &mut open, large.needed, &self.frames, c.number, now);
-            self.large.close(open);
+            self.large.publish(large.slot, now, |pool, open| {
+                intake.stream_from(pool, open, large.needed, &self.frames, c.number, now);
+            });
             self.count_accepted(intake);
         }
         (c.needed, c.whole) = (0, 0);

@@ -15,13 +15,16 @@ use crate::runtime::clock::Nanos;
 impl Reader {
     /// Looks through the first `length` unsealed bytes of the open slot.
     pub(super) fn scan_slot(&mut self, c: &mut Connection, intake: &mut Intake, length: usize) -> Scan {
-        let credit = self.credit();
+        let (credit, slot_bytes) = (self.credit(), intake.pool.slot_bytes());
         let Some(open) = self.open.as_mut() else { return Scan { consumed: 0, stop: Stop::NoCredit } };
         let context = Context {
             parser: &intake.parser,
             counters: &mut intake.counters,
             frames: &mut self.frames,
             credit,
+            full: self.progress.full,
+            class_of: &self.class_of,
+            slot_bytes,
             hello_answer: &self.hello_answer,
         };
         scan(&intake.pool.spare_mut(open)[..length], c, context)
@@ -59,10 +62,14 @@ impl Reader {
     }
 
     /// What follows from where a scan stopped.
-    pub(super) fn stopped(&mut self, c: &mut Connection, stop: Stop) -> Step {
+    pub(super) fn stopped(&mut self, c: &mut Connection, intake: &mut Intake, stop: Stop) -> Step {
         (c.needed, c.whole) = match stop {
             Stop::Incomplete { needed, whole } => (needed, whole),
             Stop::NoCredit | Stop::OutFull => (0, 0),
+            Stop::ClassFull(class) => {
+                self.wait_for_class(c, intake, class);
+                (0, 0)
+            }
             Stop::Fatal(fault) => return self.say_goodbye(c, fault),
         };
         Step::Go
@@ -78,7 +85,10 @@ impl Reader {
             parser: &intake.parser,
             counters: &mut intake.counters,
             frames: &mut self.frames,
-            credit: self.credits.left(self.accepted),
+            credit: self.credits.left(self.accepted, &self.progress),
+            full: self.progress.full,
+            class_of: &self.class_of,
+            slot_bytes: intake.pool.slot_bytes(),
             hello_answer: &self.hello_answer,
         };
         // Where they lie first: only what may be published now is copied to the slot.
@@ -90,7 +100,7 @@ impl Reader {
         self.carries.consume(&mut carry, consumed);
         c.carry = carry;
         *left -= consumed.min(*left);
-        self.stopped(c, stop)
+        self.stopped(c, intake, stop)
     }
 
     /// Takes from the socket exactly what can be published at once: there is no room to carry anything. The rest
@@ -128,6 +138,6 @@ impl Reader {
             // Whole frames, or the start of a large one, are still in the socket.
             _ => c.readable = true,
         }
-        self.stopped(c, stop)
+        self.stopped(c, intake, stop)
     }
 }

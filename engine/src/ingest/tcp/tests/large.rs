@@ -227,7 +227,7 @@ fn an_announced_length_alone_takes_no_slot() {
     clients.iter_mut().for_each(|client| client.write_all(&150_000u32.to_be_bytes()).unwrap());
     bench.until("the lengths", |bench| bench.count(Counter::BYTES_RECEIVED) == 3 * 4);
     bench.settle();
-    assert_eq!((bench.backend.large_pool().free(), bench.backend.lists.len(List::Large)), (2, 0));
+    assert_eq!((bench.backend.large_pool().free(), bench.backend.lists.len(List::Large(Class::Transactional))), (2, 0));
     drop(clients);
     bench.until_closed(3);
     bench.check();

@@ -1,5 +1,6 @@
 //! The backend on loopback, stepped by hand, with a consumer in place of the dispatcher.
 
+mod classes;
 mod large;
 mod limits;
 mod runner;
@@ -9,17 +10,16 @@ mod streams;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use super::lists::List;
 use super::{Credits, TcpBackend, TcpOptions};
 use crate::control::State;
-use crate::frame::{FrameHeader, FrameView, Limits, Parser, Priority, Shape, Transport, encode};
+use crate::frame::{Class, FrameHeader, FrameView, Limits, Parser, Priority, Shape, Transport, encode};
 use crate::ingest::{Backend, Intake, IntakeSpec};
 use crate::memory::{Event, FramePool, Frames, PoolSpec, Region, Releaser};
 use crate::metrics::{Counter, MalformedReason};
-use crate::queue::mpsc;
+use crate::queue::{ClassSet, Feedback, Progress, mpsc};
 use crate::runtime::agent::Cycle;
 
 /// Small, so that tests meet its end often.
@@ -32,7 +32,9 @@ struct Bench {
     intake: Intake,
     events: mpsc::Consumer<Event>,
     frames: Frames,
-    settled: Arc<AtomicU64>,
+    feedback: Arc<Feedback>,
+    /// What the dispatcher would tell.
+    progress: Progress,
     state: State,
     /// Stepped time: deadlines pass when a test says so.
     now: u64,
@@ -71,7 +73,7 @@ impl Default for Setup {
             max_frame_bytes: MAX_FRAME,
             dedup_window_ms: 60_000,
             run_id: "run-7".into(),
-            credits: Credits { limit: 1 << 20, settled: Arc::default() },
+            credits: Credits { limit: 1 << 20, feedback: Arc::default() },
         };
         Self { slots: 8, large_slots: 2, queue: 4096, topic_bytes: 255, options }
     }
@@ -79,19 +81,22 @@ impl Default for Setup {
 
 impl Setup {
     fn start(self) -> Bench {
-        let settled = self.options.credits.settled.clone();
+        let feedback = self.options.credits.feedback.clone();
         let spec = PoolSpec { slot_bytes: SLOT_BYTES, reliable: true };
         let pool = FramePool::new(0, Region::map(self.slots * SLOT_BYTES).unwrap(), &spec);
         let spec = PoolSpec { slot_bytes: LARGE_BYTES, reliable: true };
         let large = FramePool::new(1, Region::map(self.large_slots * LARGE_BYTES).unwrap(), &spec);
-        let backend = TcpBackend::bind(self.options, large).unwrap();
+        let mut backend = TcpBackend::bind(self.options, large, Box::new(class_of)).unwrap();
         let frames = Frames::new(&[&pool, backend.large_pool()]);
         let (queue, events) = mpsc::queue(self.queue);
         let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: self.topic_bytes };
         let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
-        let intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
+        let mut intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
+        backend.start(&mut intake);
         let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
-        Bench { backend, intake, events, frames, settled, state, now: 1_000_000_000, taken, releases: true, held }
+        let progress = Progress::default();
+        let (now, releases) = (1_000_000_000, true);
+        Bench { backend, intake, events, frames, feedback, progress, state, now, taken, releases, held }
     }
 }
 
@@ -134,15 +139,18 @@ impl Bench {
             let view = self.frames.view(&event);
             self.taken.push(Taken { payload: view.payload().to_vec(), connection: event.connection() });
             self.held.push(event);
+            self.progress.dispatched += 1;
         }
         self.events.release();
+        self.feedback.tell(self.progress);
         if self.releases {
             self.release();
         }
     }
 
     fn release(&mut self) {
-        self.settled.fetch_add(self.held.len() as u64, Ordering::Relaxed);
+        self.progress.settled += self.held.len() as u64;
+        self.feedback.tell(self.progress);
         let mut releaser = Releaser::new(self.frames.clone());
         self.held.drain(..).for_each(|event| releaser.release(event));
     }
@@ -220,9 +228,17 @@ impl Bench {
     }
 }
 
+fn class_of(_hash: u32, shape: Shape, _topic: &[u8]) -> Class {
+    shape.priority().class()
+}
+
 fn frame(topic: &str, payload: &[u8]) -> Vec<u8> {
+    frame_of(Priority::Medium, topic, payload)
+}
+
+fn frame_of(priority: Priority, topic: &str, payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
-    encode(&mut out, &FrameHeader::new(Priority::Medium), topic.as_bytes(), payload);
+    encode(&mut out, &FrameHeader::new(priority), topic.as_bytes(), payload);
     out
 }
 

@@ -15,14 +15,15 @@ struct Running {
     drain: DrainStatus,
     events: mpsc::Consumer<Event>,
     releaser: Releaser,
-    settled: Arc<AtomicU64>,
+    feedback: Arc<Feedback>,
+    progress: Progress,
     port: u16,
 }
 
 fn start() -> Running {
     let mut setup = Setup::default();
-    setup.options.credits.limit = 64;
-    let Bench { backend, intake, events, frames, settled, .. } = setup.start();
+    setup.options.credits.limit = 256;
+    let Bench { backend, intake, events, frames, feedback, progress, .. } = setup.start();
     let (state, shutdown, waker) = (StateCell::new(State::Running), Shutdown::default(), Waker::new().unwrap());
     let port = backend.local_port();
     let agent = IngestAgent::new("tcp-0".into(), backend, intake, state.clone());
@@ -37,7 +38,7 @@ fn start() -> Running {
         shutdown: shutdown.clone(),
     };
     let handle = spec.spawn().unwrap();
-    Running { handle, shutdown, state, drain, events, releaser: Releaser::new(frames), settled, port }
+    Running { handle, shutdown, state, drain, events, releaser: Releaser::new(frames), feedback, progress, port }
 }
 
 impl Running {
@@ -53,7 +54,9 @@ impl Running {
             self.events.release();
             self.releaser.release(event);
             self.releaser.flush();
-            self.settled.fetch_add(1, Ordering::Relaxed);
+            (self.progress.dispatched, self.progress.settled) =
+                (self.progress.dispatched + 1, self.progress.settled + 1);
+            self.feedback.tell(self.progress);
             taken += 1;
         }
     }

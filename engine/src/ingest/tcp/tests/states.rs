@@ -112,7 +112,7 @@ fn two_backends_share_a_port_when_asked_and_say_so_when_not() {
     options.port = second.backend.local_port();
     let large =
         FramePool::new(0, Region::map(LARGE_BYTES).unwrap(), &PoolSpec { slot_bytes: LARGE_BYTES, reliable: true });
-    let error = TcpBackend::bind(options, large).err().unwrap();
+    let error = TcpBackend::bind(options, large, Box::new(class_of)).err().unwrap();
     assert!(error.contains(&format!("127.0.0.1:{}", second.backend.local_port())), "{error}");
 }
 
