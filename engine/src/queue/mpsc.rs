@@ -80,8 +80,11 @@ pub struct Depth<T>(Arc<Shared<T>>);
 impl<T> Depth<T> {
     /// Claimed and not yet released.
     pub fn len(&self) -> u64 {
+        // Consumer first: read the other way round, progress between the two loads could make it negative.
+        // Acquire: paired with the Release in `Consumer::release`, so that what was counted of values taken is seen too.
         let consumer = self.0.consumer.load(Ordering::Acquire);
-        self.0.producer.load(Ordering::Acquire).saturating_sub(consumer)
+        // Relaxed: a claim publishes nothing that could be seen by this.
+        self.0.producer.load(Ordering::Relaxed).saturating_sub(consumer)
     }
 
     pub fn is_empty(&self) -> bool {
@@ -237,6 +240,7 @@ impl<T: Send> Consumer<T> {
 
 impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
+        // Taken values must not be dropped again by the queue. Release: as in `release`, which may not have been called.
         self.shared.consumer.store(self.next, Ordering::Release);
     }
 }

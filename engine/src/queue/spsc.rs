@@ -278,14 +278,14 @@ impl<'a, T> Iterator for Peek<'a, T> {
 
 impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
-        // Taken values must not be dropped again by the ring.
+        // Taken values must not be dropped again by the ring. Release: as in `release`, which may not have been called.
         self.ring.consumer.store(self.next, Ordering::Release);
     }
 }
 
 impl<T> Drop for Producer<T> {
     fn drop(&mut self) {
-        // Values pushed but never published would be forgotten otherwise.
+        // Values pushed but never published would be forgotten otherwise. Release: as in `publish`.
         self.ring.producer.store(self.next, Ordering::Release);
     }
 }
