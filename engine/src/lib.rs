@@ -37,5 +37,6 @@ pub mod queue;
 #[allow(unsafe_code)]
 pub mod runtime;
 pub mod storage;
+mod sync;
 pub mod topology;
 pub mod worker;

@@ -16,8 +16,9 @@
 //!     ├► bench      the benchmark programs, and their figures as tables
 //!     ├► ebpf       the compiled XDP programs, rebuilt and compared
 //!     └► ci         every check, as a list of named steps
-//!          ├ tidy      rules about the source that no compiler knows
-//!          └ outcome   how many tests passed, failed, were skipped and why
+//!          ├ tidy          rules about the source that no compiler knows
+//!          ├ verification  the lock-free parts under loom
+//!          └ outcome       how many tests passed, failed, were skipped and why
 //! ```
 #![forbid(unsafe_code)]
 
@@ -34,5 +35,6 @@ pub mod setup;
 pub mod signals;
 pub mod testbed;
 pub mod tidy;
+pub mod verification;
 
 pub use error::{Error, Result};

@@ -20,11 +20,11 @@
 #![forbid(unsafe_code)]
 
 use super::layout::{SLOTS, Word};
-use super::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// A ring of words in one cache line.
 #[repr(align(64))]
-#[cfg_attr(loom_model, derive(Default))]
+#[derive(Default)]
 pub(super) struct Bucket {
     words: [AtomicU64; SLOTS],
 }

@@ -6,12 +6,12 @@
 
 use super::id::EventId;
 use super::layout::{Meta, State, Word};
-use super::sync::{AtomicU64, Ordering};
+use crate::sync::{AtomicU64, Ordering};
 
 /// An entry. Written by the claimer that owns the arena; `meta`'s state also by the holder of the token, and, once it
 /// is dead-lettered, by anyone through compare-and-swap.
 #[repr(align(32))]
-#[cfg_attr(loom_model, derive(Default))]
+#[derive(Default)]
 pub(super) struct Cell {
     meta: AtomicU64,
     id: [AtomicU64; 2],

@@ -26,7 +26,6 @@ mod gap;
 mod id;
 mod layout;
 mod ring;
-mod sync;
 mod table;
 mod types;
 

@@ -1,6 +1,4 @@
 //! Loom's exploration of the interleavings, on tables of a few cells with buckets of two words.
-//!
-//! `RUSTFLAGS="--cfg loom" cargo test -p eventstream --lib dedup --release`
 #![forbid(unsafe_code)]
 
 use std::sync::Arc;
@@ -124,6 +122,20 @@ fn overflow_loses_nothing_while_it_is_read() {
     });
 }
 
+/// The only claimer of a table inserts without asking; others still look at it.
+#[test]
+fn a_lone_claimer_overflows_a_bucket_that_is_read() {
+    model(|| {
+        let (table, mut claimers) = table(3, 1);
+        let mut claimer = claimers.pop().expect("one");
+        let _held = [claimer.claim(id(1), 0), claimer.claim(id(2), 0)];
+        let reader = Arc::clone(&table);
+        let other = thread::spawn(move || assert_eq!(reader.lookup(id(1), 0), Some(ClaimState::Pending)));
+        assert!(matches!(claimer.claim(id(3), 0), Claim::Won(_)));
+        other.join().expect("no panic");
+    });
+}
+
 /// One slot is read before, the other after two insertions, the first of them of the same id: the reading shows a
 /// bucket that never was, and without a second one the id would get in twice.
 #[test]
@@ -163,6 +175,28 @@ fn a_cell_is_read_whole_or_not_at_all() {
             }
         });
         write(&cell, 2);
+        other.join().expect("no panic");
+    });
+}
+
+/// What the owner changes before it links the entry is as much of the new lap as the rest.
+#[test]
+fn a_cell_relinked_under_a_reader_is_not_mixed_up() {
+    model(|| {
+        let cell = Arc::new(Cell::default());
+        let write = |cell: &Cell, lap: u32| {
+            assert!(cell.take(cell.meta(), lap));
+            cell.write(EventId::from_parts(1, 1), Meta::new(State::Done, lap, 0), Word(1));
+        };
+        write(&cell, 1);
+        let reader = Arc::clone(&cell);
+        let other = thread::spawn(move || {
+            if let Some(reading) = reader.read(1) {
+                assert_eq!(reading.next, Word(1));
+            }
+        });
+        write(&cell, 2);
+        cell.relink(Word(2));
         other.join().expect("no panic");
     });
 }
@@ -227,6 +261,52 @@ fn a_replay_races_the_reuse_of_its_cell() {
         let retaken = other.join().expect("no panic");
         assert_eq!(token.is_remembered(), !retaken);
         assert_eq!(table.lookup(id(1), 0).is_some(), retaken);
+    });
+}
+
+/// Two replays, one after the other: the second sees what the first did before it gave the letter back.
+#[test]
+fn a_dead_letter_goes_from_one_replay_to_the_next() {
+    use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    model(|| {
+        let (table, mut claimers) = table(1, 1);
+        let Claim::Won(token) = claimers[0].claim(id(1), 0) else { panic!("alone") };
+        table.dead_letter(token);
+        let attempts = Arc::new(AtomicU64::new(0));
+        let replay = |table: &DedupTable, attempts: &AtomicU64| {
+            let token = table.retake_dead_lettered(id(1), 0)?;
+            // No addition of its own: only one at a time is here.
+            attempts.store(attempts.load(Relaxed) + 1, Relaxed);
+            table.dead_letter(token);
+            Some(())
+        };
+        let (other_table, other_attempts) = (Arc::clone(&table), Arc::clone(&attempts));
+        let other = thread::spawn(move || replay(&other_table, &other_attempts).is_some());
+        let mine = replay(&table, &attempts).is_some();
+        let theirs = other.join().expect("no panic");
+        assert_eq!(attempts.load(Relaxed), u64::from(mine) + u64::from(theirs));
+    });
+}
+
+/// Who claims an id because its dead letter has been purged sees what the purge did first.
+#[test]
+fn a_purge_publishes_what_led_to_it() {
+    use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    model(|| {
+        let (table, mut claimers) = table(2, 1);
+        let mut claimer = claimers.pop().expect("one");
+        let Claim::Won(token) = claimer.claim(id(1), 0) else { panic!("alone") };
+        claimer.dead_letter(token);
+        let purged = Arc::new(AtomicU64::new(0));
+        let seen = Arc::clone(&purged);
+        let other = thread::spawn(move || {
+            if matches!(claimer.claim(id(1), 0), Claim::Won(_)) {
+                assert_eq!(seen.load(Relaxed), 1);
+            }
+        });
+        purged.store(1, Relaxed);
+        assert!(table.release_dead_lettered(id(1), 0));
+        other.join().expect("no panic");
     });
 }
 

@@ -11,9 +11,9 @@
 use super::cell::Cell;
 use super::claimer::Claim;
 use super::layout::{Floor, Meta, Position, State, Word, ticks_to_ns};
-use super::sync::Ordering;
 use super::table::DedupTable;
 use super::types::ClaimToken;
+use crate::sync::Ordering;
 
 /// Insertions between two moves of the floor: one store to a line that other claimers read, spread over as many.
 const HOUSEKEEP_EVERY: u32 = if cfg!(loom_model) { 1 } else { 64 };

@@ -31,8 +31,8 @@ use super::cell::Cell;
 use super::claimer::Claimer;
 use super::id::{EventId, Seed};
 use super::layout::{CELL_BITS, Floor, Meta, Position, SLOTS, State, Verdict, Word, ticks_ceil};
-use super::sync::{AtomicU64, Ordering};
 use super::types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, claim_state};
+use crate::sync::{AtomicU64, Ordering};
 
 /// More entries than this behind one word mean that something other than chance fills a bucket; a walk ends there
 /// rather than hold up its thread. With a keyed hash even eight are not met in the life of a table.

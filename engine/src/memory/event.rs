@@ -2,12 +2,12 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::peer::Peer;
 use super::pool::{FramePool, PoolShared};
 use crate::frame::{FrameView, Shape};
 use crate::runtime::clock::Nanos;
+use crate::sync::Ordering;
 
 /// What the wire said and ingest found out about an event, besides its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -165,9 +165,10 @@ impl Frames {
     #[inline]
     pub fn arrival_ns(&self, event: &Event) -> Nanos {
         let pool = self.pool(event);
-        let state = &pool.states[(event.position >> pool.slot_shift) as usize];
-        // SAFETY: written before the slot's first event was published, and not again before the last is released.
-        let arrival = unsafe { *state.arrival_ns.get() };
+        let arrival = pool.states[(event.position >> pool.slot_shift) as usize].arrival_ns.with(|arrival_ns| {
+            // SAFETY: written before the slot's first event was published, and not again before the last is released.
+            unsafe { *arrival_ns }
+        });
         arrival + u64::from(event.arrival_delta_ns)
     }
 
@@ -195,9 +196,10 @@ impl Frames {
             let bytes = unsafe { pool.region.slice(start, Peer::BYTES) };
             return bytes.first_chunk().map_or(Peer::NONE, Peer::from_bytes).socket_address();
         }
-        let state = &pool.states[(event.position >> pool.slot_shift) as usize];
-        // SAFETY: as in `arrival_ns`.
-        let peer = unsafe { *state.peer.get() };
+        let peer = pool.states[(event.position >> pool.slot_shift) as usize].peer.with(|peer| {
+            // SAFETY: as in `arrival_ns`.
+            unsafe { *peer }
+        });
         peer.socket_address()
     }
 
@@ -297,9 +299,11 @@ impl Releaser {
         if count > 0 {
             let pool = &self.frames.0[usize::from(self.slot.pool)];
             let slot = self.slot.start >> pool.slot_shift;
-            // SAFETY: written before the slot's first event was published, and not again before the last is released, which those
-            // gathered here are not yet.
-            let arrival = unsafe { *pool.states[slot as usize].arrival_ns.get() };
+            let arrival = pool.states[slot as usize].arrival_ns.with(|arrival_ns| {
+                // SAFETY: written before the slot's first event was published, and not again before the last is released, which
+                // those gathered here are not yet.
+                unsafe { *arrival_ns }
+            });
             ended(arrival + u64::from(self.arrival_delta_ns), count);
             pool.release(slot, count);
         }

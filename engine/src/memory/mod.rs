@@ -14,6 +14,8 @@
 
 mod allocations;
 mod event;
+#[cfg(all(test, loom_model))]
+mod models;
 mod peer;
 mod pool;
 mod region;

@@ -9,9 +9,8 @@
 //! The return path is Treiber's stack with "take all" as its only pop, which has no ABA problem: nobody compares the
 //! head with a value it read earlier in order to unlink a single node.
 
-use std::cell::UnsafeCell;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64; // of the gauges, which order nothing: models need not watch them
 
 use crossbeam_utils::CachePadded;
 
@@ -19,6 +18,7 @@ use super::event::EventMaker;
 use super::peer::Peer;
 use super::region::Region;
 use crate::runtime::clock::Nanos;
+use crate::sync::{AtomicBool, AtomicU32, Ordering, UnsafeCell};
 
 /// End of the return stack. No slot has this number: a region is at most 4 GiB and a slot at least 64 bytes.
 const NONE: u32 = u32::MAX;
@@ -394,16 +394,22 @@ impl FramePool {
     /// When the first bytes of an open slot arrived.
     pub fn arrival_ns(&self, open: &OpenSlot) -> Nanos {
         self.check(open.pool);
-        // SAFETY: only the owner writes it, and the owner is us.
-        unsafe { *self.shared.states[open.index as usize].arrival_ns.get() }
+        self.shared.states[open.index as usize].arrival_ns.with(|arrival_ns| {
+            // SAFETY: only the owner writes it, and the owner is us.
+            unsafe { *arrival_ns }
+        })
     }
 
     fn stamp(&mut self, slot: u32, arrival_ns: Nanos, peer: Peer) {
         let state = &self.shared.states[slot as usize];
-        // SAFETY: the slot is ours alone until its first event is published.
-        unsafe { *state.arrival_ns.get() = arrival_ns };
-        // SAFETY: as above.
-        unsafe { *state.peer.get() = peer };
+        state.arrival_ns.with_mut(|place| {
+            // SAFETY: the slot is ours alone until its first event is published.
+            unsafe { *place = arrival_ns };
+        });
+        state.peer.with_mut(|place| {
+            // SAFETY: as above.
+            unsafe { *place = peer };
+        });
     }
 
     /// Publishes `free`, `kernel` and `in flight`; called between duty cycles.
@@ -422,5 +428,5 @@ impl FramePool {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom_model)))]
 mod tests;

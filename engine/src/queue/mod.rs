@@ -6,8 +6,9 @@
 
 mod cells;
 mod feedback;
+#[cfg(all(test, loom_model))]
+mod models;
 pub mod mpsc;
 pub mod spsc;
-pub(crate) mod sync;
 
 pub use feedback::{ClassSet, Feedback, Progress};

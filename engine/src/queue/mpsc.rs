@@ -19,7 +19,7 @@ use std::mem::MaybeUninit;
 use crossbeam_utils::CachePadded;
 
 use super::cells::{Cells, CellsView, Cursor};
-use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
 struct Cell<T> {
     /// Claim position plus one once the value is whole. Starts at zero, which no published cell has.
@@ -381,39 +381,5 @@ mod tests {
             std::thread::yield_now();
         }
         writers.into_iter().for_each(|writer| writer.join().unwrap());
-    }
-}
-
-#[cfg(all(test, loom_model))]
-mod models {
-    use super::*;
-
-    #[test]
-    fn two_producers_wrap() {
-        // All interleavings would take hours. Three preemptions are one more than any two operations of different
-        // producers and the consumer need to meet in each order.
-        let mut builder = loom::model::Builder::new();
-        builder.preemption_bound = Some(3);
-        builder.check(|| {
-            let (producer, mut consumer) = queue::<Box<u32>>(2);
-            let writers: Vec<_> = (0..2)
-                .map(|writer| {
-                    let mut producer = producer.clone();
-                    loom::thread::spawn(move || {
-                        for value in 0..2 {
-                            if let Some(mut claim) = producer.claim(1) {
-                                claim.write(Box::new(writer * 10 + value));
-                            }
-                        }
-                    })
-                })
-                .collect();
-            for _ in 0..2 {
-                drop(consumer.take());
-                consumer.release();
-            }
-            drop((producer, consumer));
-            writers.into_iter().for_each(|writer| writer.join().unwrap());
-        });
     }
 }

@@ -15,7 +15,7 @@ use std::ops::Range;
 use crossbeam_utils::CachePadded;
 
 use super::cells::{Cells, CellsView, Cursor};
-use super::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
 struct Ring<T> {
     cells: Cells<UnsafeCell<MaybeUninit<T>>>,
@@ -381,36 +381,5 @@ mod tests {
             std::thread::yield_now();
         }
         writer.join().unwrap();
-    }
-}
-
-#[cfg(all(test, loom_model))]
-mod models {
-    use super::*;
-
-    #[test]
-    fn wraps_and_drops_with_items() {
-        loom::model(|| {
-            let (mut producer, mut consumer) = ring::<Box<u32>>(2);
-            let writer = loom::thread::spawn(move || {
-                let mut next = 0;
-                for _ in 0..4 {
-                    if producer.push(Box::new(next)).is_ok() {
-                        next += 1;
-                        producer.publish();
-                    }
-                }
-            });
-            let mut expected = 0;
-            for _ in 0..2 {
-                if let Some(value) = consumer.take() {
-                    assert_eq!(*value, expected);
-                    expected += 1;
-                    consumer.release();
-                }
-            }
-            drop(consumer);
-            writer.join().unwrap();
-        });
     }
 }

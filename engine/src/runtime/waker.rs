@@ -6,12 +6,49 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::sync::{AtomicBool, Ordering, fence};
+
+/// Whether the runner is about to block, or has; what the models check without a kernel.
+#[derive(Default)]
+pub(super) struct Parked(AtomicBool);
+
+impl Parked {
+    /// By the runner, before it looks at its inputs once more.
+    #[inline]
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+        // SeqCst fence: paired with the one in `must_be_woken`.
+        fence(Ordering::SeqCst);
+    }
+
+    #[inline]
+    pub(super) fn clear(&self) {
+        // Relaxed: at worst somebody wakes the runner for nothing.
+        self.0.store(false, Ordering::Relaxed);
+    }
+
+    /// By a producer, after it has published. True for one of those that find the runner parked: who is told that
+    /// another wakes it may rely on that, as the runner passes the fence in `set` once more before it blocks again.
+    #[inline]
+    pub(super) fn must_be_woken(&self) -> bool {
+        // SeqCst fence: paired with the one in `set`; orders our publication before the read of the flag.
+        fence(Ordering::SeqCst);
+        // Relaxed: the fences order everything that matters.
+        self.0.load(Ordering::Relaxed) && self.is_mine_to_wake()
+    }
+
+    /// Picks one of several that find the runner parked.
+    #[cold]
+    fn is_mine_to_wake(&self) -> bool {
+        self.0.swap(false, Ordering::Relaxed)
+    }
+}
+
 struct Shared {
-    parked: AtomicBool,
+    parked: Parked,
     descriptor: OwnedFd,
 }
 
@@ -22,37 +59,31 @@ pub struct Waker(Arc<Shared>);
 impl Waker {
     pub fn new() -> io::Result<Self> {
         let descriptor = eventfd(0, EventfdFlags::NONBLOCK | EventfdFlags::CLOEXEC)?;
-        Ok(Self(Arc::new(Shared { parked: AtomicBool::new(false), descriptor })))
+        Ok(Self(Arc::new(Shared { parked: Parked::default(), descriptor })))
     }
 
     /// To be called after publishing. Enters the kernel only when the runner is about to block or has.
     #[inline]
     pub fn wake(&self) {
-        // SeqCst fence: paired with the one in `park`; orders our publication before the read of the flag.
-        fence(Ordering::SeqCst);
-        if self.0.parked.load(Ordering::Relaxed) {
+        if self.0.parked.must_be_woken() {
             self.wake_parked();
         }
     }
 
     #[cold]
     fn wake_parked(&self) {
-        if self.0.parked.swap(false, Ordering::Relaxed) {
-            // A full counter (EAGAIN) means that a wake-up is pending already.
-            let _ = rustix::io::write(&self.0.descriptor, &1u64.to_ne_bytes());
-        }
+        // A full counter (EAGAIN) means that a wake-up is pending already.
+        let _ = rustix::io::write(&self.0.descriptor, &1u64.to_ne_bytes());
     }
 
     /// Announces that the runner will block; it must look at its inputs once more before it does.
     pub fn park(&self) {
-        self.0.parked.store(true, Ordering::Relaxed);
-        // SeqCst fence: paired with the one in `wake`.
-        fence(Ordering::SeqCst);
+        self.0.parked.set();
     }
 
     /// Back from blocking, or not blocking after all.
     pub fn unpark(&self) {
-        self.0.parked.store(false, Ordering::Relaxed);
+        self.0.parked.clear();
         let mut count = [0; 8];
         // EAGAIN: nobody had written.
         let _ = rustix::io::read(&self.0.descriptor, &mut count);

@@ -1,0 +1,295 @@
+//! Loom's exploration of both queues: every index wraps, both ends come and go, cells are checked for unordered access.
+//!
+//! Queues of one or two cells: a value is then never far from the one it replaces. The values are boxes, so that one
+//! that is lost, dropped twice or read before it is whole is noticed.
+
+use std::sync::Arc as StdArc;
+
+use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use loom::thread;
+
+use super::{mpsc, spsc};
+
+/// Every interleaving with up to three preemptions, one more than two operations of different threads need to meet in
+/// each order. With two threads nothing is left out; with three, all would take hours.
+fn model(run: impl Fn() + Sync + Send + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound.get_or_insert(3);
+    builder.check(run);
+}
+
+mod single_producer {
+    use super::*;
+
+    #[test]
+    fn values_pass_in_order_through_every_wrap() {
+        model(|| {
+            let (mut producer, mut consumer) = spsc::ring::<Box<u32>>(1);
+            let writer = thread::spawn(move || {
+                let mut pushed = 0;
+                for _ in 0..3 {
+                    pushed += u32::from(producer.push(Box::new(pushed)).is_ok());
+                    producer.publish();
+                }
+                pushed
+            });
+            let mut taken = 0;
+            let mut take = |consumer: &mut spsc::Consumer<Box<u32>>| {
+                if let Some(value) = consumer.take() {
+                    assert_eq!(*value, taken);
+                    taken += 1;
+                    consumer.release();
+                }
+            };
+            (0..2).for_each(|_| take(&mut consumer));
+            let pushed = writer.join().unwrap();
+            (0..3).for_each(|_| take(&mut consumer));
+            assert_eq!(taken, pushed, "lost");
+        });
+    }
+
+    #[test]
+    fn a_batch_appears_whole() {
+        model(|| {
+            let (mut producer, mut consumer) = spsc::ring::<Box<u32>>(2);
+            let writer = thread::spawn(move || {
+                producer.push(Box::new(7)).unwrap();
+                assert!(producer.push_with(|| Box::new(0), |value| **value = 8));
+                producer.publish();
+                producer
+            });
+            match consumer.available(2) {
+                0 => {}
+                2 => {
+                    assert!(consumer.peek(0..2).map(|value| **value).eq([7, 8]));
+                    let mut next = 7;
+                    consumer.take_each(2, |value| {
+                        assert_eq!(*value, next);
+                        next += 1;
+                    });
+                }
+                other => panic!("{other} of a batch of two"),
+            }
+            drop(writer.join().unwrap());
+        });
+    }
+
+    #[test]
+    fn a_full_ring_gets_room_by_a_release_of_several() {
+        model(|| {
+            let (mut producer, mut consumer) = spsc::ring::<Box<u32>>(2);
+            (0..2).for_each(|value| producer.push(Box::new(value)).unwrap());
+            producer.publish();
+            let writer = thread::spawn(move || {
+                let room = producer.push(Box::new(2)).is_ok();
+                // All of a release or nothing of it.
+                assert_eq!(producer.push(Box::new(3)).is_ok(), room || producer.occupied() == 1);
+            });
+            assert_eq!((consumer.take().as_deref(), consumer.take().as_deref()), (Some(&0), Some(&1)));
+            consumer.release();
+            writer.join().unwrap();
+        });
+    }
+
+    /// A consumer that goes leaves what it has not taken to the ring, and the cells of what it has to the producer.
+    #[test]
+    fn a_dropped_consumer_leaves_each_value_to_one_owner() {
+        model(|| {
+            let value = StdArc::new(());
+            let (mut producer, mut consumer) = spsc::ring(2);
+            (0..2).for_each(|_| producer.push(value.clone()).unwrap());
+            producer.publish();
+            let another = value.clone();
+            let writer = thread::spawn(move || drop(producer.push(another)));
+            drop(consumer.take());
+            drop(consumer);
+            writer.join().unwrap();
+            assert_eq!(StdArc::strong_count(&value), 1);
+        });
+    }
+
+    #[test]
+    fn a_dropped_producer_leaves_what_it_has_not_published() {
+        model(|| {
+            let value = StdArc::new(());
+            let (mut producer, mut consumer) = spsc::ring(2);
+            let pushed = value.clone();
+            let writer = thread::spawn(move || {
+                producer.push(pushed).unwrap();
+            });
+            drop(consumer.take());
+            writer.join().unwrap();
+            drop(consumer);
+            assert_eq!(StdArc::strong_count(&value), 1);
+        });
+    }
+
+    /// The ledger reads counters and depths of running threads: who sees a value come or go sees what was counted first.
+    #[test]
+    fn a_depth_shows_what_was_counted_before() {
+        model(|| {
+            let (mut producer, mut consumer) = spsc::ring::<u32>(1);
+            let (depth, counted) = (producer.depth(), StdArc::new([AtomicU64::new(0), AtomicU64::new(0)]));
+            let (accepted, processed) = (counted.clone(), counted.clone());
+            let writer = thread::spawn(move || {
+                accepted[0].store(1, Relaxed);
+                producer.push(1).unwrap();
+                producer.publish();
+            });
+            let reader = thread::spawn(move || {
+                if consumer.take().is_some() {
+                    processed[1].store(1, Relaxed);
+                    consumer.release();
+                }
+                consumer
+            });
+            if depth.len() == 1 {
+                assert_eq!(counted[0].load(Relaxed), 1);
+                if depth.is_empty() {
+                    assert_eq!(counted[1].load(Relaxed), 1);
+                }
+            }
+            writer.join().unwrap();
+            drop(reader.join().unwrap());
+        });
+    }
+}
+
+mod many_producers {
+    use super::*;
+
+    fn write(producer: &mut mpsc::Producer<Box<u32>>, values: &[u32]) -> bool {
+        let Some(mut claim) = producer.claim(values.len()) else { return false };
+        values.iter().for_each(|value| claim.write(Box::new(*value)));
+        true
+    }
+
+    /// Takes what there is; values of one producer, counted from its hundred on, must come in order.
+    fn take(consumer: &mut mpsc::Consumer<Box<u32>>, next: &mut [u32; 2]) -> usize {
+        let mut taken = 0;
+        consumer.take_each(4, |value| {
+            let value = value.take();
+            let (producer, number) = ((*value / 100) as usize, *value % 100);
+            assert_eq!(number, next[producer], "of producer {producer}");
+            next[producer] += 1;
+            taken += 1;
+        });
+        consumer.release();
+        taken
+    }
+
+    #[test]
+    fn two_producers_wrap_and_nothing_is_lost() {
+        model(|| {
+            let (producer, mut consumer) = mpsc::queue(2);
+            let writers = [0, 100].map(|first| {
+                let mut producer = producer.clone();
+                thread::spawn(move || {
+                    let mut written = 0;
+                    for _ in 0..2 {
+                        written += u32::from(write(&mut producer, &[first + written]));
+                    }
+                    written
+                })
+            });
+            let mut next = [0; 2];
+            take(&mut consumer, &mut next);
+            let written = writers.map(|writer| writer.join().unwrap());
+            take(&mut consumer, &mut next);
+            assert_eq!(next, written);
+        });
+    }
+
+    /// A producer stopped anywhere between claim and publication holds back what was claimed after it. Its values come
+    /// side by side and in order, however the other producer and the consumer run in between.
+    #[test]
+    fn a_claim_in_progress_hides_what_follows() {
+        model(|| {
+            let (mut producer, mut consumer) = mpsc::queue(4);
+            let mut other = producer.clone();
+            let slow = thread::spawn(move || assert!(write(&mut producer, &[0, 1])));
+            let quick = thread::spawn(move || assert!(write(&mut other, &[100])));
+            let mut next = [0; 2];
+            take(&mut consumer, &mut next);
+            slow.join().unwrap();
+            quick.join().unwrap();
+            take(&mut consumer, &mut next);
+            assert_eq!(next, [2, 1]);
+        });
+    }
+
+    #[test]
+    fn values_of_one_claim_stay_side_by_side() {
+        model(|| {
+            let (mut producer, mut consumer) = mpsc::queue(4);
+            let mut other = producer.clone();
+            let writer = thread::spawn(move || assert!(write(&mut producer, &[1, 2])));
+            assert!(write(&mut other, &[10]));
+            writer.join().unwrap();
+            let all: Vec<u32> = std::iter::from_fn(|| consumer.take()).map(|value| *value).collect();
+            assert!(all == [1, 2, 10] || all == [10, 1, 2], "{all:?}");
+        });
+    }
+
+    /// Full for two producers at once, each with an idea of its own of how far the consumer is.
+    #[test]
+    fn a_full_queue_gets_room_for_whom_it_fits() {
+        model(|| {
+            let (mut producer, mut consumer) = mpsc::queue(2);
+            assert!(write(&mut producer, &[0, 1]));
+            let mut other = producer.clone();
+            let writer = thread::spawn(move || write(&mut producer, &[2, 3]));
+            let mut next = [0; 2];
+            let mut taken = u32::from(consumer.take().is_some());
+            consumer.release();
+            let second = write(&mut other, &[100]);
+            next[0] = taken;
+            taken += take(&mut consumer, &mut next) as u32;
+            let first = writer.join().unwrap();
+            taken += take(&mut consumer, &mut next) as u32;
+            assert_eq!(taken, 2 + 2 * u32::from(first) + u32::from(second));
+        });
+    }
+
+    #[test]
+    fn dropped_ends_leave_each_value_to_one_owner() {
+        model(|| {
+            let value = StdArc::new(());
+            let (mut producer, mut consumer) = mpsc::queue(2);
+            let mut claim = producer.claim(2).unwrap();
+            (0..2).for_each(|_| claim.write(value.clone()));
+            drop(claim);
+            let another = value.clone();
+            let writer = thread::spawn(move || {
+                if let Some(mut claim) = producer.claim(1) {
+                    claim.write(another);
+                }
+            });
+            consumer.take_each(1, |looked_at| assert!(StdArc::ptr_eq(&looked_at, &value)));
+            drop(consumer);
+            writer.join().unwrap();
+            assert_eq!(StdArc::strong_count(&value), 1);
+        });
+    }
+
+    /// As for the ring, of what goes. Of what comes it shows nothing: a claim publishes nothing.
+    #[test]
+    fn a_depth_shows_what_was_counted_before() {
+        model(|| {
+            let (mut producer, mut consumer) = mpsc::queue::<u32>(1);
+            producer.claim(1).unwrap().write(1);
+            let (depth, processed) = (producer.depth(), StdArc::new(AtomicU64::new(0)));
+            let counter = processed.clone();
+            let reader = thread::spawn(move || {
+                assert_eq!(consumer.take(), Some(1));
+                counter.store(1, Relaxed);
+                consumer.release();
+                consumer
+            });
+            if depth.is_empty() {
+                assert_eq!(processed.load(Relaxed), 1);
+            }
+            drop(reader.join().unwrap());
+        });
+    }
+}

@@ -1,0 +1,44 @@
+//! What the lock-free parts are made of: the standard library's atomics and cells, or those of a tool that checks them.
+//!
+//! The package in `tests/verification` builds those parts with one of these, and nobody else does:
+//!
+//! - `--cfg loom_model`: loom's, which go through every interleaving, and every value a weak ordering lets a load see.
+//!
+//! Without them everything here is the standard library's own type under its own name: nothing is left of it in the
+//! machine code.
+
+#[cfg(not(loom_model))]
+pub(crate) use std::sync::{Arc, atomic};
+
+#[cfg(loom_model)]
+pub(crate) use loom::sync::{Arc, atomic};
+
+pub(crate) use atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+
+pub(crate) use std::sync::atomic::Ordering;
+
+/// A cell whose accesses loom can check. The closure form is loom's; otherwise it compiles to the bare pointer.
+#[cfg(loom_model)]
+pub(crate) use loom::cell::UnsafeCell;
+
+#[cfg(not(loom_model))]
+#[derive(Debug)]
+#[repr(transparent)]
+pub(crate) struct UnsafeCell<T>(std::cell::UnsafeCell<T>);
+
+#[cfg(not(loom_model))]
+impl<T> UnsafeCell<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self(std::cell::UnsafeCell::new(value))
+    }
+
+    #[inline(always)]
+    pub(crate) fn with<R>(&self, f: impl FnOnce(*const T) -> R) -> R {
+        f(self.0.get())
+    }
+
+    #[inline(always)]
+    pub(crate) fn with_mut<R>(&self, f: impl FnOnce(*mut T) -> R) -> R {
+        f(self.0.get())
+    }
+}

@@ -1,0 +1,27 @@
+//! The lock-free parts of the engine, built by themselves for the tools that check them.
+//!
+//! These are the engine's own files. They stand in a package of their own because each tool needs them built in its own
+//! way (other atomics, another compiler, a sanitizer), and the engine's other dependencies, which nobody checks here,
+//! would have to be built as often.
+//!
+//! | what | where | run by `cargo xtask test` with |
+//! |---|---|---|
+//! | loom models | `models.rs` beside each part | `--features loom` |
+#![allow(unexpected_cfgs)] // features of the engine that are never on here
+
+#[path = "../../../engine/src/dedup/mod.rs"]
+pub mod dedup;
+#[path = "../../../engine/src/fold.rs"]
+mod fold;
+#[path = "../../../engine/src/frame/mod.rs"]
+pub mod frame;
+#[path = "../../../engine/src/memory/mod.rs"]
+pub mod memory;
+// Of the metrics the reasons why the parser rejects a frame.
+#[path = "../../../engine/src/metrics/counter.rs"]
+pub mod metrics;
+#[path = "../../../engine/src/queue/mod.rs"]
+pub mod queue;
+pub mod runtime;
+#[path = "../../../engine/src/sync/mod.rs"]
+mod sync;
