@@ -9,6 +9,8 @@ mod feedback;
 #[cfg(all(test, loom_model))]
 mod models;
 pub mod mpsc;
+#[cfg(all(test, not(loom_model)))]
+mod oracle;
 pub mod spsc;
 
 pub use feedback::{ClassSet, Feedback, Progress};

@@ -337,6 +337,18 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_panics_loses_only_what_it_was_given() {
+        let (mut producer, mut consumer) = queue(4);
+        assert!(fill(&mut producer, 0..2));
+        let panicking = std::panic::AssertUnwindSafe(|| consumer.take_each(4, |_| panic!("on purpose")));
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        assert_eq!((consumer.take(), consumer.take()), (Some(1), None));
+        consumer.release();
+        assert!(fill(&mut producer, 2..6));
+        assert_eq!(take(&mut consumer, 8), [2, 3, 4, 5]);
+    }
+
+    #[test]
     fn dropping_the_queue_drops_each_value_once() {
         let item = Arc::new(());
         let (mut producer, mut consumer) = queue(4);

@@ -293,7 +293,6 @@ impl<T> Drop for Producer<T> {
 #[cfg(all(test, not(loom_model)))]
 mod tests {
     use super::*;
-    use std::collections::VecDeque;
 
     #[test]
     fn values_appear_at_publish_and_leave_room_at_release() {
@@ -328,33 +327,6 @@ mod tests {
         producer.push(item.clone()).unwrap();
         drop((producer, consumer));
         assert_eq!(Arc::strong_count(&item), 1);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn agrees_with_a_deque(steps in proptest::collection::vec(0u8..4, 0..400)) {
-            let (mut producer, mut consumer) = ring::<u64>(8);
-            let (mut staged, mut visible, mut unreleased) = (VecDeque::new(), VecDeque::new(), 0usize);
-            let mut next = 0;
-            for step in steps {
-                match step {
-                    0 => {
-                        let full = staged.len() + visible.len() + unreleased == 8;
-                        proptest::prop_assert_eq!(producer.push(next).is_err(), full);
-                        if !full { staged.push_back(next); }
-                        next += 1;
-                    }
-                    1 => { producer.publish(); visible.append(&mut staged); }
-                    2 => {
-                        proptest::prop_assert_eq!(consumer.available(64), visible.len());
-                        let expected = visible.pop_front();
-                        unreleased += usize::from(expected.is_some());
-                        proptest::prop_assert_eq!(consumer.take(), expected);
-                    }
-                    _ => { consumer.release(); unreleased = 0; }
-                }
-            }
-        }
     }
 
     #[test]

@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::memory::{Frames, Releaser, Route};
 
@@ -86,5 +88,81 @@ fn releases_from_many_threads_lose_no_slot() {
         });
         pool.reclaim();
         assert_eq!(pool.free(), 64);
+    }
+}
+
+/// Where a slot is, as far as the owner can know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Place {
+    Pool,
+    Kernel,
+    Held,
+    /// With so many events not ended.
+    Events(u32),
+}
+
+proptest! {
+    /// Slots go from place to place as the calls say, and the three levels add up to the slots.
+    #[test]
+    fn agrees_with_an_oracle(steps in prop::collection::vec((0u8..7, 0usize..8, 1u32..4), 0..300)) {
+        const SLOTS: usize = 4;
+        let mut pool = pool(SLOTS);
+        let frames = Frames::new(&[&pool]);
+        let mut releaser = Releaser::new(frames.clone());
+        let mut places = [Place::Pool; SLOTS];
+        let (mut held, mut events) = (Vec::new(), Vec::new());
+        for (step, which, count) in steps {
+            match step {
+                0 | 1 => match pool.acquire() {
+                    Some(slot) => {
+                        prop_assert_eq!(places[slot.index() as usize], Place::Pool);
+                        places[slot.index() as usize] = Place::Held;
+                        held.push(slot);
+                    }
+                    None => prop_assert!(!places.contains(&Place::Pool)),
+                },
+                2 if !held.is_empty() => {
+                    let slot = held.swap_remove(which % held.len());
+                    places[slot.index() as usize] = Place::Pool;
+                    pool.give_back(slot);
+                }
+                3 if !held.is_empty() => {
+                    let slot = held.swap_remove(which % held.len());
+                    places[slot.index() as usize] = Place::Kernel;
+                    pool.into_kernel(slot);
+                }
+                4 => {
+                    let index = which % SLOTS;
+                    let back = pool.from_kernel(index as u64 * 256 + u64::from(count));
+                    prop_assert_eq!(back.is_some(), places[index] == Place::Kernel);
+                    if let Some(slot) = back {
+                        places[index] = Place::Held;
+                        held.push(slot);
+                    }
+                }
+                5 if !held.is_empty() => {
+                    let slot = held.swap_remove(which % held.len());
+                    places[slot.index() as usize] = Place::Events(count);
+                    let mut maker = pool.seal(slot, count, 0, Peer::NONE);
+                    events.extend((0..count).map(|_| maker.make(0, 8, Route::default())));
+                }
+                6 if !events.is_empty() => {
+                    let event = events.swap_remove(which % events.len());
+                    let place = &mut places[frames.slot(&event).key() as usize / 256];
+                    let Place::Events(left) = *place else { panic!("an event of a slot in {place:?}") };
+                    *place = if left == 1 { Place::Pool } else { Place::Events(left - 1) };
+                    releaser.release(event);
+                    releaser.flush();
+                }
+                _ => {
+                    pool.reclaim();
+                    let free = places.iter().filter(|place| **place == Place::Pool).count();
+                    prop_assert_eq!(pool.free(), free);
+                }
+            }
+            pool.publish_gauges();
+            let kernel = places.iter().filter(|place| **place == Place::Kernel).count();
+            prop_assert_eq!(pool.kernel(), kernel);
+        }
     }
 }

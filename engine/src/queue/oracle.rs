@@ -1,0 +1,173 @@
+//! Property tests of both queues against one model of what a bounded queue is.
+
+use std::collections::VecDeque;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+
+use super::{mpsc, spsc};
+
+const CAPACITY: usize = 8;
+
+/// Cells in the order they were taken by producers, each shown to the consumer once it and all before it are published.
+#[derive(Default)]
+struct Oracle {
+    cells: VecDeque<(u64, bool)>,
+    /// Taken out and not yet released.
+    taken: usize,
+    /// Cells ever taken by producers: the next one's value.
+    next: u64,
+}
+
+impl Oracle {
+    fn room(&self) -> usize {
+        CAPACITY - self.cells.len() - self.taken
+    }
+
+    fn add(&mut self) -> u64 {
+        self.cells.push_back((self.next, false));
+        self.next += 1;
+        self.next - 1
+    }
+
+    fn publish(&mut self, value: u64) {
+        self.cells.iter_mut().filter(|cell| cell.0 == value).for_each(|cell| cell.1 = true);
+    }
+
+    fn shown(&self) -> usize {
+        self.cells.iter().take_while(|cell| cell.1).count()
+    }
+
+    fn take(&mut self) -> Option<u64> {
+        let value = self.cells.pop_front_if(|cell| cell.1)?.0;
+        self.taken += 1;
+        Some(value)
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// So many values at once; by one of two producers where there are two.
+    Write(usize, usize),
+    /// Both producers claim so many, then fill their cells in this order, the consumer taking what it sees in between.
+    Overlap([usize; 2], Vec<bool>),
+    Publish,
+    Look(usize),
+    Take,
+    TakeEach(usize),
+    Release,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        4 => (0usize..2, 1usize..5).prop_map(|(producer, count)| Step::Write(producer, count)),
+        1 => ([0usize..4, 0..4], vec(any::<bool>(), 8)).prop_map(|(counts, order)| Step::Overlap(counts, order)),
+        2 => Just(Step::Publish),
+        1 => (1usize..12).prop_map(Step::Look),
+        4 => Just(Step::Take),
+        2 => (1usize..8).prop_map(Step::TakeEach),
+        2 => Just(Step::Release),
+    ];
+    vec(step, 0..400)
+}
+
+proptest! {
+    #[test]
+    fn the_ring_agrees(steps in steps()) {
+        let (mut producer, mut consumer) = spsc::ring::<u64>(CAPACITY);
+        let mut oracle = Oracle::default();
+        for step in steps {
+            match step {
+                Step::Write(_, count) => for _ in 0..count {
+                    let room = oracle.room();
+                    let pushed = producer.push(oracle.next).is_ok();
+                    prop_assert_eq!(pushed, room > 0);
+                    if pushed {
+                        oracle.add();
+                    }
+                }
+                Step::Publish | Step::Overlap(..) => {
+                    let hidden: Vec<u64> = oracle.cells.iter().filter(|cell| !cell.1).map(|cell| cell.0).collect();
+                    prop_assert_eq!(producer.publish() as usize, hidden.len());
+                    hidden.into_iter().for_each(|value| oracle.publish(value));
+                }
+                Step::Look(limit) => {
+                    let available = consumer.available(limit);
+                    prop_assert_eq!(available, oracle.shown().min(limit));
+                    prop_assert!(consumer.peek(0..available).eq(oracle.cells.iter().map(|cell| &cell.0).take(available)));
+                }
+                Step::Take => prop_assert_eq!(consumer.take(), oracle.take()),
+                Step::TakeEach(count) => {
+                    let count = consumer.available(count);
+                    consumer.take_each(count, |value| assert_eq!(Some(value), oracle.take()));
+                }
+                Step::Release => {
+                    consumer.release();
+                    oracle.taken = 0;
+                }
+            }
+            prop_assert_eq!(producer.sequence(), oracle.next);
+            prop_assert_eq!(consumer.depth().len() as usize, oracle.shown() + oracle.taken);
+        }
+    }
+
+    #[test]
+    fn the_queue_agrees(steps in steps()) {
+        let (mut first, mut consumer) = mpsc::queue::<u64>(CAPACITY);
+        let mut second = first.clone();
+        let mut oracle = Oracle::default();
+        for step in steps {
+            match step {
+                Step::Write(producer, count) => {
+                    let (room, producer) = (oracle.room(), if producer == 0 { &mut first } else { &mut second });
+                    let claim = producer.claim(count);
+                    prop_assert_eq!(claim.is_some(), count <= room);
+                    if let Some(mut claim) = claim {
+                        (0..count).for_each(|_| {
+                            let value = oracle.add();
+                            claim.write(value);
+                            oracle.publish(value);
+                        });
+                    }
+                }
+                Step::Overlap(counts, order) => {
+                    let mut claims = [&mut first, &mut second].into_iter().zip(counts).map(|(producer, count)| {
+                        let (room, claim) = (oracle.room(), producer.claim(count));
+                        assert_eq!(claim.is_some(), count <= room);
+                        claim.map(|claim| (claim, (0..count).map(|_| oracle.add()).collect::<VecDeque<u64>>()))
+                    }).collect::<Vec<_>>();
+                    // As many turns as there may be cells, for each: every claim is filled.
+                    let fill = [false, true].into_iter().flat_map(|second| [second; 4]);
+                    for second in order.into_iter().chain(fill) {
+                        if let Some((claim, values)) = &mut claims[usize::from(second)]
+                            && let Some(value) = values.pop_front()
+                        {
+                            claim.write(value);
+                            oracle.publish(value);
+                            prop_assert_eq!(consumer.take(), oracle.take());
+                        }
+                    }
+                }
+                Step::Publish | Step::Look(_) => {}
+                Step::Take => prop_assert_eq!(consumer.take(), oracle.take()),
+                Step::TakeEach(limit) => {
+                    let shown = oracle.shown();
+                    // Looked at or taken out, every other time: what is only looked at goes all the same.
+                    let count = consumer.take_each(limit, |value| {
+                        let expected = oracle.take();
+                        assert_eq!(Some(*value), expected);
+                        if *value % 2 == 0 {
+                            assert_eq!(Some(value.take()), expected);
+                        }
+                    });
+                    prop_assert_eq!(count, shown.min(limit));
+                }
+                Step::Release => {
+                    consumer.release();
+                    oracle.taken = 0;
+                }
+            }
+            prop_assert_eq!(consumer.depth().len() as usize, oracle.cells.len() + oracle.taken);
+        }
+    }
+}
