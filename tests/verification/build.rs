@@ -1,9 +1,11 @@
-//! Turns this package's feature into the cfg that the engine's files know: there it is no feature, so that nobody
+//! Turns this package's features into the cfgs that the engine's files know: there they are no features, so that nobody
 //! can build an engine of loom's atomics by asking for all of them.
 
 fn main() {
-    if std::env::var_os("CARGO_FEATURE_LOOM").is_some() {
-        println!("cargo::rustc-cfg=loom_model");
+    for (feature, cfg) in [("LOOM", "loom_model"), ("SHUTTLE", "shuttle_model")] {
+        if std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some() {
+            println!("cargo::rustc-cfg={cfg}");
+        }
     }
     println!("cargo::rerun-if-changed=build.rs");
 }

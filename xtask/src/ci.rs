@@ -88,6 +88,7 @@ const STEPS: &[Step] = &[
     Step { name: "test: units and whole behaviours", run: test },
     Step { name: "ebpf: committed objects against their sources", run: ebpf_step },
     Step { name: "loom: models of the lock-free parts", run: loom },
+    Step { name: "shuttle: larger scenarios under random schedules", run: shuttle },
     Step { name: "fuzz: the parser", run: fuzz },
 ];
 
@@ -196,6 +197,10 @@ fn same_objects(rebuilt: &Path, committed: &Path) -> bool {
 
 fn loom(machine: &Machine) -> Result<Outcome> {
     some(machine.counted(&mut verification::models())?)
+}
+
+fn shuttle(machine: &Machine) -> Result<Outcome> {
+    some(machine.counted(&mut verification::schedules())?)
 }
 
 /// A filter that matches nothing would otherwise pass.

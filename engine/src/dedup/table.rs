@@ -400,20 +400,20 @@ pub(super) fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
-#[cfg(loom_model)]
+#[cfg(any(loom_model, shuttle_model))]
 type Slab<T> = Box<[T]>;
 
-#[cfg(loom_model)]
+#[cfg(any(loom_model, shuttle_model))]
 fn slab<T: Default>(len: usize) -> Slab<T> {
     (0..len).map(|_| T::default()).collect()
 }
 
-#[cfg(not(loom_model))]
+#[cfg(not(any(loom_model, shuttle_model)))]
 use memory::{Slab, slab};
 
 /// Arrays of atomics in zeroed memory, on huge pages where the kernel grants them: a table of ten million ids spans
 /// a hundred thousand small pages, and each claim would pay for a walk of the page table beside its cache miss.
-#[cfg(not(loom_model))]
+#[cfg(not(any(loom_model, shuttle_model)))]
 mod memory {
     use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
     use std::ptr::NonNull;

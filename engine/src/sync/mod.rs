@@ -3,15 +3,19 @@
 //! The package in `tests/verification` builds those parts with one of these, and nobody else does:
 //!
 //! - `--cfg loom_model`: loom's, which go through every interleaving, and every value a weak ordering lets a load see.
+//! - `--cfg shuttle_model`: shuttle's, which try random schedules of what is too large for loom.
 //!
 //! Without them everything here is the standard library's own type under its own name: nothing is left of it in the
 //! machine code.
 
-#[cfg(not(loom_model))]
+#[cfg(not(any(loom_model, shuttle_model)))]
 pub(crate) use std::sync::{Arc, atomic};
 
 #[cfg(loom_model)]
 pub(crate) use loom::sync::{Arc, atomic};
+
+#[cfg(shuttle_model)]
+pub(crate) use shuttle::sync::{Arc, atomic};
 
 pub(crate) use atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
 

@@ -7,6 +7,7 @@
 //! | what | where | run by `cargo xtask test` with |
 //! |---|---|---|
 //! | loom models | `models.rs` beside each part | `--features loom` |
+//! | larger scenarios under random schedules | `schedules.rs` | `--features shuttle` |
 #![allow(unexpected_cfgs)] // features of the engine that are never on here
 
 #[path = "../../../engine/src/dedup/mod.rs"]

@@ -21,3 +21,8 @@ fn tests(arguments: &[&str]) -> Command {
 pub fn models() -> Command {
     tests(&["--features", "loom", "--lib", MODELS, "--", "--show-output"])
 }
+
+/// Larger scenarios under shuttle's random schedules.
+pub fn schedules() -> Command {
+    tests(&["--features", "shuttle", "--test", "schedules", "--", "--show-output"])
+}
