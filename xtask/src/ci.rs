@@ -7,9 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use crate::outcome::Outcome;
-use crate::process::{capture, cargo, rustup, shown, visible, workspace_root};
+use crate::process::{capture, cargo, nightly, nightly_host, shown, visible, workspace_root};
 use crate::setup::Purpose;
-use crate::verification;
+use crate::verification::{self, Sanitizer};
 use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
@@ -89,6 +89,8 @@ const STEPS: &[Step] = &[
     Step { name: "ebpf: committed objects against their sources", run: ebpf_step },
     Step { name: "loom: models of the lock-free parts", run: loom },
     Step { name: "shuttle: larger scenarios under random schedules", run: shuttle },
+    Step { name: "thread sanitizer: the lock-free parts under load", run: thread_sanitizer },
+    Step { name: "address sanitizer: the lock-free parts and their memory", run: address_sanitizer },
     Step { name: "fuzz: the parser", run: fuzz },
 ];
 
@@ -203,6 +205,24 @@ fn shuttle(machine: &Machine) -> Result<Outcome> {
     some(machine.counted(&mut verification::schedules())?)
 }
 
+fn thread_sanitizer(machine: &Machine) -> Result<Outcome> {
+    sanitized(machine, Sanitizer::Thread)
+}
+
+fn address_sanitizer(machine: &Machine) -> Result<Outcome> {
+    sanitized(machine, Sanitizer::Address)
+}
+
+fn sanitized(machine: &Machine, sanitizer: Sanitizer) -> Result<Outcome> {
+    let Some(host) = nightly_host() else {
+        let reason = machine.lacks(Purpose::Fuzz).unwrap_or("there is no nightly toolchain");
+        return Ok(Outcome::skip(format!("{} sanitizer: {reason}", sanitizer.name())));
+    };
+    let mut outcome = some(machine.counted(&mut sanitizer.tests(&host)?)?)?;
+    outcome += sanitizer.finds_seeded_fault(&host)?;
+    Ok(outcome)
+}
+
 /// A filter that matches nothing would otherwise pass.
 fn some(outcome: Outcome) -> Result<Outcome> {
     if outcome == Outcome::default() { Err(Error::failed("no test has run")) } else { Ok(outcome) }
@@ -225,8 +245,8 @@ fn fuzz(machine: &Machine) -> Result<Outcome> {
 
 /// The sanitizers are a nightly compiler's.
 fn cargo_fuzz(arguments: &[&str]) -> Command {
-    let mut command = rustup();
-    command.args(["run", "nightly", "cargo", "fuzz"]).args(arguments).current_dir(workspace_root().join("tests/fuzz"));
+    let mut command = nightly("cargo");
+    command.arg("fuzz").args(arguments).current_dir(workspace_root().join("tests/fuzz"));
     command
 }
 

@@ -53,6 +53,19 @@ pub fn rustup() -> Command {
     command
 }
 
+/// A program of the nightly toolchain.
+pub fn nightly(program: &str) -> Command {
+    let mut command = rustup();
+    command.args(["run", "nightly", program]).current_dir(workspace_root());
+    command
+}
+
+/// What the nightly compiler builds for by itself; `None` when there is none.
+pub fn nightly_host() -> Option<String> {
+    let said = capture(nightly("rustc").arg("-vV")).ok()?;
+    said.lines().find_map(|line| line.strip_prefix("host: ")).map(str::to_owned)
+}
+
 /// Where cargo puts what it builds, whatever the environment or a configuration file says about it.
 pub fn target_directory() -> Result<&'static Path> {
     static FOUND: OnceLock<PathBuf> = OnceLock::new();

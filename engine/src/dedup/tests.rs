@@ -1,8 +1,7 @@
-//! One thread against an oracle, many against each other.
+//! One thread against an oracle; threads against each other are in `tests/verification`.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 
@@ -357,86 +356,4 @@ proptest! {
         let stats = table.stats();
         prop_assert!(forgotten <= stats.evicted_early + stats.unremembered, "{forgotten} forgotten, {stats:?}");
     }
-}
-
-/// Threads claim the same ids in the same order, so that nearly every claim is a race, in a table that fills on the
-/// way; settled by another thread than the winner every other time.
-#[test]
-fn racing_threads_have_one_winner_for_each_id() {
-    const THREADS: usize = 4;
-    const IDS: u64 = if cfg!(miri) { 200 } else { 200_000 };
-    let (table, claimers) = table(THREADS * IDS as usize, THREADS);
-    let winners: Arc<Vec<AtomicU64>> = Arc::new((0..IDS).map(|_| AtomicU64::new(0)).collect());
-    let barrier = Arc::new(Barrier::new(THREADS));
-    let threads: Vec<_> = claimers
-        .into_iter()
-        .enumerate()
-        .map(|(thread, mut claimer)| {
-            let (winners, barrier) = (Arc::clone(&winners), Arc::clone(&barrier));
-            std::thread::spawn(move || {
-                barrier.wait();
-                let mut claims: [Option<Claim>; 8] = Default::default();
-                for first in (0..IDS).step_by(8) {
-                    let ids: [EventId; 8] = std::array::from_fn(|i| id(first + i as u64));
-                    if thread % 2 == 0 {
-                        claimer.claim_batch(&ids, 1, |index, claim| claims[index] = Some(claim));
-                    } else {
-                        claims = ids.map(|id| Some(claimer.claim(id, 1)));
-                    }
-                    for (n, claim) in (first..).zip(&mut claims) {
-                        if let Some(Claim::Won(token)) = claim.take() {
-                            winners[n as usize].fetch_add(1, Ordering::Relaxed);
-                            claimer.finish(token);
-                        }
-                    }
-                }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
-    assert!(winners.iter().all(|count| count.load(Ordering::Relaxed) == 1));
-    assert_eq!(table.stats().evicted_early, 0);
-}
-
-/// Few ids, a tiny table, laps without end, releases and expiry: an id never has two holders at once.
-#[test]
-fn a_pending_id_has_one_holder_under_constant_reuse() {
-    const THREADS: usize = 3;
-    const ROUNDS: u64 = if cfg!(miri) { 300 } else { 300_000 };
-    let (table, claimers) = table(THREADS * 12, THREADS);
-    let holders: Arc<Vec<AtomicU64>> = Arc::new((0..64).map(|_| AtomicU64::new(0)).collect());
-    let clock = Arc::new(AtomicU64::new(0));
-    let threads: Vec<_> = claimers
-        .into_iter()
-        .enumerate()
-        .map(|(thread, mut claimer)| {
-            let (holders, clock) = (Arc::clone(&holders), Arc::clone(&clock));
-            std::thread::spawn(move || {
-                let mut state = thread as u64 + 1;
-                let mut held = std::collections::VecDeque::new();
-                for _ in 0..ROUNDS {
-                    state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                    let n = (state >> 40) % 64;
-                    let now = clock.fetch_add(TICK / 4, Ordering::Relaxed);
-                    if let Claim::Won(token) = claimer.claim(id(n), now)
-                        && token.is_remembered()
-                    {
-                        assert_eq!(holders[n as usize].fetch_add(1, Ordering::Relaxed), 0, "two holders of {n}");
-                        held.push_back((n, token));
-                    }
-                    if held.len() > (state >> 50) as usize % 4 {
-                        let (n, token) = held.pop_front().expect("longer than zero");
-                        holders[n as usize].fetch_sub(1, Ordering::Relaxed);
-                        match state >> 55 & 3 {
-                            0 => claimer.release(token),
-                            1 => claimer.dead_letter(token),
-                            _ => claimer.finish(token),
-                        }
-                    }
-                }
-            })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
-    table.visit(clock.load(Ordering::Relaxed), |_, _, _| {});
 }

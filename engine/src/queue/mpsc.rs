@@ -361,37 +361,4 @@ mod tests {
         drop((producer, consumer));
         assert_eq!(Arc::strong_count(&item), 1);
     }
-
-    #[test]
-    fn four_threads_keep_each_producers_order() {
-        let (producer, mut consumer) = queue::<(u8, u64)>(256);
-        const COUNT: u64 = 200_000;
-        let writers: Vec<_> = (0..4u8)
-            .map(|writer| {
-                let mut producer = producer.clone();
-                std::thread::spawn(move || {
-                    let mut next = 0;
-                    while next < COUNT {
-                        let count = (1 + next % 7).min(COUNT - next);
-                        if let Some(mut claim) = producer.claim(count as usize) {
-                            (0..count).for_each(|i| claim.write((writer, next + i)));
-                            next += count;
-                        } else {
-                            std::thread::yield_now();
-                        }
-                    }
-                })
-            })
-            .collect();
-        let mut expected = [0u64; 4];
-        while expected.iter().sum::<u64>() < 4 * COUNT {
-            while let Some((writer, value)) = consumer.take() {
-                assert_eq!(value, expected[writer as usize]);
-                expected[writer as usize] += 1;
-            }
-            consumer.release();
-            std::thread::yield_now();
-        }
-        writers.into_iter().for_each(|writer| writer.join().unwrap());
-    }
 }

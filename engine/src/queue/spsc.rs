@@ -328,30 +328,4 @@ mod tests {
         drop((producer, consumer));
         assert_eq!(Arc::strong_count(&item), 1);
     }
-
-    #[test]
-    fn two_threads_keep_order() {
-        let (mut producer, mut consumer) = ring::<u64>(64);
-        let count = 1_000_000;
-        let writer = std::thread::spawn(move || {
-            let mut next = 0;
-            while next < count {
-                while next < count && producer.push(next).is_ok() {
-                    next += 1;
-                }
-                producer.publish();
-                std::thread::yield_now();
-            }
-        });
-        let mut expected = 0;
-        while expected < count {
-            while let Some(value) = consumer.take() {
-                assert_eq!(value, expected);
-                expected += 1;
-            }
-            consumer.release();
-            std::thread::yield_now();
-        }
-        writer.join().unwrap();
-    }
 }

@@ -7,7 +7,10 @@
 //! | what | where | run by `cargo xtask test` with |
 //! |---|---|---|
 //! | loom models | `models.rs` beside each part | `--features loom` |
+//! | property tests against an oracle | the parts' own tests | nothing, with the engine, and AddressSanitizer |
 //! | larger scenarios under random schedules | `schedules.rs` | `--features shuttle` |
+//! | threads against checksums | `stress.rs` | nothing, ThreadSanitizer, AddressSanitizer |
+//! | what the sanitizers must find | `seeded_fault.rs` | the same |
 #![allow(unexpected_cfgs)] // features of the engine that are never on here
 
 #[path = "../../../engine/src/dedup/mod.rs"]

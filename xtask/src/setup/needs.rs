@@ -19,7 +19,7 @@ pub enum Purpose {
     Style,
     /// Rebuilding the compiled XDP programs that are committed.
     Ebpf,
-    /// Fuzzing the parser.
+    /// Fuzzing the parser, and sanitizers.
     Fuzz,
 }
 
@@ -150,7 +150,7 @@ pub const NEEDS: &[Need] = &[
         "nightly",
         Tool::Rustup(&["toolchain", "install", "nightly", "--profile", "minimal", "--no-self-update"]),
         Probe::Toolchain("nightly"),
-        "a toolchain with sanitizers, for the fuzzer",
+        "a toolchain with sanitizers, for the lock-free parts and the fuzzer",
     ),
     check(
         Purpose::Fuzz,

@@ -65,32 +65,6 @@ fn an_open_slot_stays_until_closed() {
     assert_eq!(pool.reclaim(), 1);
 }
 
-#[test]
-fn releases_from_many_threads_lose_no_slot() {
-    let mut pool = pool(64);
-    let frames = Frames::new(&[&pool]);
-    for _ in 0..200 {
-        let mut shares: Vec<Vec<_>> = (0..4).map(|_| Vec::new()).collect();
-        while let Some(slot) = pool.acquire() {
-            let mut maker = pool.seal(slot, 4, 0, Peer::NONE);
-            shares.iter_mut().for_each(|share| share.push(maker.make(0, 4, Route::default())));
-            drop(maker);
-        }
-        std::thread::scope(|scope| {
-            for share in shares {
-                let frames = frames.clone();
-                scope.spawn(move || {
-                    let mut releaser = Releaser::new(frames);
-                    share.into_iter().for_each(|event| releaser.release(event));
-                    releaser.flush();
-                });
-            }
-        });
-        pool.reclaim();
-        assert_eq!(pool.free(), 64);
-    }
-}
-
 /// Where a slot is, as far as the owner can know.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Place {
