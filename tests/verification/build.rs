@@ -2,7 +2,7 @@
 //! can build an engine of loom's atomics by asking for all of them.
 
 fn main() {
-    for (feature, cfg) in [("LOOM", "loom_model"), ("SHUTTLE", "shuttle_model")] {
+    for (feature, cfg) in [("LOOM", "loom_model"), ("SHUTTLE", "shuttle_model"), ("MUTATION", "mutate_orderings")] {
         if std::env::var_os(format!("CARGO_FEATURE_{feature}")).is_some() {
             println!("cargo::rustc-cfg={cfg}");
         }

@@ -3,6 +3,7 @@
 use clap::{Parser, Subcommand};
 
 use crate::process::workspace_root;
+use crate::verification::orderings;
 use crate::{Error, Result, bench, blast, ci, ebpf, run, setup, tidy};
 
 /// Everything one does to EventStreamCore: set up, run, load, test.
@@ -46,6 +47,7 @@ enum Command {
     Test,
     /// The same as `test`, as it runs on a CI machine.
     Ci,
+    MutateOrderings(orderings::Arguments),
     /// The rules about the source that no compiler knows.
     Tidy,
 }
@@ -60,6 +62,7 @@ impl Cli {
             Command::Ebpf { check } => ebpf::build(&workspace_root(), check).map_err(Error::Failed),
             Command::Test => ci::run(false),
             Command::Ci => ci::run(true),
+            Command::MutateOrderings(arguments) => orderings::run(&arguments),
             Command::Tidy => tidy::run(),
         }
     }

@@ -17,7 +17,7 @@
 //!     ├► ebpf       the compiled XDP programs, rebuilt and compared
 //!     └► ci         every check, as a list of named steps
 //!          ├ tidy          rules about the source that no compiler knows
-//!          ├ verification  the lock-free parts under loom, shuttle and sanitizers
+//!          ├ verification  the lock-free parts under loom, shuttle, sanitizers, and with weakened orderings
 //!          └ outcome       how many tests passed, failed, were skipped and why
 //! ```
 #![forbid(unsafe_code)]

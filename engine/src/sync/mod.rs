@@ -4,9 +4,13 @@
 //!
 //! - `--cfg loom_model`: loom's, which go through every interleaving, and every value a weak ordering lets a load see.
 //! - `--cfg shuttle_model`: shuttle's, which try random schedules of what is too large for loom.
+//! - `--cfg mutate_orderings`, on top of loom: one ordering, chosen at run time, is weakened (see `mutation.rs`).
 //!
 //! Without them everything here is the standard library's own type under its own name: nothing is left of it in the
 //! machine code.
+
+#[cfg(mutate_orderings)]
+mod mutation;
 
 #[cfg(not(any(loom_model, shuttle_model)))]
 pub(crate) use std::sync::{Arc, atomic};
@@ -17,7 +21,11 @@ pub(crate) use loom::sync::{Arc, atomic};
 #[cfg(shuttle_model)]
 pub(crate) use shuttle::sync::{Arc, atomic};
 
+#[cfg(not(mutate_orderings))]
 pub(crate) use atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+
+#[cfg(mutate_orderings)]
+pub(crate) use mutation::{AtomicBool, AtomicU32, AtomicU64, fence};
 
 pub(crate) use std::sync::atomic::Ordering;
 

@@ -11,6 +11,8 @@
 //! | larger scenarios under random schedules | `schedules.rs` | `--features shuttle` |
 //! | threads against checksums | `stress.rs` | nothing, ThreadSanitizer, AddressSanitizer |
 //! | what the sanitizers must find | `seeded_fault.rs` | the same |
+//!
+//! `cargo xtask mutate-orderings` weakens each ordering in turn, and the models have to notice.
 #![allow(unexpected_cfgs)] // features of the engine that are never on here
 
 #[path = "../../../engine/src/dedup/mod.rs"]

@@ -5,6 +5,8 @@ mod configuration;
 mod readme;
 mod source;
 
+pub(crate) use source::code;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -84,7 +84,7 @@ pub fn unsafe_code(name: &str, text: &str) -> Vec<String> {
 }
 
 /// The text without what stands in comments and string literals; lines stay where they are.
-fn code(text: &str) -> String {
+pub(crate) fn code(text: &str) -> String {
     let letters: Vec<char> = text.chars().collect();
     let mut out = String::with_capacity(text.len());
     let mut at = 0;

@@ -1,5 +1,7 @@
 //! The lock-free parts under the tools that check them: how the package `verification` is built for each.
 
+pub mod orderings;
+
 use std::process::{Command, Stdio};
 
 use crate::outcome::Outcome;
