@@ -120,13 +120,13 @@ fn a_queue_keeps_each_producers_order_and_all_contents() {
         threads.start(move || {
             let (mut next, mut sum) = (0, 0u64);
             while next < COUNT {
-                let count = (1 + mixed(next ^ number << 32) % 9).min(COUNT - next);
+                let count = (1 + mixed(next ^ (number << 32)) % 9).min(COUNT - next);
                 let Some(claim) = producer.claim(count as usize) else {
                     pause();
                     continue;
                 };
                 claim.fill_with(|index| {
-                    let value = Sealed::new(number << 32 | next + index as u64);
+                    let value = Sealed::new(number << 32 | (next + index as u64));
                     sum = sum.wrapping_add(value.0[1]);
                     (number, value)
                 });
