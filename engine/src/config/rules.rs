@@ -10,7 +10,7 @@ use crate::frame::Class;
 /// Bytes between a frame's length field and its topic, with id and time: what the longest topic needs besides itself.
 const FRAME_OVERHEAD_BYTES: u32 = 1 + 2 + 16 + 8;
 
-/// The least that can be shared out: an eighth of a TCP agent's credits is what fills a class.
+/// The least that can be shared out: an eighth of a TCP agent's credits may be under way to the dispatcher.
 const CREDITS_MIN: u32 = 8;
 
 /// Memory one TCP agent may set aside for frames above a slot.

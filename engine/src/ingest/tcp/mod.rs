@@ -6,12 +6,12 @@
 //!   (events accepted and not yet taken by a worker), free slots, room for unfinished frames and the dispatcher's
 //!   queue. A connection left with unread bytes stays on a list and gets its turn, with a byte budget; those that wait for
 //!   credit or a slot get them in the order in which they came.
-//! - **Slow classes**: a class that has an eighth of the credits, or whose worker pins its part of a quarter of the slots,
+//! - **Slow classes**: a class that has a quarter of the credits, or whose worker pins its part of a quarter of the slots,
 //!   is full: the dispatcher says so, and no frame of it is taken in until it no longer is. Connections whose next frame is
 //!   one wait, all others go on. What is on the way to the dispatcher, and may still be of that class, is bounded as well:
-//!   a quarter of the credits and an eighth of the slots. So two classes that do not get on at all hold three quarters of
-//!   either at most, and the third always has the rest. Large slots are [shared out](large_slots) by themselves. The
-//!   events of a worker that has stalled hold nothing up: the dispatcher dead-letters what exceeds its share.
+//!   an eighth of either. So two classes that do not get on at all hold three quarters of either at most, and the third
+//!   always has the rest. Large slots are [shared out](large_slots) by themselves. The events of a worker that has stalled
+//!   hold nothing up: the dispatcher dead-letters what exceeds its share.
 //! - **Invariant**: `frames found = accepted + control + malformed`. A frame counts as found when it is whole, or when
 //!   its stream is refused or ends inside it; bytes of a frame never read are nobody's but the sender's.
 //!
@@ -74,14 +74,15 @@ pub struct Credits {
 }
 
 impl Credits {
-    /// With so many a class is full.
+    /// With so many a class is full: more than can come in before it is looked at again, so that a class whose worker gets on
+    /// is seldom full.
     pub const fn of_a_class(&self) -> u64 {
-        at_least_one(self.limit / 8)
+        at_least_one(self.limit / 4)
     }
 
     /// Events that may be on their way to the dispatcher.
     const fn ahead(&self) -> u64 {
-        at_least_one(self.limit / 4)
+        at_least_one(self.limit / 8)
     }
 
     /// Of all credits, those that no event holds.
@@ -92,7 +93,9 @@ impl Credits {
     /// Events that may be accepted now.
     fn left(&self, accepted: u64, progress: &Progress) -> u64 {
         let ahead = accepted.saturating_sub(progress.dispatched);
-        self.free(accepted, progress).min(self.ahead().saturating_sub(ahead))
+        let left = self.ahead().saturating_sub(ahead);
+        // The dispatcher makes room at once: system calls for the last few cost more than to wait for it.
+        if left <= self.ahead() / 8 { 0 } else { left.min(self.free(accepted, progress)) }
     }
 }
 

@@ -108,7 +108,7 @@ fn what_is_on_its_way_to_the_dispatcher_is_bounded() {
     };
     let mut bench = start(64, 400);
     let _client = run_ahead(&mut bench, &numbered(0..1000));
-    assert_eq!(bench.count(Counter::EVENTS_ACCEPTED), 100, "a quarter of the credits");
+    assert_eq!(bench.count(Counter::EVENTS_ACCEPTED), 50, "an eighth of the credits");
     assert_eq!(bench.count(Counter::TCP_CREDIT_STALLS), 0);
     bench.until_taken(1000);
     bench.check();
