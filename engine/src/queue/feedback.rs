@@ -4,11 +4,10 @@
 //! - **Invariant**: whoever reads that so many events were dispatched reads of classes that were full with these events, or
 //!   later: what is accepted beyond `dispatched` is all that can still come to a class since.
 
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-
 use crossbeam_utils::CachePadded;
 
 use crate::frame::Class;
+use crate::sync::{AtomicU8, AtomicU64, Ordering};
 
 /// Some of the classes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -1,4 +1,5 @@
-//! Loom's exploration of both queues: every index wraps, both ends come and go, cells are checked for unordered access.
+//! Loom's exploration of both queues and of the feedback: every index wraps, both ends come and go, cells are checked for
+//! unordered access.
 //!
 //! Queues of one or two cells: a value is then never far from the one it replaces. The values are boxes, so that one
 //! that is lost, dropped twice or read before it is whole is noticed.
@@ -8,7 +9,8 @@ use std::sync::Arc as StdArc;
 use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use loom::thread;
 
-use super::{mpsc, spsc};
+use super::{ClassSet, Feedback, Progress, mpsc, spsc};
+use crate::frame::Class;
 
 /// Every interleaving with up to three preemptions, one more than two operations of different threads need to meet in
 /// each order. With two threads nothing is left out; with three, all would take hours.
@@ -292,4 +294,23 @@ mod many_producers {
             drop(reader.join().unwrap());
         });
     }
+}
+
+/// What a source reads is as new as the count of dispatched events it comes with, or newer.
+#[test]
+fn feedback_is_at_least_as_new_as_its_count() {
+    model(|| {
+        let feedback = StdArc::new(Feedback::default());
+        let dispatcher = feedback.clone();
+        let teller = thread::spawn(move || {
+            let mut full = ClassSet::default();
+            full.insert(Class::Batch);
+            dispatcher.tell(Progress { dispatched: 1, settled: 1, full });
+            dispatcher.tell(Progress { dispatched: 2, settled: 2, full: ClassSet::default() });
+        });
+        let Progress { dispatched, settled, full } = feedback.read();
+        assert!(settled >= dispatched);
+        assert!(dispatched < 2 || full.is_empty());
+        teller.join().unwrap();
+    });
 }

@@ -22,10 +22,10 @@ pub(crate) use loom::sync::{Arc, atomic};
 pub(crate) use shuttle::sync::{Arc, atomic};
 
 #[cfg(not(mutate_orderings))]
-pub(crate) use atomic::{AtomicBool, AtomicU32, AtomicU64, fence};
+pub(crate) use atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, fence};
 
 #[cfg(mutate_orderings)]
-pub(crate) use mutation::{AtomicBool, AtomicU32, AtomicU64, fence};
+pub(crate) use mutation::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, fence};
 
 pub(crate) use std::sync::atomic::Ordering;
 

@@ -114,7 +114,7 @@ macro_rules! atomics {
     )*};
 }
 
-atomics!(AtomicBool bool, AtomicU32 u32, AtomicU64 u64);
+atomics!(AtomicBool bool, AtomicU8 u8, AtomicU32 u32, AtomicU64 u64);
 
 impl AtomicU32 {
     #[track_caller]
