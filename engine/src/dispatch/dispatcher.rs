@@ -365,7 +365,7 @@ impl Router {
     #[cold]
     fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
         let link = &self.links[link];
-        let waits = self.frames.is_reliable(&event) && !link.is_stalled();
+        let waits = self.slot.is_reliable() && !link.is_stalled();
         if waits && !link.has_room(false) {
             // A copy holds no credit: on the part of the ring that credits are given for it would take another's place.
             return Some(event);

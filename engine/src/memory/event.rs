@@ -203,12 +203,6 @@ impl Frames {
         peer.socket_address()
     }
 
-    /// Whether the event's source can be made to wait.
-    #[inline]
-    pub fn is_reliable(&self, event: &Event) -> bool {
-        self.pool(event).reliable
-    }
-
     pub fn pool_count(&self) -> usize {
         self.0.len()
     }
