@@ -68,7 +68,7 @@ impl Claims for Ours {
             return won;
         }
         let tokens = &mut self.tokens;
-        self.claimer.claim_batch(ids, now_ns, |_, claim| {
+        self.claimer.claim_each((0..).zip(ids.iter().copied()), now_ns, |_, claim| {
             if let Claim::Won(token) = claim {
                 tokens.push(token);
             }

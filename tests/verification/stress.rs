@@ -248,7 +248,7 @@ fn racing_claimers_have_one_winner_for_each_id() {
             for first in (0..IDS).step_by(8) {
                 let ids: [EventId; 8] = std::array::from_fn(|i| id(first + i as u64));
                 if thread % 2 == 0 {
-                    claimer.claim_batch(&ids, 1, |index, claim| claims[index] = Some(claim));
+                    claimer.claim_each((0..).zip(ids), 1, |index, claim| claims[index as usize] = Some(claim));
                 } else {
                     claims = ids.map(|id| Some(claimer.claim(id, 1)));
                 }

@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 use super::layout::{SLOTS, Word};
+use super::table::{Glance, Sole};
 use crate::sync::{AtomicU64, Ordering};
 
 /// A ring of words in one cache line.
@@ -27,48 +28,6 @@ use crate::sync::{AtomicU64, Ordering};
 #[derive(Default)]
 pub(super) struct Bucket {
     words: [AtomicU64; SLOTS],
-}
-
-/// What a look at a bucket tells without its words.
-#[derive(Clone, Copy)]
-pub(super) struct Glance {
-    /// The top bit: some fingerprint agrees.
-    matches: u64,
-    /// All words together: their overflow bit says whether older entries hang behind any.
-    union: u64,
-    /// The slot of the oldest word: where the next one goes.
-    pub(super) oldest: usize,
-}
-
-impl Glance {
-    /// Looks at the words in the order of their slots. It only counts turns and gathers bits: which words agree is asked when
-    /// any does.
-    #[inline(always)]
-    fn of(mut word_of: impl FnMut(usize) -> Word, probe: u64) -> Self {
-        let (mut matches, mut union, mut turns, mut first) = (0, 0, 0, false);
-        for slot in 0..SLOTS {
-            let word = word_of(slot);
-            matches |= word.mismatch(probe).wrapping_sub(1);
-            union |= word.0;
-            turns += usize::from(word.turn());
-            first = if slot == 0 { word.turn() } else { first };
-        }
-        // The slots before the oldest agree with the first one, as they have been written in the current turn. If all
-        // agree, it is the first.
-        let current = if first { turns } else { SLOTS - turns };
-        Self { matches, union, oldest: current % SLOTS }
-    }
-
-    /// Whether any cell must be looked into to tell that the id is not there.
-    #[inline]
-    pub(super) fn needs_cells(&self) -> bool {
-        self.matches >> 63 != 0 || self.has_overflow()
-    }
-
-    #[inline]
-    pub(super) fn has_overflow(&self) -> bool {
-        Word(self.union).has_overflow()
-    }
 }
 
 /// What `Bucket::collect` saw.
@@ -99,10 +58,9 @@ impl Bucket {
         View { words, glance }
     }
 
-    /// First reading where no second one follows: by the only claimer of the table, whose words stay as they are.
-    #[inline]
-    pub(super) fn glance(&self, probe: u64) -> Glance {
-        Glance::of(|slot| self.word(slot), probe)
+    #[inline(always)]
+    pub(super) fn words(&self) -> &[AtomicU64; SLOTS] {
+        &self.words
     }
 
     #[inline(always)]
@@ -134,7 +92,7 @@ impl Bucket {
 
     /// Puts `word` in the place of the one in `slot`, the oldest. By the only claimer of the table: nobody else inserts.
     #[inline]
-    pub(super) fn replace(&self, slot: usize, word: Word) {
+    pub(super) fn replace(&self, slot: usize, word: Word, _: &mut Sole) {
         // Release: publishes the cell; pairs with the acquire in `word`.
         self.words[slot].store(word.0, Ordering::Release);
     }

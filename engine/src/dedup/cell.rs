@@ -54,11 +54,11 @@ impl Cell {
     /// By the owner, on a cell it has taken: the whole entry.
     #[inline]
     pub(super) fn write(&self, id: EventId, meta: Meta, next: Word) {
-        let (high, low) = id.parts();
+        let [one, other] = id.halves();
         // Release, all three: pairs with the acquire loads in `read`. A reader that sees one of these sees that the
         // cell had been taken before, and finds the lap changed.
-        self.id[0].store(high, Ordering::Release);
-        self.id[1].store(low, Ordering::Release);
+        self.id[0].store(one, Ordering::Release);
+        self.id[1].store(other, Ordering::Release);
         self.next.store(next.0, Ordering::Release);
         // Release: pairs with the first load in `read` for readers that come by no word (`DedupTable::visit`).
         self.meta.store(meta.0, Ordering::Release);
@@ -87,13 +87,13 @@ impl Cell {
             return None;
         }
         // Acquire, all three: pairs with the release stores in `write`; keeps the second look at `meta` behind them.
-        let high = self.id[0].load(Ordering::Acquire);
-        let low = self.id[1].load(Ordering::Acquire);
+        let one = self.id[0].load(Ordering::Acquire);
+        let other = self.id[1].load(Ordering::Acquire);
         let next = Word(self.next.load(Ordering::Acquire));
         if Meta(self.meta.load(Ordering::Relaxed)).lap() != lap {
             return None;
         }
-        Some(Reading { id: EventId::from_parts(high, low), meta, next })
+        Some(Reading { id: EventId::from_halves([one, other]), meta, next })
     }
 
     /// By the token's holder: the claim's outcome.

@@ -5,16 +5,14 @@ use std::cell::Cell as NotSync;
 use std::marker::PhantomData;
 use std::sync::Arc;
 
-use super::bucket::View;
+use super::bucket::{Bucket, View};
 use super::id::EventId;
 use super::layout::{Meta, State, Word};
 use super::ring::Ring;
-use super::table::{Aim, DedupTable, prefetch};
+use super::table::{DedupTable, Glance, Sole, prefetch};
 use super::types::{ClaimState, ClaimToken, Outcome, claim_state};
 
-/// Claims whose buckets are under way at once: about what a core's miss buffers hold.
-const PREFETCH_AHEAD: usize = 32;
-/// Ids taken together; the largest burst of a worker.
+/// Ids taken together; the largest burst of a worker. Their buckets lie in L1 until their turn comes.
 const BATCH: usize = 256;
 
 /// The answer to a claim.
@@ -40,19 +38,33 @@ impl From<ClaimState> for Claim {
     }
 }
 
+/// An id of a batch, and where it belongs.
+#[derive(Clone, Copy, Default)]
+struct Aimed {
+    id: EventId,
+    probe: u64,
+    bucket: u32,
+    /// What the caller knows it by.
+    tag: u32,
+}
+
 /// Claims ids for one thread.
 pub struct Claimer {
     table: Arc<DedupTable>,
     ring: Ring,
-    /// Ids of a batch whose bucket led to cells, which are fetched while the rest goes on.
+    /// In a table that has this claimer alone.
+    sole: Option<Sole>,
+    batch: Box<[Aimed; BATCH]>,
+    /// Ids of the batch whose bucket led to cells, which are fetched while the rest goes on.
     deferred: Vec<u16>,
     _not_sync: PhantomData<NotSync<()>>,
 }
 
 impl Claimer {
-    pub(super) fn new(table: Arc<DedupTable>, arena: u32) -> Self {
+    pub(super) fn new(table: Arc<DedupTable>, arena: u32, sole: Option<Sole>) -> Self {
         let ring = Ring::new(arena, &table);
-        Self { table, ring, deferred: Vec::with_capacity(BATCH), _not_sync: PhantomData }
+        let batch = Box::new([Aimed::default(); BATCH]);
+        Self { table, ring, sole, batch, deferred: Vec::with_capacity(BATCH), _not_sync: PhantomData }
     }
 
     pub fn table(&self) -> &Arc<DedupTable> {
@@ -62,57 +74,60 @@ impl Claimer {
     /// Claims one id. `now_ns` may be behind other claimers' by up to 1/64 of the window.
     #[inline]
     pub fn claim(&mut self, id: EventId, now_ns: u64) -> Claim {
-        let Self { table, ring, .. } = self;
-        claim_at(table, ring, table.aim(id), id, now_ns)
+        let Self { table, ring, sole, .. } = self;
+        claim_one(table, ring, sole, aim(table, id, 0), now_ns)
     }
 
-    /// Claims `ids`, and tells `each` the index and the answer of every one: the same as one claim after another, but the
-    /// misses of many overlap. Answers come nearly in the order of the ids, not quite. If an id occurs twice, one of the two wins;
+    /// Claims ids, each under a tag by which `each` is told its answer: the same as one claim after another, but the misses of
+    /// many overlap. Answers come nearly in the order of the ids, not quite. If an id occurs twice, one of the two wins;
     /// not always the first.
     #[inline]
-    pub fn claim_batch(&mut self, ids: &[EventId], now_ns: u64, mut each: impl FnMut(usize, Claim)) {
-        for (chunk, ids) in ids.chunks(BATCH).enumerate() {
-            self.claim_chunk(ids, now_ns, |index, claim| each(chunk * BATCH + index, claim));
-        }
+    pub fn claim_each(
+        &mut self,
+        ids: impl IntoIterator<Item = (u32, EventId)>,
+        now_ns: u64,
+        mut each: impl FnMut(u32, Claim),
+    ) {
+        let mut count = 0;
+        ids.into_iter().for_each(|(tag, id)| {
+            let aimed = aim(&self.table, id, tag);
+            prefetch(self.table.bucket(aimed.bucket));
+            self.batch[count] = aimed;
+            count += 1;
+            if count == BATCH {
+                self.claim_aimed(count, now_ns, &mut each);
+                count = 0;
+            }
+        });
+        self.claim_aimed(count, now_ns, &mut each);
     }
 
-    #[inline]
-    fn claim_chunk(&mut self, ids: &[EventId], now_ns: u64, mut each: impl FnMut(usize, Claim)) {
-        let Self { table, ring, deferred, .. } = self;
+    /// Claims the first `count` of the batch.
+    #[inline(never)]
+    fn claim_aimed(&mut self, count: usize, now_ns: u64, each: &mut impl FnMut(u32, Claim)) {
+        let Self { table, ring, sole, batch, deferred, .. } = self;
         let table = &**table;
-        let Some(first) = ids.first() else { return };
-        let alone = table.has_one_claimer();
-        // What is on its way into the cache, by index modulo the length.
-        let mut aims = [table.aim(*first); PREFETCH_AHEAD];
-        for (aim, id) in aims.iter_mut().zip(ids) {
-            *aim = table.aim(*id);
-            prefetch(aim.bucket);
-        }
-        for (index, id) in ids.iter().enumerate() {
-            let aim = aims[index % PREFETCH_AHEAD];
-            if let Some(id) = ids.get(index + PREFETCH_AHEAD) {
-                let ahead = table.aim(*id);
-                prefetch(ahead.bucket);
-                aims[index % PREFETCH_AHEAD] = ahead;
-            }
-            if alone {
-                let glance = aim.bucket.glance(aim.probe);
-                if !glance.needs_cells() || !table.fetch_cells(aim) {
-                    each(index, insert_alone(table, ring, aim, glance.oldest, *id, now_ns));
+        deferred.clear(); // not empty only if `each` has panicked
+        for (index, aimed) in batch[..count].iter().enumerate() {
+            let bucket = table.bucket(aimed.bucket);
+            if let Some(sole) = sole {
+                let glance = Glance::alone(bucket, aimed.probe, sole);
+                if !glance.needs_cells || !table.fetch_cells(bucket, aimed.probe) {
+                    each(aimed.tag, insert_alone(table, ring, sole, bucket, glance.oldest, aimed, now_ns));
                     continue;
                 }
             } else {
-                let mut view = aim.bucket.collect(aim.probe);
-                if !view.glance.needs_cells() {
-                    each(index, claim_among(table, ring, aim, &mut view, *id, now_ns));
+                let mut view = bucket.collect(aimed.probe);
+                if !view.glance.needs_cells {
+                    each(aimed.tag, claim_among(table, ring, bucket, &mut view, aimed, now_ns));
                     continue;
                 }
-                table.fetch_cells(aim);
+                table.fetch_cells(bucket, aimed.probe);
             }
             deferred.push(index as u16);
         }
-        for index in deferred.drain(..).map(usize::from) {
-            each(index, claim_at(table, ring, table.aim(ids[index]), ids[index], now_ns));
+        for aimed in deferred.drain(..).map(|index| batch[usize::from(index)]) {
+            each(aimed.tag, claim_one(table, ring, sole, aimed, now_ns));
         }
     }
 
@@ -163,46 +178,69 @@ impl Claimer {
     }
 }
 
-/// Claims an id where it belongs.
-#[inline]
-fn claim_at(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, id: EventId, now_ns: u64) -> Claim {
-    let mut view = aim.bucket.collect(aim.probe);
-    if !table.has_one_claimer() {
-        return claim_among(table, ring, aim, &mut view, id, now_ns);
-    }
-    if view.glance.needs_cells()
-        && let Some((_, meta)) = table.resolve(&view, id, aim.probe, now_ns)
+#[inline(always)]
+fn aim(table: &DedupTable, id: EventId, tag: u32) -> Aimed {
+    let (bucket, probe) = table.aim(id);
+    Aimed { id, probe, bucket, tag }
+}
+
+/// Claims an id that may be there.
+#[inline(never)]
+fn claim_one(table: &DedupTable, ring: &mut Ring, sole: &mut Option<Sole>, aimed: Aimed, now_ns: u64) -> Claim {
+    let Aimed { id, probe, .. } = aimed;
+    let bucket = table.bucket(aimed.bucket);
+    let mut view = bucket.collect(probe);
+    let Some(sole) = sole else {
+        return claim_among(table, ring, bucket, &mut view, &aimed, now_ns);
+    };
+    if view.glance.needs_cells
+        && let Some((_, meta)) = table.resolve(&view, id, probe, now_ns)
     {
         return claim_state(meta).into();
     }
-    insert_alone(table, ring, aim, view.glance.oldest, id, now_ns)
+    insert_alone(table, ring, sole, bucket, view.glance.oldest, &aimed, now_ns)
 }
 
 /// Inserts an id that is not there, for the only claimer of the table: what it has seen of the bucket stays so.
-#[inline]
-fn insert_alone(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, oldest: usize, id: EventId, now_ns: u64) -> Claim {
-    let replaced = aim.bucket.word(oldest);
+#[inline(always)]
+fn insert_alone(
+    table: &DedupTable,
+    ring: &mut Ring,
+    sole: &mut Sole,
+    bucket: &Bucket,
+    oldest: usize,
+    aimed: &Aimed,
+    now_ns: u64,
+) -> Claim {
+    let replaced = bucket.word(oldest);
     let (next, left_out) = table.keep(replaced, now_ns);
     let Some((position, cell)) = ring.take_cell(table, now_ns) else {
         return ring.admit_unremembered();
     };
     let meta = Meta::new(State::Pending, position.short_lap(), now_ns);
-    cell.write(id, meta, next);
-    let number = ring.cell_number(table, position.index);
-    let word = Word::new(number, meta.lap(), aim.probe).in_place_of(replaced, !next.is_empty());
-    aim.bucket.replace(oldest, word);
+    cell.write(aimed.id, meta, next);
+    let number = ring.cell_number(position.index);
+    let word = Word::new(number, meta.lap(), aimed.probe).in_place_of(replaced, !next.is_empty());
+    bucket.replace(oldest, word, sole);
     ring.inserted(table, left_out, now_ns);
     Claim::Won(ClaimToken::new(number, meta.lap()))
 }
 
 /// Claims an id against other claimers, given a first reading of its bucket.
 #[inline(never)]
-fn claim_among(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, view: &mut View, id: EventId, now_ns: u64) -> Claim {
-    let Aim { bucket, probe } = aim;
+fn claim_among(
+    table: &DedupTable,
+    ring: &mut Ring,
+    bucket: &Bucket,
+    view: &mut View,
+    aimed: &Aimed,
+    now_ns: u64,
+) -> Claim {
+    let Aimed { id, probe, .. } = *aimed;
     let mut written: Option<(u32, Meta)> = None;
     // Each turn after the first means that another claimer's insertion succeeded.
     loop {
-        if view.glance.needs_cells()
+        if view.glance.needs_cells
             && let Some((_, meta)) = table.resolve(view, id, probe, now_ns)
         {
             if let Some((index, _)) = written {
@@ -231,7 +269,7 @@ fn claim_among(table: &DedupTable, ring: &mut Ring, aim: Aim<'_>, view: &mut Vie
                 (position.index, meta)
             }
         };
-        let number = ring.cell_number(table, index);
+        let number = ring.cell_number(index);
         let word = Word::new(number, meta.lap(), probe).in_place_of(replaced, !next.is_empty());
         if bucket.insert(view, word) {
             ring.inserted(table, left_out, now_ns);

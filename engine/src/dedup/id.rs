@@ -20,6 +20,18 @@ impl EventId {
         let whole = u128::from_be_bytes(self.0);
         ((whole >> 64) as u64, whole as u64)
     }
+
+    /// The bytes as two words that a machine has at hand: for the table alone, as their order of bytes is the machine's.
+    #[inline]
+    pub(super) const fn halves(self) -> [u64; 2] {
+        let whole = u128::from_ne_bytes(self.0);
+        [whole as u64, (whole >> 64) as u64]
+    }
+
+    #[inline]
+    pub(super) const fn from_halves([first, second]: [u64; 2]) -> Self {
+        Self(((second as u128) << 64 | first as u128).to_ne_bytes())
+    }
 }
 
 impl std::fmt::Debug for EventId {
@@ -48,8 +60,8 @@ impl Seed {
     /// second spreads them over bucket number and fingerprint alike.
     #[inline]
     pub(super) fn hash(&self, id: EventId) -> u64 {
-        let (high, low) = id.parts();
-        let first = fold(high ^ self.keys[0], low ^ self.keys[1]);
+        let [one, other] = id.halves();
+        let first = fold(one ^ self.keys[0], other ^ self.keys[1]);
         fold(first ^ self.keys[2], 0x9e37_79b9_7f4a_7c15)
     }
 }
@@ -63,6 +75,7 @@ mod tests {
         let id = EventId::from_parts(1, 0x0203);
         assert_eq!(id.0, [0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 3]);
         assert_eq!(id.parts(), (1, 0x0203));
+        assert_eq!(EventId::from_halves(id.halves()), id);
         assert_eq!(format!("{id:?}"), "00000000000000010000000000000203");
     }
 

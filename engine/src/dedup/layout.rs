@@ -18,8 +18,10 @@ const LAP_MASK: u64 = (1 << LAP_BITS) - 1;
 const TAG_SHIFT: u32 = CELL_BITS + LAP_BITS;
 const TAG_MASK: u64 = ((1 << TAG_BITS) - 1) << TAG_SHIFT;
 const PRESENT: u64 = 1 << 61;
-const OVERFLOW: u64 = 1 << 62;
-const TURN: u64 = 1 << 63;
+pub(super) const OVERFLOW: u64 = 1 << 62;
+pub(super) const TURN: u64 = 1 << 63;
+/// What a probe is compared with.
+pub(super) const PROBED: u64 = TAG_MASK | PRESENT;
 
 /// A reference to one use of one cell: cell number (30 bits), lap (12), fingerprint of the id (19), whether there is
 /// one at all, whether older entries hang behind it, and the bucket's turn. Zero is the empty word.
@@ -41,15 +43,9 @@ impl Word {
         PRESENT | (hash << TAG_SHIFT & TAG_MASK)
     }
 
-    /// Zero if it agrees; else below 2^62.
-    #[inline]
-    pub(super) fn mismatch(self, probe: u64) -> u64 {
-        (self.0 ^ probe) & (TAG_MASK | PRESENT)
-    }
-
     #[inline]
     pub(super) fn matches(self, probe: u64) -> bool {
-        self.mismatch(probe) == 0
+        (self.0 ^ probe) & PROBED == 0
     }
 
     #[inline]
@@ -106,9 +102,9 @@ const TIME_BITS: u32 = 64 - TIME_SHIFT;
 /// Times are kept in ticks of 1024 ns. 49 bits of them wrap after 18 years; ages are taken modulo that.
 const TICK_SHIFT: u32 = 10;
 
-/// `ns` in ticks, rounded up.
+/// `ns` in ticks, rounded up; at most the greatest age there is, nine years.
 pub(super) fn ticks_ceil(ns: u64) -> u64 {
-    ns.div_ceil(1 << TICK_SHIFT)
+    ns.div_ceil(1 << TICK_SHIFT).min((1 << (TIME_BITS - 1)) - 1)
 }
 
 /// `ticks` in nanoseconds.
@@ -152,6 +148,14 @@ impl Meta {
     pub(super) fn age_ticks(self, now_ns: u64) -> u64 {
         let age = (now_ns >> TICK_SHIFT).wrapping_sub(self.0 >> TIME_SHIFT) << TIME_SHIFT;
         ((age as i64) >> TIME_SHIFT).max(0) as u64
+    }
+
+    /// Whether the claim is more than so many ticks old at `now_ns`; they come from `ticks_ceil`.
+    #[inline]
+    pub(super) fn is_older(self, now_ns: u64, ticks: u64) -> bool {
+        // In the place where the time stands in the word, the wrap of its 49 bits is that of the 64.
+        let age = (now_ns >> TICK_SHIFT << TIME_SHIFT).wrapping_sub(self.0 >> TIME_SHIFT << TIME_SHIFT);
+        age as i64 > (ticks << TIME_SHIFT) as i64
     }
 
     /// The claim time, given any `now_ns` within nine years of it.
@@ -258,6 +262,8 @@ mod tests {
             let meta = Meta::new(State::Done, 1, base);
             assert_eq!(meta.age_ticks(base + 10 * 1024), 10);
             assert_eq!(meta.age_ticks(base.saturating_sub(5000)), 0);
+            assert!(meta.is_older(base + 10 * 1024, 9) && !meta.is_older(base + 10 * 1024, 10));
+            assert!(!meta.is_older(base.saturating_sub(5000), 0) && !meta.is_older(base + 1024, ticks_ceil(u64::MAX)));
             assert_eq!(meta.time_ns(base + 4096), base >> TICK_SHIFT << TICK_SHIFT);
         }
     }

@@ -25,40 +25,45 @@ const PASS_OVER_MAX: u32 = 32;
 
 pub(super) struct Ring {
     arena: u32,
+    /// The arena's first cell among all of the table's.
+    base: u32,
     head: Position,
-    floor: Position,
+    /// How many cells `head` is ahead of the floor.
+    occupied: u32,
     /// While `head` is before this, some cell before the floor may be pending.
     pinned_until: Position,
     until_housekeeping: u32,
     evicted_early: u64,
     unremembered: u64,
     pending_passed_over: u64,
-    effective_window_ns: u64,
+    /// What was last forgotten to make room, and when.
+    last_evicted: Option<(Meta, u64)>,
 }
 
 impl Ring {
     pub(super) fn new(arena: u32, table: &DedupTable) -> Self {
         Self {
             arena,
+            base: arena * table.arena_len,
             head: Position::START,
-            floor: Position::START,
+            occupied: 0,
             pinned_until: Position::START,
             until_housekeeping: HOUSEKEEP_EVERY,
             evicted_early: 0,
             unremembered: 0,
             pending_passed_over: 0,
-            effective_window_ns: table.window_ns(),
+            last_evicted: None,
         }
     }
 
     #[inline]
     pub(super) fn cell<'t>(&self, table: &'t DedupTable, index: u32) -> &'t Cell {
-        table.cell(self.arena, index)
+        table.cell(self.cell_number(index))
     }
 
     #[inline]
-    pub(super) fn cell_number(&self, table: &DedupTable, index: u32) -> u32 {
-        table.cell_number(self.arena, index)
+    pub(super) fn cell_number(&self, index: u32) -> u32 {
+        self.base + index
     }
 
     /// An entry has been linked, and `left_out` others have been left out of its bucket by that.
@@ -79,73 +84,73 @@ impl Ring {
     }
 
     /// The next cell of the arena that may be reused, taken.
-    #[inline]
-    pub(super) fn take_cell<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
-        self.try_take(table, now_ns).or_else(|| self.take_later(table, now_ns))
-    }
-
-    /// The cell at `head`, if it may be reused.
     #[inline(always)]
-    fn try_take<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
+    pub(super) fn take_cell<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
         let position = self.head;
         let cell = self.cell(table, position.index);
         let found = cell.meta();
-        let taken = self.reusable(table, position.index, cell, found, now_ns) && cell.take(found, position.short_lap());
-        taken.then(|| {
-            self.advance_head(table);
-            (position, cell)
-        })
-    }
-
-    #[cold]
-    fn take_later<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
-        (0..PASS_OVER_MAX).find_map(|_| {
-            self.pass_over(table);
-            self.try_take(table, now_ns)
-        })
-    }
-
-    /// Whether the cell may be reused; counts what is forgotten by that.
-    #[inline(always)]
-    fn reusable(&mut self, table: &DedupTable, index: u32, cell: &Cell, found: Meta, now_ns: u64) -> bool {
-        if found.state() == State::Pending {
-            return false;
+        // What most cells are found as: nothing but their own entry depends on them.
+        let plain = matches!(found.state(), State::Free | State::Done | State::Released);
+        if !plain || !cell.next().is_empty() || !cell.take(found, position.short_lap()) {
+            return self.take_with_care(table, now_ns);
         }
-        let remembered_behind = match cell.next() {
-            Word::EMPTY => 0,
-            next => match self.remembered_behind(table, index, cell, next, now_ns) {
-                Some(count) => count,
-                None => return false,
-            },
-        };
-        if matches!(found.state(), State::Done | State::DeadLettered) {
-            if table.expired(found, now_ns) {
-                self.effective_window_ns = table.window_ns();
-            } else {
-                self.evicted_early += 1 + remembered_behind;
-                self.effective_window_ns = ticks_to_ns(found.age_ticks(now_ns)).min(table.window_ns());
+        if found.state() == State::Done {
+            self.evict(table, found, 0, now_ns);
+        }
+        self.advance_head(table);
+        Some((position, cell))
+    }
+
+    #[inline(never)]
+    fn take_with_care<'t>(&mut self, table: &'t DedupTable, now_ns: u64) -> Option<(Position, &'t Cell)> {
+        for passed_over in 0..=PASS_OVER_MAX {
+            let position = self.head;
+            let cell = self.cell(table, position.index);
+            let found = cell.meta();
+            if let Some(behind) = self.remembered_behind(table, position.index, cell, found, now_ns)
+                && cell.take(found, position.short_lap())
+            {
+                if matches!(found.state(), State::Done | State::DeadLettered) {
+                    self.evict(table, found, behind, now_ns);
+                }
+                self.advance_head(table);
+                return Some((position, cell));
+            }
+            if passed_over < PASS_OVER_MAX {
+                self.pass_over(table);
             }
         }
-        true
+        None
     }
 
-    /// How many entries that are reached through the cell a claimer would still answer for. None if one of them is pending:
-    /// then the cell must stay.
-    #[inline(never)]
-    fn remembered_behind(&self, table: &DedupTable, index: u32, cell: &Cell, next: Word, now_ns: u64) -> Option<u64> {
-        let (pending, remembered) = table.behind(next, now_ns);
-        let stays = pending && table.reachable(self.cell_number(table, index), cell);
+    /// Notes that an entry is forgotten, and others that are reached through it alone.
+    #[inline(always)]
+    fn evict(&mut self, table: &DedupTable, found: Meta, behind: u64, now_ns: u64) {
+        self.last_evicted = Some((found, now_ns));
+        if !table.expired(found, now_ns) {
+            self.evicted_early += 1 + behind;
+        }
+    }
+
+    /// How many entries that are reached through the cell a claimer would still answer for. None if its own, or one of those,
+    /// is pending: then the cell must stay.
+    fn remembered_behind(&self, table: &DedupTable, index: u32, cell: &Cell, found: Meta, now_ns: u64) -> Option<u64> {
+        if found.state() == State::Pending {
+            return None;
+        }
+        let (pending, remembered) = match cell.next() {
+            Word::EMPTY => (false, 0),
+            next => table.behind(next, now_ns),
+        };
+        let stays = pending && table.reachable(self.cell_number(index), cell);
         (!stays).then_some(remembered)
     }
 
     #[inline]
     fn advance_head(&mut self, table: &DedupTable) {
-        let arena_len = table.arena_len;
-        // The cell at `head` in its previous lap is gone now, or pinned: the floor cannot stay before it.
-        if self.floor.lap_later() == self.head {
-            self.floor.advance(arena_len);
-        }
-        self.head.advance(arena_len);
+        // The cell at `head` in its previous lap is gone now, or pinned: should the floor be there, it moves on as well.
+        self.occupied = (self.occupied + 1).min(table.arena_len);
+        self.head.advance(table.arena_len);
     }
 
     #[cold]
@@ -164,12 +169,13 @@ impl Ring {
     /// Moves the floor, and publishes it with the numbers.
     pub(super) fn housekeep(&mut self, table: &DedupTable, now_ns: u64) {
         self.until_housekeeping = HOUSEKEEP_EVERY;
+        let mut floor = self.floor(table);
         for _ in 0..HOUSEKEEP_CELLS {
-            if self.floor == self.head {
+            if self.occupied == 0 {
                 break;
             }
-            let found = self.cell(table, self.floor.index).meta();
-            let current = found.lap() == self.floor.short_lap();
+            let found = self.cell(table, floor.index).meta();
+            let current = found.lap() == floor.short_lap();
             match found.state() {
                 // A pending one too: claims of one batch are settled after the last, and then have a window before them.
                 State::Pending | State::Done | State::DeadLettered
@@ -179,28 +185,39 @@ impl Ring {
                 }
                 State::Pending => self.pin(table),
                 _ => {
-                    let next = self.cell(table, self.floor.index).next();
+                    let next = self.cell(table, floor.index).next();
                     if !next.is_empty() && table.behind(next, now_ns).0 {
                         self.pin(table);
                     }
                 }
             }
-            self.floor.advance(table.arena_len);
+            floor.advance(table.arena_len);
+            self.occupied -= 1;
         }
         self.publish(table);
+    }
+
+    fn floor(&self, table: &DedupTable) -> Position {
+        let Position { lap, index } = self.head;
+        match index.checked_sub(self.occupied) {
+            Some(index) => Position { lap, index },
+            None => Position { lap: lap - 1, index: index + (table.arena_len - self.occupied) },
+        }
     }
 
     fn publish(&self, table: &DedupTable) {
         let arena = &table.arenas[self.arena as usize];
         let pinned = self.head < self.pinned_until;
-        let laps = self.head.lap - self.floor.lap;
-        let occupied = laps * u64::from(table.arena_len) + u64::from(self.head.index) - u64::from(self.floor.index);
+        let effective = match self.last_evicted {
+            Some((found, at)) if !table.expired(found, at) => ticks_to_ns(found.age_ticks(at)).min(table.window_ns()),
+            _ => table.window_ns(),
+        };
         // Relaxed, all: each number stands by itself. An old floor is a lower one, and says less.
-        arena.floor.store(Floor::new(self.floor, pinned).0, Ordering::Relaxed);
-        arena.occupied.store(occupied, Ordering::Relaxed);
+        arena.floor.store(Floor::new(self.floor(table), pinned).0, Ordering::Relaxed);
+        arena.occupied.store(u64::from(self.occupied), Ordering::Relaxed);
         arena.evicted_early.store(self.evicted_early, Ordering::Relaxed);
         arena.unremembered.store(self.unremembered, Ordering::Relaxed);
         arena.pending_passed_over.store(self.pending_passed_over, Ordering::Relaxed);
-        arena.effective_window_ns.store(self.effective_window_ns, Ordering::Relaxed);
+        arena.effective_window_ns.store(effective, Ordering::Relaxed);
     }
 }

@@ -100,7 +100,8 @@ fn ids_claimed_in_batches_and_settled_afterwards_keep_their_window() {
     for first in (0..4000).step_by(200) {
         let ids: Vec<_> = (first..first + 200).map(id).collect();
         let mut claims: Vec<Option<Claim>> = ids.iter().map(|_| None).collect();
-        claimer.claim_batch(&ids, TICK, |index, claim| claims[index] = Some(claim));
+        let tagged = (0..).zip(ids.iter().copied());
+        claimer.claim_each(tagged, TICK, |index, claim| claims[index as usize] = Some(claim));
         claims.drain(..).for_each(|claim| claimer.finish(won(claim.expect("claimed"))));
     }
     claimer.housekeep(TICK);
@@ -291,7 +292,8 @@ proptest! {
                     ns.dedup();
                     let ids: Vec<_> = ns.iter().map(|&n| id(n.into())).collect();
                     let mut claims: Vec<_> = ids.iter().map(|_| None).collect();
-                    claimer.claim_batch(&ids, oracle.now, |index, claim| claims[index] = Some(claim));
+                    let tagged = (0..).zip(ids.iter().copied());
+                    claimer.claim_each(tagged, oracle.now, |index, claim| claims[index as usize] = Some(claim));
                     for (n, claim) in ns.into_iter().zip(claims) {
                         oracle.check(n, claim.expect("each is answered"));
                     }

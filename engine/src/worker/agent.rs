@@ -94,20 +94,14 @@ impl<H: Handler> Worker<H> {
 
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
     fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
-        let Some(claimer) = &mut self.spec.claimer else { return };
-        let Burst { verdicts, tokens, duplicates, ids, claiming, .. } = &mut self.burst;
-        ids.clear();
-        claiming.clear();
-        for (index, event) in self.spec.rings[ring].peek(0..count).enumerate() {
-            if event.topic() & topic_word::DEDUP != 0
-                && let Some(id) = self.spec.frames.view(event).id()
-            {
-                ids.push(EventId(id));
-                claiming.push(index as u32);
-            }
-        }
-        claimer.claim_batch(ids, now, |claim, answer| {
-            let index = claiming[claim];
+        let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &mut self.spec else { return };
+        let Burst { verdicts, tokens, duplicates, .. } = &mut self.burst;
+        let ids = rings[ring].peek(0..count).enumerate().filter_map(|(index, event)| {
+            let deduplicated = event.topic() & topic_word::DEDUP != 0;
+            let id = if deduplicated { frames.view(event).id() } else { None };
+            id.map(|id| (index as u32, EventId(id)))
+        });
+        claimer.claim_each(ids, now, |index, answer| {
             if let Claim::Won(token) = answer {
                 tokens.push((index, token));
             } else {

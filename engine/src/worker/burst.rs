@@ -1,6 +1,6 @@
 //! What a worker finds out about the events of one burst, pass by pass: claims and verdicts.
 
-use crate::dedup::{ClaimToken, EventId};
+use crate::dedup::ClaimToken;
 use crate::metrics::DeadLetterReason;
 
 /// Events handled in one go: their frames stay in L1 between the passes over them.
@@ -23,9 +23,6 @@ pub(super) struct Burst {
     pub(super) duplicates: u64,
     /// Some verdict is neither done nor duplicate.
     pub(super) has_failures: bool,
-    /// Ids to be claimed, and the event of each.
-    pub(super) ids: Vec<EventId>,
-    pub(super) claiming: Vec<u32>,
 }
 
 impl Burst {
@@ -35,8 +32,6 @@ impl Burst {
             tokens: Vec::with_capacity(BURST),
             duplicates: 0,
             has_failures: false,
-            ids: Vec::with_capacity(BURST),
-            claiming: Vec::with_capacity(BURST),
         }
     }
 

@@ -22,9 +22,15 @@
 //! # Memory
 //! 32 bytes a cell and 20 of bucket: 52 bytes per id of capacity, all of it allocated and touched by `new`.
 
+mod glance;
+#[cfg(not(any(loom_model, shuttle_model)))]
+mod slab;
+
 use std::sync::Arc;
 
 use crossbeam_utils::CachePadded;
+
+pub(super) use glance::{Glance, Sole};
 
 use super::bucket::{Bucket, View};
 use super::cell::Cell;
@@ -48,25 +54,16 @@ pub(super) struct Arena {
     pub(super) effective_window_ns: AtomicU64,
 }
 
-/// Where an id belongs, and how a word for it is told from others there.
-#[derive(Clone, Copy)]
-pub(super) struct Aim<'t> {
-    pub(super) bucket: &'t Bucket,
-    pub(super) probe: u64,
-}
-
 /// The table, shared by its claimers and by whoever looks ids up.
 pub struct DedupTable {
     buckets: Slab<Bucket>,
     cells: Slab<Cell>,
     pub(super) arenas: Box<[CachePadded<Arena>]>,
     pub(super) arena_len: u32,
-    /// A cell number is the arena above these bits, and the index in it below.
-    index_bits: u32,
     seed: Seed,
     window_ns: u64,
     window_ticks: u64,
-    slack_ticks: u64,
+    surely_ticks: u64,
 }
 
 impl DedupTable {
@@ -77,11 +74,10 @@ impl DedupTable {
             return Err(DedupError::Zero);
         }
         let arena_len = capacity.div_ceil(claimers);
-        let index_bits = arena_len.next_power_of_two().trailing_zeros();
-        if index_bits + claimers.next_power_of_two().trailing_zeros() > CELL_BITS || arena_len >= 1 << CELL_BITS {
+        let cells = arena_len.saturating_mul(claimers);
+        if cells > 1 << CELL_BITS {
             return Err(DedupError::TooLarge);
         }
-        let cells = arena_len * claimers;
         // Two and a half words a cell. A claim must look for the cells of words that have overflow: in a full table 44 of 100
         // do at 1.5 words a cell, 17 at two and 7 at two and a half, of which the floor settles four.
         // One bucket in the models: that is where threads meet.
@@ -99,13 +95,13 @@ impl DedupTable {
             cells: slab(cells),
             arenas: (0..claimers).map(|_| CachePadded::new(arena())).collect(),
             arena_len: arena_len as u32,
-            index_bits,
             seed: Seed::random(),
             window_ns,
             window_ticks: ticks_ceil(window_ns),
-            slack_ticks: ticks_ceil(window_ns / 64),
+            surely_ticks: ticks_ceil(window_ns.saturating_add(window_ns / 64)),
         });
-        let claimers = (0..claimers as u32).map(|arena| Claimer::new(Arc::clone(&table), arena)).collect();
+        let sole = || (claimers == 1).then(Sole::new);
+        let claimers = (0..claimers as u32).map(|arena| Claimer::new(Arc::clone(&table), arena, sole())).collect();
         Ok((table, claimers))
     }
 
@@ -180,27 +176,27 @@ impl DedupTable {
         stats
     }
 
-    /// Then nothing changes a bucket between this claimer's looks at it.
+    /// The number of the bucket where an id belongs, and how a word for it is told from others there.
     #[inline]
-    pub(super) fn has_one_claimer(&self) -> bool {
-        self.arenas.len() == 1
+    pub(super) fn aim(&self, id: EventId) -> (u32, u64) {
+        let hash = self.seed.hash(id);
+        // The high bits of the hash, scaled to any number of buckets; the fingerprint is made of the low ones.
+        let bucket = (u128::from(hash) * self.buckets.len() as u128) >> 64;
+        (bucket as u32, Word::probe(hash))
     }
 
     #[inline]
-    pub(super) fn aim(&self, id: EventId) -> Aim<'_> {
-        let hash = self.seed.hash(id);
-        // The high bits of the hash, scaled to any number of buckets; the fingerprint is made of the low ones.
-        let bucket = &self.buckets[((u128::from(hash) * self.buckets.len() as u128) >> 64) as usize];
-        Aim { bucket, probe: Word::probe(hash) }
+    pub(super) fn bucket(&self, number: u32) -> &Bucket {
+        &self.buckets[number as usize]
     }
 
     /// Fetches the cells that a claim has to read, and says whether there are any: not those of entries which the floor alone
     /// tells to be forgotten, as are the ones behind them.
     #[inline(never)]
-    pub(super) fn fetch_cells(&self, aim: Aim<'_>) -> bool {
+    pub(super) fn fetch_cells(&self, bucket: &Bucket, probe: u64) -> bool {
         let mut any = false;
-        for word in &aim.bucket.collect(aim.probe).words {
-            if (word.matches(aim.probe) || word.has_overflow()) && self.judge(*word) != Verdict::Dead {
+        for word in &bucket.collect(probe).words {
+            if (word.matches(probe) || word.has_overflow()) && self.judge(*word) != Verdict::Dead {
                 prefetch(self.cell_of(*word));
                 any = true;
             }
@@ -208,25 +204,15 @@ impl DedupTable {
         any
     }
 
+    /// An arena's cells are numbered one behind the other, and the arenas too.
     #[inline]
-    pub(super) fn cell(&self, arena: u32, index: u32) -> &Cell {
-        &self.cells[arena as usize * self.arena_len as usize + index as usize]
-    }
-
-    #[inline]
-    pub(super) fn cell_number(&self, arena: u32, index: u32) -> u32 {
-        arena << self.index_bits | index
+    pub(super) fn cell(&self, number: u32) -> &Cell {
+        &self.cells[number as usize]
     }
 
     #[inline]
     pub(super) fn cell_of(&self, word: Word) -> &Cell {
-        let (arena, index) = self.split(word);
-        self.cell(arena, index)
-    }
-
-    #[inline]
-    fn split(&self, word: Word) -> (u32, u32) {
-        (word.cell() >> self.index_bits, word.cell() & ((1 << self.index_bits) - 1))
+        self.cell(word.cell())
     }
 
     /// Whether the entry may still be remembered; if not, neither is any behind it.
@@ -244,7 +230,10 @@ impl DedupTable {
 
     #[inline]
     fn judge(&self, word: Word) -> Verdict {
-        let (arena, index) = self.split(word);
+        let number = word.cell();
+        // The usual table of one arena is spared the divisions.
+        let (arena, index) =
+            if self.arenas.len() == 1 { (0, number) } else { (number / self.arena_len, number % self.arena_len) };
         // Relaxed: what is before the floor is so for good, and an older floor only says less.
         let floor = self.arenas[arena as usize].floor.load(Ordering::Relaxed);
         Floor(floor).judge(word.lap(), index)
@@ -256,7 +245,7 @@ impl DedupTable {
         match meta.state() {
             // However old: two copies must not be under way at once.
             State::Pending => true,
-            State::Done | State::DeadLettered => meta.age_ticks(now_ns) <= self.window_ticks,
+            State::Done | State::DeadLettered => !self.expired(meta, now_ns),
             State::Free | State::Released => false,
         }
     }
@@ -264,18 +253,18 @@ impl DedupTable {
     /// Whether every thread's clock agrees that the window is over.
     #[inline]
     pub(super) fn surely_expired(&self, meta: Meta, now_ns: u64) -> bool {
-        meta.age_ticks(now_ns) > self.window_ticks + self.slack_ticks
+        meta.is_older(now_ns, self.surely_ticks)
     }
 
     /// Whether the window is over by this clock.
     #[inline]
     pub(super) fn expired(&self, meta: Meta, now_ns: u64) -> bool {
-        meta.age_ticks(now_ns) > self.window_ticks
+        meta.is_older(now_ns, self.window_ticks)
     }
 
     fn find(&self, id: EventId, now_ns: u64) -> Option<(Word, Meta)> {
-        let Aim { bucket, probe } = self.aim(id);
-        self.resolve(&bucket.collect(probe), id, probe, now_ns)
+        let (bucket, probe) = self.aim(id);
+        self.resolve(&self.bucket(bucket).collect(probe), id, probe, now_ns)
     }
 
     /// The remembered entry for `id` among those a view leads to. An entry never moves from one slot's chain to
@@ -291,9 +280,6 @@ impl DedupTable {
             {
                 return Some(found);
             }
-        }
-        if !view.glance.has_overflow() {
-            return None;
         }
         for word in view.words.iter().filter(|word| word.has_overflow()) {
             let found = self.chain(*word).filter(|word| word.matches(probe)).find_map(check);
@@ -372,12 +358,14 @@ impl DedupTable {
         let Some(id) = entry.read(lap).map(|entry| entry.id) else {
             return false;
         };
-        let Aim { bucket, probe } = self.aim(id);
+        let (bucket, probe) = self.aim(id);
+        let bucket = self.bucket(bucket);
         let view = bucket.collect(probe);
         let leads_here = |word: Word| !word.is_empty() && word.cell() == cell && word.lap() == lap;
         view.words.iter().any(|word| leads_here(*word) || self.chain(*word).any(leads_here)) || !bucket.unchanged(&view)
     }
 
+    #[inline]
     fn settle(&self, token: ClaimToken, state: State) {
         if token.is_remembered() {
             let word = token.word();
@@ -400,81 +388,13 @@ pub(super) fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
+#[cfg(not(any(loom_model, shuttle_model)))]
+use slab::{Slab, slab};
+
 #[cfg(any(loom_model, shuttle_model))]
 type Slab<T> = Box<[T]>;
 
 #[cfg(any(loom_model, shuttle_model))]
 fn slab<T: Default>(len: usize) -> Slab<T> {
     (0..len).map(|_| T::default()).collect()
-}
-
-#[cfg(not(any(loom_model, shuttle_model)))]
-use memory::{Slab, slab};
-
-/// Arrays of atomics in zeroed memory, on huge pages where the kernel grants them: a table of ten million ids spans
-/// a hundred thousand small pages, and each claim would pay for a walk of the page table beside its cache miss.
-#[cfg(not(any(loom_model, shuttle_model)))]
-mod memory {
-    use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
-    use std::ptr::NonNull;
-
-    const HUGE_PAGE_BYTES: usize = 2 << 20;
-
-    /// # Safety
-    /// All bytes zero must be a valid value, and dropping one must do nothing.
-    pub(in super::super) unsafe trait Zeroable {}
-
-    // SAFETY: consists of atomics of integers, for which all bytes zero is the value 0, and which have no drop.
-    unsafe impl Zeroable for super::Bucket {}
-    // SAFETY: as for `Bucket`.
-    unsafe impl Zeroable for super::Cell {}
-
-    /// A boxed slice with an alignment of its own.
-    pub(in super::super) struct Slab<T> {
-        start: NonNull<T>,
-        len: usize,
-        layout: Layout,
-    }
-
-    // SAFETY: a slab owns its elements as a boxed slice does; nothing else points to them.
-    unsafe impl<T: Send> Send for Slab<T> {}
-    // SAFETY: shared access gives out `&[T]` alone.
-    unsafe impl<T: Sync> Sync for Slab<T> {}
-
-    pub(in super::super) fn slab<T: Zeroable>(len: usize) -> Slab<T> {
-        let layout = Layout::array::<T>(len).expect("limited to 2^30 cells by DedupTable::new");
-        assert!(layout.size() > 0, "DedupTable::new refuses a capacity of zero");
-        let huge = layout.size() >= HUGE_PAGE_BYTES;
-        let layout = if huge { layout.align_to(HUGE_PAGE_BYTES).expect("a power of two") } else { layout };
-        // SAFETY: the layout's size is not zero, asserted above.
-        let bytes = unsafe { alloc(layout) };
-        let Some(start) = NonNull::new(bytes.cast::<T>()) else { handle_alloc_error(layout) };
-        if huge {
-            // Before the first touch, which is what decides the size of the page. Refused, it is merely slower.
-            // SAFETY: the range is the allocation just made; the advice changes how it is backed, not what it holds.
-            let _ = unsafe { rustix::mm::madvise(bytes.cast(), layout.size(), rustix::mm::Advice::LinuxHugepage) };
-        }
-        // Zeroed here and not by the allocator: each page is touched now, and none faults in later under a claim.
-        // SAFETY: the allocation has this size and is not yet shared.
-        unsafe { bytes.write_bytes(0, layout.size()) };
-        Slab { start, len, layout }
-    }
-
-    impl<T> std::ops::Deref for Slab<T> {
-        type Target = [T];
-
-        #[inline]
-        fn deref(&self) -> &[T] {
-            // SAFETY: `start` is the start of an allocation of `len` elements, zeroed, and `slab` makes only types
-            // for which that is valid; it lives until `drop`.
-            unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
-        }
-    }
-
-    impl<T> Drop for Slab<T> {
-        fn drop(&mut self) {
-            // SAFETY: allocated by `slab` with this layout, and freed only here; the elements have no drop.
-            unsafe { dealloc(self.start.as_ptr().cast::<u8>(), self.layout) };
-        }
-    }
 }
