@@ -1,6 +1,7 @@
 //! The command line, and what it is turned into once everything in it has been checked.
 
 use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use eventstream_steer::blast::{SHARE_ONE, TOPIC_PREFIX};
@@ -124,6 +125,10 @@ pub struct RateArgs {
     /// The same as datagrams a second.
     #[arg(long, value_name = "DATAGRAMS_PER_S", conflicts_with = "rate", value_parser = parse_number)]
     pub datagram_rate: Option<f64>,
+    /// Send what is due once in so many milliseconds and sleep in between, as ordinary clients do, instead of waiting for
+    /// each datagram's time with a core in use.
+    #[arg(long, value_name = "MS", value_parser = clap::value_parser!(u64).range(1..=1_000))]
+    pub tick: Option<u64>,
 }
 
 #[derive(Debug, Args)]
@@ -244,10 +249,14 @@ impl RateArgs {
     pub fn rate(&self, events_per_datagram: usize) -> Result<Rate, String> {
         let EventRate(events) = self.rate;
         let by_events = events.map(|rate| rate / events_per_datagram as f64);
-        match self.datagram_rate.or(by_events) {
-            None => Ok(Rate::Max),
-            Some(rate) if rate > 0.0 && rate <= RATE_MAX => Ok(Rate::DatagramsPerS(rate)),
-            Some(rate) => Err(format!("--rate: {rate} datagrams a second is not within 0 and {RATE_MAX:e}")),
+        match (self.datagram_rate.or(by_events), self.tick) {
+            (None, None) => Ok(Rate::Max),
+            (None, Some(_)) => Err("--tick: a load as fast as it goes has none; give it a --rate".to_owned()),
+            (Some(rate), None) if rate > 0.0 && rate <= RATE_MAX => Ok(Rate::DatagramsPerS(rate)),
+            (Some(datagrams_per_s), Some(tick)) if datagrams_per_s > 0.0 && datagrams_per_s <= RATE_MAX => {
+                Ok(Rate::InTicks { datagrams_per_s, tick: Duration::from_millis(tick) })
+            }
+            (Some(rate), _) => Err(format!("--rate: {rate} datagrams a second is not within 0 and {RATE_MAX:e}")),
         }
     }
 }
@@ -373,6 +382,11 @@ mod tests {
         assert_eq!(args.common.layout(0).unwrap().mix().duplicates, 0, "none without ids");
         let Kind::Tcp(args) = parse("tcp --dst ::1 --rate max").unwrap().kind else { panic!("another kind") };
         assert_eq!(args.rate.rate(23).unwrap(), Rate::Max);
+        let Kind::Tcp(args) = parse("tcp --dst ::1 --rate 46 --tick 5").unwrap().kind else { panic!("another kind") };
+        let rate = Rate::InTicks { datagrams_per_s: 2.0, tick: Duration::from_millis(5) };
+        assert_eq!(args.rate.rate(23).unwrap(), rate);
+        let Kind::Udp(args) = parse("udp --dst ::1 --tick 5").unwrap().kind else { panic!("another kind") };
+        assert!(args.rate.rate(23).unwrap_err().contains("--tick"));
     }
 
     #[test]

@@ -23,6 +23,11 @@ pub const RATE_MAX: f64 = 1e9;
 pub enum Rate {
     Max,
     DatagramsPerS(f64),
+    /// At each tick what has become due since the last one. Sleeps in between, and leaves the core to others.
+    InTicks {
+        datagrams_per_s: f64,
+        tick: Duration,
+    },
 }
 
 /// Datagrams to send now.
@@ -51,6 +56,8 @@ pub struct Schedule {
     end: Duration,
     /// Zero: unpaced.
     interval_ns: f64,
+    /// Datagrams become due at multiples of this.
+    tick: Option<Duration>,
     limit: u64,
     issued: u64,
     /// How long the run took, once it is over.
@@ -64,15 +71,18 @@ impl Schedule {
     pub fn start(rate: Rate, seconds: f64, limit: u64, shows_progress: bool) -> Self {
         let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let end = Duration::from_secs_f64(seconds);
-        let (interval_ns, end, limit) = match rate {
-            Rate::Max => (0.0, end, limit),
-            Rate::DatagramsPerS(rate) => (1e9 / rate, end + CATCH_UP, limit.min((seconds * rate).ceil() as u64)),
+        let paced = |rate: f64| (1e9 / rate, end + CATCH_UP, limit.min((seconds * rate).ceil() as u64));
+        let ((interval_ns, end, limit), tick) = match rate {
+            Rate::Max => ((0.0, end, limit), None),
+            Rate::DatagramsPerS(rate) => (paced(rate), None),
+            Rate::InTicks { datagrams_per_s, tick } => (paced(datagrams_per_s), Some(tick)),
         };
         Self {
             started: Instant::now(),
             start_unix_ns: since_epoch.as_nanos() as u64,
             end,
             interval_ns,
+            tick,
             limit,
             issued: 0,
             took: None,
@@ -135,8 +145,10 @@ impl Schedule {
         if self.interval_ns == 0.0 {
             return self.limit;
         }
+        let elapsed_ns = elapsed.as_nanos() as u64;
+        let at_ns = self.tick.map_or(elapsed_ns, |tick| elapsed_ns - elapsed_ns % tick.as_nanos() as u64);
         // The first is due at once, hence one more than whole intervals.
-        let due = (elapsed.as_nanos() as f64 / self.interval_ns) as u64 + 1;
+        let due = (at_ns as f64 / self.interval_ns) as u64 + 1;
         due.min(self.limit)
     }
 
@@ -150,8 +162,12 @@ impl Schedule {
 
     fn wait(&self, elapsed: Duration) {
         let next_ns = (self.issued as f64 * self.interval_ns) as u64;
-        let until_next = Duration::from_nanos(next_ns).min(self.end).saturating_sub(elapsed);
-        if until_next > SPIN {
+        let until = |at_ns| Duration::from_nanos(at_ns).min(self.end).saturating_sub(elapsed);
+        let until_next = until(next_ns);
+        if let Some(tick) = self.tick {
+            let tick_ns = tick.as_nanos() as u64;
+            std::thread::sleep(until(next_ns.next_multiple_of(tick_ns)).min(SLEEP_MAX));
+        } else if until_next > SPIN {
             std::thread::sleep((until_next - SPIN).min(SLEEP_MAX));
         } else {
             std::hint::spin_loop();
@@ -188,6 +204,22 @@ mod tests {
             total += batch.count as u64;
         }
         assert_eq!((total, schedule.behind()), (5_000, 0));
+    }
+
+    #[test]
+    fn in_ticks_comes_what_has_become_due_since_the_last_one() {
+        let tick = Duration::from_millis(10);
+        let rate = Rate::InTicks { datagrams_per_s: 1_000.0, tick };
+        let mut schedule = Schedule::start(rate, 0.1, u64::MAX, false);
+        let (mut total, mut batches) = (0, 0);
+        while let Some(batch) = schedule.next(1_000) {
+            let due = schedule.elapsed();
+            assert!(total + batch.count as u64 <= due.as_millis() as u64 + 1, "nothing before its time");
+            total += batch.count as u64;
+            batches += 1;
+        }
+        assert_eq!((total, schedule.behind()), (100, 0));
+        assert!(batches <= 11, "{batches} batches in ten ticks and the end");
     }
 
     #[test]

@@ -71,7 +71,7 @@ pub fn check_reach(kind: Kind, target: &Target) -> Result<()> {
 /// What a kind of load does unless told otherwise: the demonstration's mix.
 pub fn load_of(kind: Kind) -> Load {
     let path = if kind == Kind::Tcp { Path::Loopback } else { Path::Link };
-    Load { kind, path, queues: "0", rate: Rate::Max, events_per_datagram: 23, duplicates: 0.01 }
+    Load { kind, path, queues: "0", rate: Rate::Max, events_per_datagram: 23, duplicates: 0.01, tick_ms: None }
 }
 
 /// Defaults with the caller's own arguments in their place.

@@ -129,6 +129,9 @@ pub fn arguments(load: &Load, target: &Target, slot: &Slot) -> Vec<String> {
     if load.kind != Kind::TestRun {
         add("rate", slot.rate.map_or_else(|| "max".into(), |rate| format!("{rate:.0}")));
     }
+    if let Some(tick) = load.tick_ms {
+        add("tick", tick.to_string());
+    }
     add("seconds", slot.seconds.to_string());
     add("events-per-datagram", load.events_per_datagram.to_string());
     add("frame-bytes", "64".into());

@@ -56,6 +56,8 @@ pub struct Load {
     pub rate: Rate,
     pub events_per_datagram: u32,
     pub duplicates: f64,
+    /// Sends what is due once in so many milliseconds, and sleeps in between.
+    pub tick_ms: Option<u32>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -70,12 +72,14 @@ pub struct Phase {
 
 /// 23 events of 64 bytes fill a datagram of an ordinary MTU; one event in a hundred is a duplicate.
 const fn bulk(kind: Kind, path: Path, queues: &'static str, rate: Rate) -> Load {
-    Load { kind, path, queues, rate, events_per_datagram: 23, duplicates: 0.01 }
+    Load { kind, path, queues, rate, events_per_datagram: 23, duplicates: 0.01, tick_ms: None }
 }
 
-/// What anybody's own client would do, while the bulk goes by.
+/// What anybody's own client would do, while the bulk goes by. One that waited for each event's time with the core in use
+/// would take half of it from the bulk.
 const fn ordinary(kind: Kind, path: Path) -> Load {
-    Load { kind, path, queues: "0", rate: Rate::EventsPerS(5_000), events_per_datagram: 1, duplicates: 0.0 }
+    let rate = Rate::EventsPerS(5_000);
+    Load { kind, path, queues: "0", rate, events_per_datagram: 1, duplicates: 0.0, tick_ms: Some(2) }
 }
 
 /// The TCP client uses loopback although the link would carry it: what the link drops under the ceiling's flood is then
