@@ -77,6 +77,20 @@ impl Intake {
     /// The caller has counted the datagram as consumed or received; here it becomes parsed or malformed.
     #[inline]
     pub fn datagram(&mut self, slot: Slot, offset: usize, length: usize, arrival_ns: Nanos, peer: Peer) -> usize {
+        self.datagram_while(slot, offset, length, arrival_ns, peer, |_| {})
+    }
+
+    /// The same, and calls `meanwhile` between the datagram's validation and the publication of its events.
+    #[inline]
+    pub fn datagram_while(
+        &mut self,
+        slot: Slot,
+        offset: usize,
+        length: usize,
+        arrival_ns: Nanos,
+        peer: Peer,
+        meanwhile: impl FnOnce(&FramePool),
+    ) -> usize {
         debug_assert!(!self.is_blocked());
         self.counters.add(Counter::BYTES_RECEIVED, length as u64);
         let bytes = self.pool.bytes(&slot).get(offset..offset + length).unwrap_or_default();
@@ -85,6 +99,7 @@ impl Intake {
             self.pool.give_back(slot);
             return 0;
         }
+        meanwhile(&self.pool);
         self.counters.add(Counter::DATAGRAMS_PARSED, 1);
         self.accept(slot, offset, arrival_ns, peer)
     }

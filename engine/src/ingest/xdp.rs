@@ -33,9 +33,10 @@ const REFILL_PAUSE_NS: Nanos = 1_000_000;
 /// for every poll must not make a spinning agent live in the kernel.
 const WAKE_INTERVAL_NS: Nanos = 50_000;
 
-/// How many packets ahead their bytes are asked for: a packet of 24 lines keeps all of a core's miss buffers busy for about as
-/// long as it takes to parse another.
+/// How many packets ahead their bytes are asked for. Two did as well; with eight they had left the first-level cache again
+/// when their turn came, which cost 7 %.
 const PREFETCH_AHEAD: usize = 4;
+const CACHE_LINE_BYTES: usize = 64;
 
 /// How far a drain is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,15 +98,27 @@ impl<R: Rings> XdpBackend<R> {
 
     /// Hands a packet on. The program has looked at the headers already; they are read again because what lies in
     /// the frame is input, and where the payload is follows from nothing else.
+    ///
+    /// Meanwhile the packet `ahead` travels to this core. Parsing walks a chain of length fields, so without this each frame
+    /// waits for its own line: a third of the whole pipeline's time. Half of the lines are asked for now and half after the
+    /// parsing: a core can wait for ten to sixteen, and stands still while it asks for more.
     #[inline]
-    fn hand_on(intake: &mut Intake, received: Received, now: Nanos) {
+    fn hand_on(intake: &mut Intake, received: Received, ahead: Option<&Received>, now: Nanos) {
         let Received { slot, offset, length } = received;
+        let half = ahead.map_or(0, |ahead| ahead.length / 2).next_multiple_of(CACHE_LINE_BYTES);
+        if let Some(ahead) = ahead {
+            intake.pool.prefetch_range(&ahead.slot, ahead.offset, half);
+        }
         let Some((payload_at, payload_bytes, peer)) = datagram_in(&intake.pool, &slot, offset, length) else {
             intake.counters.add(Counter::datagram_malformed(MalformedReason::PacketHeaders), 1);
             intake.pool.give_back(slot);
             return;
         };
-        intake.datagram(slot, offset + payload_at, payload_bytes, now, peer);
+        intake.datagram_while(slot, offset + payload_at, payload_bytes, now, peer, |pool| {
+            if let Some(ahead) = ahead {
+                pool.prefetch_range(&ahead.slot, ahead.offset + half, ahead.length.saturating_sub(half));
+            }
+        });
     }
 }
 
@@ -136,12 +149,7 @@ impl<R: Rings> Backend for XdpBackend<R> {
         }
         let mut handed_on = 0;
         while let Some(received) = self.batch.pop_front() {
-            // Packets travel to this core while others are parsed. Parsing walks a chain of length fields, so without this
-            // each frame waits for its own line: a third of the whole pipeline's time.
-            if let Some(ahead) = self.batch.get(PREFETCH_AHEAD - 1) {
-                intake.pool.prefetch_range(&ahead.slot, ahead.offset, ahead.length);
-            }
-            Self::hand_on(intake, received, cycle.now);
+            Self::hand_on(intake, received, self.batch.get(PREFETCH_AHEAD - 1), cycle.now);
             handed_on += 1;
             if intake.is_blocked() {
                 break;
