@@ -35,6 +35,8 @@ use crate::row::Row;
 const RESULTS: &str = "EVENTSTREAM_BENCH_RESULTS";
 /// Set to anything: fewer and shorter rounds, and a smaller table of ids.
 const QUICK: &str = "EVENTSTREAM_BENCH_QUICK";
+/// Only cases whose names contain this.
+const ONLY: &str = "EVENTSTREAM_BENCH_ONLY";
 
 fn main() -> ExitCode {
     let scale = Scale::of_process(QUICK);
@@ -51,7 +53,8 @@ fn main() -> ExitCode {
     let mut rows = Vec::new();
     let cases = [spsc::cases, mpsc::cases, pool::cases, dedup::cases];
     let mut count = 0;
-    for case in cases.iter().flat_map(|cases| cases(scale)) {
+    let only = std::env::var(ONLY).unwrap_or_default();
+    for case in cases.iter().flat_map(|cases| cases(scale)).filter(|case| case.name.contains(&only)) {
         count += 1;
         rows.extend(measure(&mut criterion, &case));
     }
@@ -64,6 +67,10 @@ fn main() -> ExitCode {
         Some(Err((path, error))) => {
             eprintln!("micro: {}: {error}", path.display());
             ExitCode::from(1)
+        }
+        _ if count == 0 => {
+            eprintln!("micro: no case is called anything with `{only}`");
+            ExitCode::from(2)
         }
         _ => ExitCode::SUCCESS,
     }

@@ -98,6 +98,8 @@ mod tests {
         assert!(parsed("xtask bench micro --quick --json rows.json").is_ok());
         assert!(parsed("xtask bench micro --readme").is_ok());
         assert!(parsed("xtask bench micro --quick --readme").is_err());
+        assert!(parsed("xtask bench micro --only spsc --quick").is_ok());
+        assert!(parsed("xtask bench micro --only spsc --readme").is_err(), "the table is of one run");
         assert!(parsed("xtask bench").is_err());
     }
 

@@ -9,9 +9,10 @@ use super::{row, section, table};
 use crate::process::{cargo, target_directory, visible, workspace_root};
 use crate::{Error, Result, setup};
 
-/// The contract with `benches/micro`: where it writes its rows, and that it is to hurry.
+/// The contract with `benches/micro`: where it writes its rows, that it is to hurry, and what it is to leave out.
 const RESULTS: &str = "EVENTSTREAM_BENCH_RESULTS";
 const QUICK: &str = "EVENTSTREAM_BENCH_QUICK";
+const ONLY: &str = "EVENTSTREAM_BENCH_ONLY";
 
 #[derive(Clone, Debug, clap::Args)]
 pub struct Arguments {
@@ -21,8 +22,11 @@ pub struct Arguments {
     /// Fewer and shorter rounds, and a table of one million ids: half a minute, for a first look.
     #[arg(long)]
     quick: bool,
+    /// Only the cases whose names contain this, such as spsc or dedup_1t.
+    #[arg(long, value_name = "TEXT")]
+    only: Option<String>,
     /// Replace the table in the README.
-    #[arg(long, conflicts_with = "quick")]
+    #[arg(long, conflicts_with_all = ["quick", "only"])]
     readme: bool,
 }
 
@@ -39,6 +43,9 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     command.args(bench).args(["--", "--quiet", "--noplot"]).env(RESULTS, &results);
     if arguments.quick {
         command.env(QUICK, "1");
+    }
+    if let Some(only) = &arguments.only {
+        command.env(ONLY, only);
     }
     visible(&mut command)?;
     let text = fs::read_to_string(&results).map_err(|error| Error::of_io(&results.to_string_lossy(), &error))?;
