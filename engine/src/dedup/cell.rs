@@ -99,7 +99,7 @@ impl Cell {
     /// By the token's holder: the claim's outcome.
     pub(super) fn settle(&self, lap: u32, state: State) {
         let meta = Meta(self.meta.load(Ordering::Relaxed));
-        let pending = meta.lap() == lap && meta.state() == State::Pending;
+        let pending = meta.is(State::Pending, lap);
         debug_assert!(pending, "a token of another table");
         if pending {
             // A plain store: while a claim is pending only the one holder of its token writes here.

@@ -133,6 +133,12 @@ impl Meta {
         }
     }
 
+    /// Whether it is of this state and lap.
+    #[inline]
+    pub(super) fn is(self, state: State, lap: u32) -> bool {
+        (self.0 ^ Self::new(state, lap, 0).0) & ((1 << TIME_SHIFT) - 1) == 0
+    }
+
     #[inline]
     pub(super) fn with_state(self, state: State) -> Self {
         Self(self.0 & !((1 << STATE_BITS) - 1) | state as u64)

@@ -11,14 +11,15 @@
 use super::cell::Cell;
 use super::claimer::Claim;
 use super::layout::{Floor, Meta, Position, State, Word, ticks_to_ns};
-use super::table::DedupTable;
+use super::table::{DedupTable, prefetch};
 use super::types::ClaimToken;
 use crate::sync::Ordering;
 
 /// Insertions between two moves of the floor: one store to a line that other claimers read, spread over as many.
-const HOUSEKEEP_EVERY: u32 = if cfg!(loom_model) { 1 } else { 64 };
+const HOUSEKEEP_EVERY: u32 = if cfg!(loom_model) { 1 } else { 16 };
 /// Cells the floor may pass in one move; twice the insertions between two, so that it catches up.
 const HOUSEKEEP_CELLS: u32 = 2 * HOUSEKEEP_EVERY;
+const CELLS_A_LINE: usize = 64 / size_of::<Cell>();
 /// Pending cells passed over in one claim before it is admitted without being remembered. The next claim goes on from
 /// there, so that a run of any length is got over at a bounded cost each.
 const PASS_OVER_MAX: u32 = 32;
@@ -36,7 +37,7 @@ pub(super) struct Ring {
     evicted_early: u64,
     unremembered: u64,
     pending_passed_over: u64,
-    /// What was last forgotten to make room, and when.
+    /// What was last forgotten to make room, and when, if that was early.
     last_evicted: Option<(Meta, u64)>,
 }
 
@@ -94,7 +95,8 @@ impl Ring {
         if !plain || !cell.next().is_empty() || !cell.take(found, position.short_lap()) {
             return self.take_with_care(table, now_ns);
         }
-        if found.state() == State::Done {
+        // What the floor has passed has expired.
+        if self.occupied == table.arena_len && found.state() == State::Done {
             self.evict(table, found, 0, now_ns);
         }
         self.advance_head(table);
@@ -126,10 +128,9 @@ impl Ring {
     /// Notes that an entry is forgotten, and others that are reached through it alone.
     #[inline(always)]
     fn evict(&mut self, table: &DedupTable, found: Meta, behind: u64, now_ns: u64) {
-        self.last_evicted = Some((found, now_ns));
-        if !table.expired(found, now_ns) {
-            self.evicted_early += 1 + behind;
-        }
+        let early = !table.expired(found, now_ns);
+        self.evicted_early += if early { 1 + behind } else { 0 };
+        self.last_evicted = early.then_some((found, now_ns));
     }
 
     /// How many entries that are reached through the cell a claimer would still answer for. None if its own, or one of those,
@@ -170,31 +171,50 @@ impl Ring {
     pub(super) fn housekeep(&mut self, table: &DedupTable, now_ns: u64) {
         self.until_housekeeping = HOUSEKEEP_EVERY;
         let mut floor = self.floor(table);
-        for _ in 0..HOUSEKEEP_CELLS {
-            if self.occupied == 0 {
+        for _ in 0..HOUSEKEEP_CELLS.min(self.occupied) {
+            if !self.floor_may_pass(table, floor, now_ns) {
                 break;
-            }
-            let found = self.cell(table, floor.index).meta();
-            let current = found.lap() == floor.short_lap();
-            match found.state() {
-                // A pending one too: claims of one batch are settled after the last, and then have a window before them.
-                State::Pending | State::Done | State::DeadLettered
-                    if current && !table.surely_expired(found, now_ns) =>
-                {
-                    break;
-                }
-                State::Pending => self.pin(table),
-                _ => {
-                    let next = self.cell(table, floor.index).next();
-                    if !next.is_empty() && table.behind(next, now_ns).0 {
-                        self.pin(table);
-                    }
-                }
             }
             floor.advance(table.arena_len);
             self.occupied -= 1;
         }
+        // Where the floor stands next time: its cells have left the caches long ago.
+        for ahead in (0..HOUSEKEEP_EVERY).step_by(CELLS_A_LINE) {
+            prefetch(self.cell(table, (floor.index + ahead).min(table.arena_len - 1)));
+        }
         self.publish(table);
+    }
+
+    /// Whether the entry at the floor is forgotten.
+    #[inline(always)]
+    fn floor_may_pass(&mut self, table: &DedupTable, floor: Position, now_ns: u64) -> bool {
+        let cell = self.cell(table, floor.index);
+        let found = cell.meta();
+        if found.is(State::Done, floor.short_lap()) && cell.next().is_empty() {
+            return table.surely_expired(found, now_ns);
+        }
+        self.floor_may_pass_with_care(table, floor, now_ns)
+    }
+
+    #[inline(never)]
+    fn floor_may_pass_with_care(&mut self, table: &DedupTable, floor: Position, now_ns: u64) -> bool {
+        let cell = self.cell(table, floor.index);
+        let found = cell.meta();
+        let current = found.lap() == floor.short_lap();
+        match found.state() {
+            // A pending one too: claims of one batch are settled after the last, and then have a window before them.
+            State::Pending | State::Done | State::DeadLettered if current && !table.surely_expired(found, now_ns) => {
+                return false;
+            }
+            State::Pending => self.pin(table),
+            _ => {
+                let next = cell.next();
+                if !next.is_empty() && table.behind(next, now_ns).0 {
+                    self.pin(table);
+                }
+            }
+        }
+        true
     }
 
     fn floor(&self, table: &DedupTable) -> Position {
@@ -209,7 +229,9 @@ impl Ring {
         let arena = &table.arenas[self.arena as usize];
         let pinned = self.head < self.pinned_until;
         let effective = match self.last_evicted {
-            Some((found, at)) if !table.expired(found, at) => ticks_to_ns(found.age_ticks(at)).min(table.window_ns()),
+            Some((found, at)) if self.occupied == table.arena_len => {
+                ticks_to_ns(found.age_ticks(at)).min(table.window_ns())
+            }
             _ => table.window_ns(),
         };
         // Relaxed, all: each number stands by itself. An old floor is a lower one, and says less.

@@ -82,7 +82,7 @@ pub enum Outcome {
     DeadLettered,
 }
 
-/// Gauges and counters of a table, summed over its claimers. Each claimer publishes every 64 insertions and in
+/// Gauges and counters of a table, summed over its claimers. Each claimer publishes every 16 insertions and in
 /// `Claimer::housekeep`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct DedupStats {
