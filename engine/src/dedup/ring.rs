@@ -19,7 +19,8 @@ use crate::sync::Ordering;
 const HOUSEKEEP_EVERY: u32 = if cfg!(loom_model) { 1 } else { 16 };
 /// Cells the floor may pass in one move; twice the insertions between two, so that it catches up.
 const HOUSEKEEP_CELLS: u32 = 2 * HOUSEKEEP_EVERY;
-const CELLS_A_LINE: usize = 64 / size_of::<Cell>();
+/// One in the models, whose atomics are larger.
+const CELLS_A_LINE: usize = if size_of::<Cell>() < 64 { 64 / size_of::<Cell>() } else { 1 };
 /// Pending cells passed over in one claim before it is admitted without being remembered. The next claim goes on from
 /// there, so that a run of any length is got over at a bounded cost each.
 const PASS_OVER_MAX: u32 = 32;
