@@ -12,7 +12,7 @@ use std::thread;
 use std::time::Instant;
 
 use crossbeam::queue::{ArrayQueue, SegQueue};
-use crossbeam::utils::Backoff;
+use crossbeam::utils::{Backoff, CachePadded};
 use eventstream::memory::{Event, FramePool, Frames, Peer, PoolSpec, Region, Releaser, Route};
 use eventstream::queue::spsc;
 
@@ -208,18 +208,21 @@ where
     })
 }
 
-fn across_threads<A, R>((mut acquirer, mut releaser): (A, R), slots: usize, count: u64) -> Run
+fn across_threads<A, R>((acquirer, releaser): (A, R), slots: usize, count: u64) -> Run
 where
     A: Acquire + 'static,
     R: Release<Item = A::Item> + 'static,
 {
     // Half of the slots can be on their way, so that nobody runs out of them.
-    let (mut producer, mut consumer) = spsc::ring::<A::Item>(slots / 2);
+    let (producer, consumer) = spsc::ring::<A::Item>(slots / 2);
+    // What a thread writes shares no cache line with what the other does, as in `transfer`.
+    let (mut acquirer, mut releaser) = (CachePadded::new((acquirer, producer)), CachePadded::new((releaser, consumer)));
     Box::new(move || {
         let ready = AtomicUsize::new(0);
         machine::pin_consumer();
         thread::scope(|scope| {
-            let (acquirer, producer) = (&mut acquirer, &mut producer);
+            let (acquirer, producer) = &mut *acquirer;
+            let (releaser, consumer) = &mut *releaser;
             let ready = &ready;
             let other = scope.spawn(move || {
                 machine::pin_producer(0);
@@ -230,7 +233,7 @@ where
             wait_until(|| ready.load(Ordering::Relaxed) == 1);
             let started = Instant::now();
             ready.store(2, Ordering::Relaxed);
-            let released = receive_and_release(&mut releaser, &mut consumer, count);
+            let released = receive_and_release(releaser, consumer, count);
             let time = started.elapsed();
             assert_eq!(other.join().expect("it has not panicked"), released);
             Round { operations: count, time }
