@@ -15,12 +15,9 @@ const NAMES: &[&str] = &["ours", "rtrb", "ArrayQueue", "channel", "thingbuf", "d
 impl Sender for Producer<Descriptor> {
     #[inline]
     fn send(&mut self, producer: u32, first: u32, count: u32) -> u32 {
-        let mut sent = 0;
-        while sent < count && self.push_with(|| Descriptor::new(producer, first + sent), |_| {}) {
-            sent += 1;
-        }
+        let sent = self.push_each(count as usize, |index| Descriptor::new(producer, first + index as u32));
         self.publish();
-        sent
+        sent as u32
     }
 }
 
@@ -34,8 +31,27 @@ impl Receiver for Consumer<Descriptor> {
     }
 }
 
-/// rtrb one by one.
+/// Ours and rtrb one by one.
 struct Single<T>(T);
+
+impl Sender for Single<Producer<Descriptor>> {
+    #[inline]
+    fn send(&mut self, producer: u32, first: u32, _: u32) -> u32 {
+        let sent = self.0.push(Descriptor::new(producer, first)).is_ok();
+        self.0.publish();
+        u32::from(sent)
+    }
+}
+
+impl Receiver for Single<Consumer<Descriptor>> {
+    #[inline]
+    fn receive(&mut self, _: u32, mut see: impl FnMut(&Descriptor)) -> u32 {
+        let Some(descriptor) = self.0.take() else { return 0 };
+        see(&descriptor);
+        self.0.release();
+        1
+    }
+}
 
 impl Sender for Single<rtrb::Producer<Descriptor>> {
     #[inline]
@@ -94,7 +110,7 @@ pub fn cases(scale: Scale) -> Vec<Case> {
     let singles = move || {
         let (producer, consumer) = spsc::ring(DEPTH);
         let (rtrb_producer, rtrb_consumer) = rtrb::RingBuffer::new(DEPTH);
-        let ours = contestant([producer], consumer, single);
+        let ours = contestant([Single(producer)], Single(consumer), single);
         let rtrb = contestant([Single(rtrb_producer)], Single(rtrb_consumer), single);
         [vec![ours.into(), rtrb.into()], others(single)].into_iter().flatten().collect()
     };

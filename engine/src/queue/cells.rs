@@ -1,4 +1,8 @@
-//! The cells of a queue, addressed by positions that count without end.
+//! The cells of a queue, addressed by positions that count without end, and a value on its way out of one.
+
+use std::mem::MaybeUninit;
+
+use crate::sync::UnsafeCell;
 
 /// A power of two of them.
 pub(super) struct Cells<C>(Box<[C]>);
@@ -19,6 +23,17 @@ impl<C> Cells<C> {
     #[inline(always)]
     pub(super) fn at(&self, position: u64) -> &C {
         self.view().at(position)
+    }
+
+    /// Those of `count` positions from `position` on, as one run, and a second one when they reach over the end. `count` is at most
+    /// the count of cells; what is beyond that is left out.
+    #[inline(always)]
+    pub(super) fn runs(&self, position: u64, count: usize) -> [&[C]; 2] {
+        let (before, after) = self.0.split_at(position as usize & (self.0.len() - 1));
+        match after.get(..count) {
+            Some(run) => [run, &[]],
+            None => [after, &before[..(count - after.len()).min(before.len())]],
+        }
     }
 
     /// All of them. A loop over many positions holds its own view, so that nothing it writes makes it look up again where they are.
@@ -60,5 +75,55 @@ impl Drop for Cursor<'_> {
     #[inline(always)]
     fn drop(&mut self) {
         *self.home = self.at;
+    }
+}
+
+/// A value on its way out of a queue, still where its producer wrote it. Its maker has seen to it that there is one for each value,
+/// that the value is whole, and that nobody touches the cell before this is gone.
+pub struct Taken<'a, T>(&'a UnsafeCell<MaybeUninit<T>>);
+
+impl<'a, T> Taken<'a, T> {
+    /// # Safety
+    /// The cell holds a value that was published, and it stays this value's alone for `'a`; no other `Taken` was made for it.
+    #[inline(always)]
+    pub(super) unsafe fn new(cell: &'a UnsafeCell<MaybeUninit<T>>) -> Self {
+        Self(cell)
+    }
+
+    /// Moves the value out.
+    #[inline(always)]
+    pub fn take(self) -> T {
+        let cell = std::mem::ManuallyDrop::new(self).0;
+        cell.with(|value| {
+            // SAFETY: nobody writes the cell for `'a`, see `new`.
+            let value = unsafe { &*value };
+            // SAFETY: it holds a value, whose one `Taken` is gone by this.
+            unsafe { value.assume_init_read() }
+        })
+    }
+}
+
+impl<T> std::ops::Deref for Taken<'_, T> {
+    type Target = T;
+
+    #[inline(always)]
+    fn deref(&self) -> &T {
+        self.0.with(|value| {
+            // SAFETY: as in `take`.
+            let value = unsafe { &*value };
+            // SAFETY: it holds a value, which is not moved out while this is borrowed.
+            unsafe { value.assume_init_ref() }
+        })
+    }
+}
+
+impl<T> Drop for Taken<'_, T> {
+    fn drop(&mut self) {
+        self.0.with_mut(|value| {
+            // SAFETY: as in `take`; nobody else looks at the cell.
+            let value = unsafe { &mut *value };
+            // SAFETY: the one value of this `Taken`, which `take` has not moved out.
+            unsafe { value.assume_init_drop() };
+        });
     }
 }

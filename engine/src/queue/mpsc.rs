@@ -18,6 +18,7 @@ use std::mem::MaybeUninit;
 
 use crossbeam_utils::CachePadded;
 
+pub use super::cells::Taken;
 use super::cells::{Cells, CellsView, Cursor};
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
@@ -220,8 +221,9 @@ impl<T: Send> Consumer<T> {
                 break;
             }
             cursor.at += 1;
-            // The cursor has moved past the cell: this is the only time that its value is handed out.
-            each(Taken { cell });
+            // SAFETY: the sequence says that the value is whole; the cursor has moved past it, so that this is the only time that it is
+            // handed out; no producer claims the cell again before `release`, which needs the consumer borrowed here.
+            each(unsafe { Taken::new(&cell.value) });
         }
         (cursor.at - start) as usize
     }
@@ -242,51 +244,6 @@ impl<T> Drop for Consumer<T> {
     fn drop(&mut self) {
         // Taken values must not be dropped again by the queue. Release: as in `release`, which may not have been called.
         self.shared.consumer.store(self.next, Ordering::Release);
-    }
-}
-
-/// A value on its way out of the queue, still where its producer wrote it.
-pub struct Taken<'a, T> {
-    cell: &'a Cell<T>,
-}
-
-impl<T> Taken<'_, T> {
-    /// Moves the value out.
-    #[inline(always)]
-    pub fn take(self) -> T {
-        let cell = std::mem::ManuallyDrop::new(self).cell;
-        cell.value.with(|value| {
-            // SAFETY: the sequence read with Acquire says that the value is whole; no producer claims the cell again before
-            // `release`, which needs the consumer that is borrowed while this exists.
-            let value = unsafe { &*value };
-            // SAFETY: there is one `Taken` for each value, and it is gone by this.
-            unsafe { value.assume_init_read() }
-        })
-    }
-}
-
-impl<T> std::ops::Deref for Taken<'_, T> {
-    type Target = T;
-
-    #[inline(always)]
-    fn deref(&self) -> &T {
-        self.cell.value.with(|value| {
-            // SAFETY: as in `take`.
-            let value = unsafe { &*value };
-            // SAFETY: published cells are initialised, and this one is not moved out of while it is borrowed.
-            unsafe { value.assume_init_ref() }
-        })
-    }
-}
-
-impl<T> Drop for Taken<'_, T> {
-    fn drop(&mut self) {
-        self.cell.value.with_mut(|value| {
-            // SAFETY: as in `take`; nobody else looks at the cell.
-            let value = unsafe { &mut *value };
-            // SAFETY: the one value of this `Taken`, which `take` has not moved out.
-            unsafe { value.assume_init_drop() };
-        });
     }
 }
 

@@ -14,6 +14,7 @@ use std::ops::Range;
 
 use crossbeam_utils::CachePadded;
 
+pub use super::cells::Taken;
 use super::cells::{Cells, CellsView, Cursor};
 use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
 
@@ -73,6 +74,10 @@ impl<T> Depth<T> {
         self.0.producer.load(Ordering::Acquire).saturating_sub(consumer)
     }
 
+    pub fn capacity(&self) -> u64 {
+        self.0.cells.count()
+    }
+
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -130,6 +135,41 @@ impl<T: Send> Producer<T> {
         });
         self.next += 1;
         true
+    }
+
+    /// Moves in `count` values, or as many as there is room for, and says how many those were; `make` is told the index of each.
+    ///
+    /// Room is asked for once, and the cells are written in at most two runs. A single value is not worth finding them.
+    #[inline]
+    pub fn push_each(&mut self, count: usize, mut make: impl FnMut(usize) -> T) -> usize {
+        if count == 1 {
+            return usize::from(self.push_with(|| make(0), |_| {}));
+        }
+        let count = self.room(count);
+        let mut cursor = Cursor::new(&mut self.next);
+        let start = cursor.at;
+        for run in self.ring.cells.runs(start, count) {
+            for cell in run {
+                let value = make((cursor.at - start) as usize);
+                cell.with_mut(|cell| {
+                    // SAFETY: below `next + room`, so as in `push_below`.
+                    let slot = unsafe { &mut *cell };
+                    slot.write(value);
+                });
+                cursor.at += 1;
+            }
+        }
+        count
+    }
+
+    /// How many values there is room for, up to `limit`; reads the shared index only when the cache has less.
+    #[inline]
+    pub fn room(&mut self, limit: usize) -> usize {
+        let mut room = self.capacity - self.occupied();
+        if room < limit as u64 {
+            room = self.capacity - (self.next - self.refresh());
+        }
+        room.min(limit as u64) as usize
     }
 
     #[inline]
@@ -211,26 +251,39 @@ impl<T: Send> Consumer<T> {
     pub fn take(&mut self) -> Option<T> {
         let mut value = None;
         if self.available(1) == 1 {
-            self.take_each(1, |taken| value = Some(taken));
+            self.take_in_place(1, |taken| value = Some(taken.take()));
         }
         value
     }
 
-    /// Moves out the next `count` values, of those that [`available`](Self::available) last returned at most.
+    /// Moves out the next `count` values, of those that [`available`](Self::available) last returned at most. They are read in at
+    /// most two runs of cells; for a few values that does not pay.
     #[inline]
     pub fn take_each(&mut self, count: usize, mut each: impl FnMut(T)) {
+        let count = (self.cached_producer - self.next).min(count as u64) as usize;
+        let mut cursor = Cursor::new(&mut self.next);
+        for run in self.ring.cells.runs(cursor.at, count) {
+            for cell in run {
+                cursor.at += 1;
+                // SAFETY: as in `take_in_place`.
+                let value = unsafe { Taken::new(cell) };
+                each(value.take());
+            }
+        }
+    }
+
+    /// The same, each value handed out where it lies, and found by its position.
+    #[inline]
+    pub fn take_in_place(&mut self, count: usize, mut each: impl FnMut(Taken<'_, T>)) {
         let cells = self.ring.cells.view();
         let end = self.cached_producer.min(self.next + count as u64);
         let mut cursor = Cursor::new(&mut self.next);
         while cursor.at < end {
-            let value = cells.at(cursor.at).with(|cell| {
-                // SAFETY: as in `Peek::next`.
-                let value = unsafe { &*cell };
-                // SAFETY: published and not yet taken: the cursor moves past it before anything else, so it is read out once.
-                unsafe { value.assume_init_read() }
-            });
+            let cell = cells.at(cursor.at);
             cursor.at += 1;
-            each(value);
+            // SAFETY: published (before `cached_producer`, read with Acquire in `available`) and not yet taken: the cursor has moved
+            // past it, so it is handed out once; the producer leaves it before `release`, which needs the consumer borrowed here.
+            each(unsafe { Taken::new(cell) });
         }
     }
 
@@ -311,6 +364,24 @@ mod tests {
         consumer.release();
         producer.push(3).unwrap();
         assert_eq!(producer.depth().len(), 1, "3 is not published");
+    }
+
+    #[test]
+    fn a_batch_is_cut_to_the_room_there_is_and_goes_round_the_end() {
+        let (mut producer, mut consumer) = ring::<usize>(4);
+        assert_eq!(producer.push_each(3, |index| index), 3);
+        producer.publish();
+        assert_eq!(consumer.available(3), 3);
+        consumer.take_each(3, drop);
+        assert_eq!(producer.push_each(9, |index| 10 + index), 1, "not released yet");
+        consumer.release();
+        assert_eq!(producer.push_each(9, |index| 20 + index), 3);
+        assert_eq!((producer.push_each(2, |_| 0), producer.push_each(1, |_| 0)), (0, 0));
+        producer.publish();
+        let mut taken = Vec::new();
+        let count = consumer.available(9);
+        consumer.take_in_place(count, |value| taken.push(*value));
+        assert_eq!(taken, [10, 20, 21, 22]);
     }
 
     #[test]
