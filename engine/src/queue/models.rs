@@ -1,4 +1,4 @@
-//! Loom's exploration of both queues and of the feedback: every index wraps, both ends come and go, cells are checked for
+//! Loom's exploration of the queues and of the feedback: every index wraps, both ends come and go, cells are checked for
 //! unordered access.
 //!
 //! Queues of one or two cells: a value is then never far from the one it replaces. The values are boxes, so that one
@@ -9,7 +9,7 @@ use std::sync::Arc as StdArc;
 use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use loom::thread;
 
-use super::{ClassSet, Feedback, Progress, mpsc, spsc};
+use super::{ClassSet, Feedback, Progress, lanes, mpsc, spsc};
 use crate::frame::Class;
 
 /// Every interleaving with up to three preemptions, one more than two operations of different threads need to meet in
@@ -73,6 +73,37 @@ mod single_producer {
                 other => panic!("{other} of a batch of two"),
             }
             drop(writer.join().unwrap());
+        });
+    }
+
+    /// Of each batch as much as there is room for, the second round the end of the ring.
+    #[test]
+    fn batches_go_round_the_end() {
+        model(|| {
+            let (mut producer, mut consumer) = spsc::ring::<Box<usize>>(2);
+            assert_eq!(producer.push_each(1, Box::new), 1);
+            producer.publish();
+            let writer = thread::spawn(move || {
+                let mut pushed = 1;
+                for _ in 0..2 {
+                    pushed += producer.push_each(2, |index| Box::new(pushed + index));
+                    producer.publish();
+                }
+                pushed
+            });
+            let mut taken = 0;
+            let mut take = || {
+                let count = consumer.available(2);
+                consumer.take_each(count, |value| {
+                    assert_eq!(*value, taken);
+                    taken += 1;
+                });
+                consumer.release();
+            };
+            (0..2).for_each(|_| take());
+            let pushed = writer.join().unwrap();
+            (0..2).for_each(|_| take());
+            assert_eq!(taken, pushed, "lost");
         });
     }
 
@@ -292,6 +323,86 @@ mod many_producers {
                 assert_eq!(processed.load(Relaxed), 1);
             }
             drop(reader.join().unwrap());
+        });
+    }
+}
+
+mod a_lane_for_each_producer {
+    use super::*;
+
+    fn write(producer: &mut lanes::Producer<Box<u32>>, first: u32, count: usize) -> bool {
+        let Some(claim) = producer.claim(count) else { return false };
+        claim.fill_with(|index| Box::new(first + index as u32));
+        true
+    }
+
+    /// Takes what there is; values of one producer, counted from its hundred on, must come in order.
+    fn take(consumer: &mut lanes::Consumer<Box<u32>>, next: &mut [u32; 2]) -> usize {
+        let count = consumer.take_each(4, |value| {
+            let (producer, number) = ((**value / 100) as usize, **value % 100);
+            assert_eq!(number, next[producer], "of producer {producer}");
+            next[producer] += 1;
+        });
+        consumer.release();
+        count
+    }
+
+    #[test]
+    fn two_producers_wrap_and_nothing_is_lost() {
+        model(|| {
+            let (producers, mut consumer) = lanes::queue(1, 2);
+            let mut first = 0;
+            let writers: Vec<_> = producers
+                .into_iter()
+                .map(|mut producer| {
+                    let base = first;
+                    first += 100;
+                    thread::spawn(move || {
+                        let mut written = 0;
+                        for _ in 0..2 {
+                            written += u32::from(write(&mut producer, base + written, 1));
+                        }
+                        written
+                    })
+                })
+                .collect();
+            let mut next = [0; 2];
+            take(&mut consumer, &mut next);
+            let written: Vec<u32> = writers.into_iter().map(|writer| writer.join().unwrap()).collect();
+            while take(&mut consumer, &mut next) > 0 {}
+            assert_eq!(next, written[..]);
+        });
+    }
+
+    /// A producer stopped anywhere in its claim shows nothing of it, and holds back nobody else.
+    #[test]
+    fn a_claim_appears_whole_and_hides_nothing_else() {
+        model(|| {
+            let (mut producers, mut consumer) = lanes::queue(2, 2);
+            let (mut quick, mut slow) = (producers.pop().unwrap(), producers.pop().unwrap());
+            let writer = thread::spawn(move || assert!(write(&mut slow, 0, 2)));
+            assert!(write(&mut quick, 100, 1));
+            let mut next = [0; 2];
+            take(&mut consumer, &mut next);
+            assert!(next[1] == 1 && next[0] != 1, "{next:?}");
+            writer.join().unwrap();
+            take(&mut consumer, &mut next);
+            assert_eq!(next, [2, 1]);
+        });
+    }
+
+    #[test]
+    fn dropped_ends_leave_each_value_to_one_owner() {
+        model(|| {
+            let value = StdArc::new(());
+            let (mut producers, mut consumer) = lanes::queue(2, 2);
+            producers[0].claim(2).unwrap().fill_with(|_| value.clone());
+            let another = value.clone();
+            let writer = thread::spawn(move || producers[1].claim(1).unwrap().write(another));
+            consumer.take_each(1, |looked_at| assert!(StdArc::ptr_eq(&looked_at, &value)));
+            drop(consumer);
+            writer.join().unwrap();
+            assert_eq!(StdArc::strong_count(&value), 1);
         });
     }
 }

@@ -1,11 +1,11 @@
-//! Property tests of both queues against one model of what a bounded queue is.
+//! Property tests of the queues against one model of what a bounded queue is.
 
 use std::collections::VecDeque;
 
 use proptest::collection::vec;
 use proptest::prelude::*;
 
-use super::{mpsc, spsc};
+use super::{lanes, mpsc, spsc};
 
 const CAPACITY: usize = 8;
 
@@ -78,6 +78,14 @@ proptest! {
         let mut oracle = Oracle::default();
         for step in steps {
             match step {
+                // As a batch, or one by one.
+                Step::Write(1, count) => {
+                    let (room, first) = (oracle.room(), oracle.next);
+                    prop_assert_eq!(producer.push_each(count, |index| first + index as u64), count.min(room));
+                    for _ in 0..count.min(room) {
+                        oracle.add();
+                    }
+                }
                 Step::Write(_, count) => for _ in 0..count {
                     let room = oracle.room();
                     let pushed = producer.push(oracle.next).is_ok();
@@ -168,6 +176,61 @@ proptest! {
                 }
             }
             prop_assert_eq!(consumer.depth().len() as usize, oracle.cells.len() + oracle.taken);
+        }
+    }
+
+    /// Each lane is a queue of its own; what comes out is of some lane, in that lane's order.
+    #[test]
+    fn the_lanes_agree(steps in steps()) {
+        let (mut producers, mut consumer) = lanes::queue::<(usize, u64)>(CAPACITY, 2);
+        let mut oracles = [Oracle::default(), Oracle::default()];
+        for step in steps {
+            match step {
+                Step::Write(lane, count) => {
+                    let (room, oracle) = (oracles[lane].room(), &mut oracles[lane]);
+                    let claim = producers[lane].claim(count);
+                    prop_assert_eq!(claim.is_some(), count <= room);
+                    if let Some(claim) = claim {
+                        claim.fill_with(|_| (lane, oracle.add()));
+                        (oracle.next - count as u64..oracle.next).for_each(|value| oracle.publish(value));
+                    }
+                }
+                Step::Overlap(counts, order) => {
+                    let mut claims = producers.iter_mut().zip(counts).map(|(producer, count)| Some((producer.claim(count)?, count)));
+                    let mut claims = [claims.next().unwrap(), claims.next().unwrap()];
+                    for lane in order.into_iter().map(usize::from).chain([0; 4]).chain([1; 4]) {
+                        if let Some((claim, left)) = &mut claims[lane] && *left > 0 {
+                            *left -= 1;
+                            claim.write((lane, oracles[lane].add()));
+                        }
+                    }
+                    drop(claims);
+                    oracles.iter_mut().for_each(|oracle| (0..oracle.next).for_each(|value| oracle.publish(value)));
+                }
+                Step::Publish | Step::Look(_) => {}
+                Step::Take => {
+                    let shown = oracles.iter().any(|oracle| oracle.shown() > 0);
+                    let taken = consumer.take();
+                    prop_assert_eq!(taken.is_some(), shown);
+                    if let Some((lane, value)) = taken {
+                        prop_assert_eq!(Some(value), oracles[lane].take());
+                    }
+                }
+                Step::TakeEach(limit) => {
+                    let shown: usize = oracles.iter().map(Oracle::shown).sum();
+                    let count = consumer.take_each(limit, |taken| {
+                        let (lane, value) = taken.take();
+                        assert_eq!(Some(value), oracles[lane].take());
+                    });
+                    prop_assert_eq!(count, shown.min(limit));
+                }
+                Step::Release => {
+                    consumer.release();
+                    oracles.iter_mut().for_each(|oracle| oracle.taken = 0);
+                }
+            }
+            let depth: usize = oracles.iter().map(|oracle| oracle.cells.len() + oracle.taken).sum();
+            prop_assert_eq!(consumer.depth().len() as usize, depth);
         }
     }
 }
