@@ -22,6 +22,7 @@ mod pool;
 mod row;
 mod spsc;
 mod transfer;
+mod vyukov;
 
 use std::process::ExitCode;
 use std::time::Duration;

@@ -32,12 +32,12 @@ impl Receiver {
     pub fn new(setup: NicSetup) -> Self {
         let NicSetup { program, watch, queues, modes, interface, .. } = setup;
         let frames = Frames::new(&queues.iter().map(|ready| &ready.pool).collect::<Vec<_>>());
-        let (producer, events) = mpsc::queue(1 << 16);
+        let (mut producers, events) = mpsc::queue(1 << 16, queues.len());
         let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
         let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
         let state = StateCell::new(State::Running);
         let agent = |ready: eventstream::nic::XskReady| {
-            let spec = IntakeSpec { pool: ready.pool, queue: producer.clone(), parser: parser.clone(), waker: None };
+            let spec = IntakeSpec { pool: ready.pool, queue: producers.remove(0), parser: parser.clone(), waker: None };
             let backend = XdpBackend::new(ready.rings);
             let agent = IngestAgent::new(format!("xdp-{}", ready.queue), backend, Intake::new(spec), state.clone());
             (ready.queue, agent)

@@ -208,13 +208,13 @@ impl Maker<'_> {
         DeadLetterSender::new(producer, ShedBudget::new(self.spec.shed_bytes_per_s), None)
     }
 
-    fn sources(&mut self, pools: Vec<FramePool>, queue: &mpsc::Producer<Event>) -> Vec<MemorySender> {
+    fn sources(&mut self, pools: Vec<FramePool>, queues: Vec<mpsc::Producer<Event>>) -> Vec<MemorySender> {
         let mut senders = Vec::new();
-        for (index, pool) in pools.into_iter().enumerate() {
+        for (index, (pool, queue)) in pools.into_iter().zip(queues).enumerate() {
             self.observed.feedback.push(Arc::default());
             let (sender, backend) = MemoryBackend::new();
             let parser = parser(self.spec.max_priority);
-            let intake = Intake::new(IntakeSpec { pool, queue: queue.clone(), parser, waker: None });
+            let intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
             self.observed.blocks.push(intake.counters.block());
             self.observed.pending.push(intake.pending_gauge());
             let agent = IngestAgent::new(format!("source-{index}"), backend, intake, self.state.clone());
@@ -314,9 +314,9 @@ impl Pipeline {
         };
         maker.observed.pools = pools.named().map(|(name, pool)| (name, pool.gauges())).collect();
         let Pools { sources, spill, retries } = pools;
-        let (producer, consumer) = mpsc::queue(spec.mpsc_depth);
-        let ingest_depth = producer.depth();
-        let senders = maker.sources(sources, &producer);
+        let (producers, consumer) = mpsc::queue(spec.mpsc_depth, sources.len());
+        let ingest_depth = consumer.depth();
+        let senders = maker.sources(sources, producers);
         let topics = TopicTableCell::new(&spec.topics, parser(Priority::Critical));
 
         let (mut links, mut workers) = (Vec::new(), Vec::new());

@@ -38,11 +38,11 @@ fn explore(scenario: impl Fn() + Send + Sync + 'static) {
 fn three_producers_and_a_consumer_through_every_wrap() {
     const CLAIMS: u32 = 8;
     explore(|| {
-        let (producer, mut consumer) = mpsc::queue::<(u32, u32, u32)>(4);
+        let (producers, mut consumer) = mpsc::queue::<(u32, u32, u32)>(4, 3);
         let depth = consumer.depth();
         let writers: Vec<_> = (0..3u32)
-            .map(|writer| {
-                let mut producer = producer.clone();
+            .zip(producers)
+            .map(|(writer, mut producer)| {
                 thread::spawn(move || {
                     for claim in 0..CLAIMS {
                         let count = 1 + (claim + writer) % 3;
@@ -57,10 +57,9 @@ fn three_producers_and_a_consumer_through_every_wrap() {
                 })
             })
             .collect();
-        drop(producer);
         let (mut next_claim, mut inside) = ([0; 3], None);
         while next_claim != [CLAIMS; 3] {
-            assert!(depth.len() <= 4);
+            assert!(depth.len() <= depth.capacity());
             let taken = consumer.take_each(3, |value| {
                 let (writer, claim, index) = value.take();
                 // A claim's values come side by side, and each producer's claims in order.
@@ -208,9 +207,9 @@ fn events_of_two_sources_end_once_each() {
         let spec = PoolSpec { slot_bytes: 64, reliable: false };
         let pools = [0, 1].map(|index| FramePool::new(index, Region::map(128).expect("some bytes"), &spec));
         let frames = Frames::new(&[&pools[0], &pools[1]]);
-        let (producer, mut arrivals) = mpsc::queue::<Event>(4);
+        let (mut producers, mut arrivals) = mpsc::queue::<Event>(4, 2);
         let sources = pools.map(|mut pool| {
-            let mut producer = producer.clone();
+            let mut producer = producers.remove(0);
             thread::spawn(move || {
                 for n in (0..EVENTS).step_by(2) {
                     let slot = loop {

@@ -112,11 +112,10 @@ fn a_ring_keeps_order_and_content() {
 fn a_queue_keeps_each_producers_order_and_all_contents() {
     const COUNT: u64 = 500_000;
     const PRODUCERS: u64 = 3;
-    let (producer, mut consumer) = mpsc::queue::<(u64, Sealed)>(256);
-    let depth = producer.depth();
+    let (producers, mut consumer) = mpsc::queue::<(u64, Sealed)>(256, PRODUCERS as usize);
+    let depth = consumer.depth();
     let mut threads = Threads(Vec::new());
-    for number in 0..PRODUCERS {
-        let mut producer = producer.clone();
+    for (number, mut producer) in (0..PRODUCERS).zip(producers) {
         threads.start(move || {
             let (mut next, mut sum) = (0, 0u64);
             while next < COUNT {
@@ -330,11 +329,11 @@ fn a_blocking_runner_gets_everything() {
     const COUNT: u64 = 100_000;
     const PRODUCERS: u64 = 2;
     let waker = Waker::new().expect("an eventfd");
-    let (producer, mut consumer) = mpsc::queue::<u64>(64);
-    let (depth, slept_through) = (producer.depth(), Arc::new(AtomicBool::new(false)));
+    let (producers, mut consumer) = mpsc::queue::<u64>(64, PRODUCERS as usize);
+    let (depth, slept_through) = (consumer.depth(), Arc::new(AtomicBool::new(false)));
     let mut threads = Threads(Vec::new());
-    for number in 0..PRODUCERS {
-        let (mut producer, waker, slept_through) = (producer.clone(), waker.clone(), Arc::clone(&slept_through));
+    for (number, mut producer) in (0..PRODUCERS).zip(producers) {
+        let (waker, slept_through) = (waker.clone(), Arc::clone(&slept_through));
         threads.start(move || {
             let mut next = 0;
             while next < COUNT && !slept_through.load(Ordering::Relaxed) {

@@ -11,7 +11,7 @@ use super::words::Class;
 
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Queues {
-    /// Cells of each dispatcher's MPSC queue.
+    /// Cells of each ingest agent's lane in its dispatcher's MPSC queue.
     pub mpsc_depth: u32,
     /// Cells of each SPSC ring from a dispatcher to a worker.
     pub spsc_depth: u32,

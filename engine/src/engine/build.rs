@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::EngineError;
 use super::observe::{DepthProbe, Edge, Observers};
-use super::sources;
+use super::sources::{self, Sources};
 use crate::config::Config;
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
@@ -237,12 +237,12 @@ pub(super) fn build<F: HandlerFactory>(
     let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
     let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
     let mut rings = rings(&mut context);
-    let (producers, consumers) = ingest_queues(&mut context);
+    let (mut producers, consumers) = ingest_queues(&mut context);
     let claiming = claiming(context.config);
 
     let mut agents: HashMap<String, Box<dyn Agent>> = HashMap::new();
     let accounts = sources.accounts();
-    let ports = sources.start(&mut context, &producers, &mut agents);
+    let ports = sources.start(&mut context, &mut producers, &mut agents);
     let dispatchers = context.agents(|role| role == Role::Dispatcher);
     let links = std::mem::take(&mut rings.links);
     let parts = dispatchers.into_iter().zip(consumers).zip(links).zip(spill.dispatchers).zip(accounts);
@@ -262,20 +262,24 @@ pub(super) fn build<F: HandlerFactory>(
     Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming })
 }
 
-/// One queue for each dispatcher.
-fn ingest_queues(context: &mut Context<'_>) -> (Vec<mpsc::Producer<Event>>, Vec<mpsc::Consumer<Event>>) {
+/// One queue for each dispatcher, with a producer for each of its ingest agents.
+fn ingest_queues(context: &mut Context<'_>) -> (Vec<Vec<mpsc::Producer<Event>>>, Vec<mpsc::Consumer<Event>>) {
     let depth = context.config.queues.mpsc_depth as usize;
+    let sources = context.agents(Role::is_ingest).len();
+    let dispatchers = context.agents(|role| role == Role::Dispatcher);
     let (mut producers, mut consumers) = (Vec::new(), Vec::new());
-    for dispatcher in context.agents(|role| role == Role::Dispatcher) {
-        let (producer, consumer) = mpsc::queue(depth);
-        let probe = producer.depth();
+    for (index, dispatcher) in dispatchers.iter().enumerate() {
+        let own = (0..sources).filter(|place| Sources::dispatcher_of(*place, dispatchers.len()) == index).count();
+        // A dispatcher may have no source at all, but its queue has a place for one.
+        let (ends, consumer) = mpsc::queue(depth, own.max(1));
+        let probe = consumer.depth();
         context.observers.depths.push(DepthProbe {
             edge: Edge::Ingest,
             name: format!("ingest -> {}", dispatcher.name),
-            capacity: depth as u64,
+            capacity: probe.capacity(),
             read: Box::new(move || probe.len()),
         });
-        producers.push(producer);
+        producers.push(ends);
         consumers.push(consumer);
     }
     (producers, consumers)

@@ -183,8 +183,8 @@ impl Sources {
     }
 
     /// Dispatcher of the `place`-th ingest agent in path order.
-    fn dispatcher_of(&self, place: usize) -> usize {
-        place % self.dispatchers
+    pub fn dispatcher_of(place: usize, dispatchers: usize) -> usize {
+        place % dispatchers
     }
 
     /// Of each dispatcher, those that can be made to wait.
@@ -193,7 +193,7 @@ impl Sources {
         accounts.resize_with(self.dispatchers, Vec::new);
         for (index, source) in self.tcp.iter().enumerate() {
             let place = self.xsk.len() + self.udp.len() + index;
-            accounts[self.dispatcher_of(place)].push(SourceAccount {
+            accounts[Self::dispatcher_of(place, self.dispatchers)].push(SourceAccount {
                 pool: source.pool.index(),
                 large: Some(source.large),
                 class_credits: source.credits.of_a_class(),
@@ -207,7 +207,7 @@ impl Sources {
     pub fn start(
         self,
         context: &mut Context<'_>,
-        queues: &[mpsc::Producer<Event>],
+        queues: &mut [Vec<mpsc::Producer<Event>>],
         agents: &mut HashMap<String, Box<dyn Agent>>,
     ) -> Ports {
         let ports = Ports {
@@ -219,10 +219,12 @@ impl Sources {
         let config = context.config;
         let mut place = |context: &mut Context<'_>, pool, transport, max_priority, make: Make| {
             let Some((place, plan)) = plans.next() else { return };
-            let dispatcher = place % dispatchers.len();
+            let dispatcher = Self::dispatcher_of(place, dispatchers.len());
+            // As many as the plan has agents for this dispatcher.
+            let Some(queue) = queues[dispatcher].pop() else { return };
             let intake = Intake::new(IntakeSpec {
                 pool,
-                queue: queues[dispatcher].clone(),
+                queue,
                 parser: context.parser(transport, max_priority),
                 waker: context.waker(&plan.name, &dispatchers[dispatcher].name),
             });

@@ -111,10 +111,10 @@ mod tests {
     fn what_was_sent_comes_out_in_order() {
         let pool = FramePool::new(0, Region::map(4 * 256).unwrap(), &PoolSpec { slot_bytes: 256, reliable: false });
         let frames = Frames::new(&[&pool]);
-        let (producer, mut events) = mpsc::queue(1024);
+        let (mut producers, mut events) = mpsc::queue(1024, 1);
         let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
         let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
-        let mut intake = Intake::new(IntakeSpec { pool, queue: producer, parser, waker: None });
+        let mut intake = Intake::new(IntakeSpec { pool, queue: producers.remove(0), parser, waker: None });
         let (sender, mut backend) = MemoryBackend::new();
         let from: SocketAddr = "[2001:db8::1]:7".parse().unwrap();
         for number in 0..10_u8 {

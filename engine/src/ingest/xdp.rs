@@ -228,10 +228,10 @@ mod tests {
         let frames = Frames::new(&[&pool]);
         let rings = FakeRings::new(slots);
         let queue = XskQueue::new(rings.clone(), &pool);
-        let (producer, events) = mpsc::queue(depth);
+        let (mut producers, events) = mpsc::queue(depth, 1);
         let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
         let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
-        let intake = Intake::new(IntakeSpec { pool, queue: producer, parser, waker: None });
+        let intake = Intake::new(IntakeSpec { pool, queue: producers.remove(0), parser, waker: None });
         Bench { backend: XdpBackend::new(queue), rings, intake, events, frames, now: 0 }
     }
 

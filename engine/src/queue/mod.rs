@@ -1,15 +1,11 @@
 //! Lock-free bounded queues: many producers to one dispatcher, one dispatcher to each worker.
 //!
-//! Of the first there are two: one queue that all producers share ([`mpsc`]), which keeps one order over all of them, and a
-//! ring for each ([`lanes`]), which is several times as fast where values come one by one.
-//!
-//! All hold values in place: a consumer looks at what is there ([`peek`](spsc::Consumer::peek),
+//! Both hold values in place: a consumer looks at what is there ([`peek`](spsc::Consumer::peek),
 //! [`Taken`](spsc::Taken)), moves out what it has dealt with, and publishes its progress once a batch. A full queue is an
 //! answer, never a wait.
 
 mod cells;
 mod feedback;
-pub mod lanes;
 #[cfg(all(test, loom_model))]
 mod models;
 pub mod mpsc;

@@ -9,7 +9,7 @@ use std::sync::Arc as StdArc;
 use loom::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use loom::thread;
 
-use super::{ClassSet, Feedback, Progress, lanes, mpsc, spsc};
+use super::{ClassSet, Feedback, Progress, mpsc, spsc};
 use crate::frame::Class;
 
 /// Every interleaving with up to three preemptions, one more than two operations of different threads need to meet in
@@ -191,153 +191,14 @@ mod single_producer {
 mod many_producers {
     use super::*;
 
-    fn write(producer: &mut mpsc::Producer<Box<u32>>, values: &[u32]) -> bool {
-        let Some(mut claim) = producer.claim(values.len()) else { return false };
-        values.iter().for_each(|value| claim.write(Box::new(*value)));
-        true
-    }
-
-    /// Takes what there is; values of one producer, counted from its hundred on, must come in order.
-    fn take(consumer: &mut mpsc::Consumer<Box<u32>>, next: &mut [u32; 2]) -> usize {
-        let mut taken = 0;
-        consumer.take_each(4, |value| {
-            let value = value.take();
-            let (producer, number) = ((*value / 100) as usize, *value % 100);
-            assert_eq!(number, next[producer], "of producer {producer}");
-            next[producer] += 1;
-            taken += 1;
-        });
-        consumer.release();
-        taken
-    }
-
-    #[test]
-    fn two_producers_wrap_and_nothing_is_lost() {
-        model(|| {
-            let (producer, mut consumer) = mpsc::queue(2);
-            let writers = [0, 100].map(|first| {
-                let mut producer = producer.clone();
-                thread::spawn(move || {
-                    let mut written = 0;
-                    for _ in 0..2 {
-                        written += u32::from(write(&mut producer, &[first + written]));
-                    }
-                    written
-                })
-            });
-            let mut next = [0; 2];
-            take(&mut consumer, &mut next);
-            let written = writers.map(|writer| writer.join().unwrap());
-            take(&mut consumer, &mut next);
-            assert_eq!(next, written);
-        });
-    }
-
-    /// A producer stopped anywhere between claim and publication holds back what was claimed after it. Its values come
-    /// side by side and in order, however the other producer and the consumer run in between.
-    #[test]
-    fn a_claim_in_progress_hides_what_follows() {
-        model(|| {
-            let (mut producer, mut consumer) = mpsc::queue(4);
-            let mut other = producer.clone();
-            let slow = thread::spawn(move || assert!(write(&mut producer, &[0, 1])));
-            let quick = thread::spawn(move || assert!(write(&mut other, &[100])));
-            let mut next = [0; 2];
-            take(&mut consumer, &mut next);
-            slow.join().unwrap();
-            quick.join().unwrap();
-            take(&mut consumer, &mut next);
-            assert_eq!(next, [2, 1]);
-        });
-    }
-
-    #[test]
-    fn values_of_one_claim_stay_side_by_side() {
-        model(|| {
-            let (mut producer, mut consumer) = mpsc::queue(4);
-            let mut other = producer.clone();
-            let writer = thread::spawn(move || assert!(write(&mut producer, &[1, 2])));
-            assert!(write(&mut other, &[10]));
-            writer.join().unwrap();
-            let all: Vec<u32> = std::iter::from_fn(|| consumer.take()).map(|value| *value).collect();
-            assert!(all == [1, 2, 10] || all == [10, 1, 2], "{all:?}");
-        });
-    }
-
-    /// Full for two producers at once, each with an idea of its own of how far the consumer is.
-    #[test]
-    fn a_full_queue_gets_room_for_whom_it_fits() {
-        model(|| {
-            let (mut producer, mut consumer) = mpsc::queue(2);
-            assert!(write(&mut producer, &[0, 1]));
-            let mut other = producer.clone();
-            let writer = thread::spawn(move || write(&mut producer, &[2, 3]));
-            let mut next = [0; 2];
-            let mut taken = u32::from(consumer.take().is_some());
-            consumer.release();
-            let second = write(&mut other, &[100]);
-            next[0] = taken;
-            taken += take(&mut consumer, &mut next) as u32;
-            let first = writer.join().unwrap();
-            taken += take(&mut consumer, &mut next) as u32;
-            assert_eq!(taken, 2 + 2 * u32::from(first) + u32::from(second));
-        });
-    }
-
-    #[test]
-    fn dropped_ends_leave_each_value_to_one_owner() {
-        model(|| {
-            let value = StdArc::new(());
-            let (mut producer, mut consumer) = mpsc::queue(2);
-            let mut claim = producer.claim(2).unwrap();
-            (0..2).for_each(|_| claim.write(value.clone()));
-            drop(claim);
-            let another = value.clone();
-            let writer = thread::spawn(move || {
-                if let Some(mut claim) = producer.claim(1) {
-                    claim.write(another);
-                }
-            });
-            consumer.take_each(1, |looked_at| assert!(StdArc::ptr_eq(&looked_at, &value)));
-            drop(consumer);
-            writer.join().unwrap();
-            assert_eq!(StdArc::strong_count(&value), 1);
-        });
-    }
-
-    /// As for the ring, of what goes. Of what comes it shows nothing: a claim publishes nothing.
-    #[test]
-    fn a_depth_shows_what_was_counted_before() {
-        model(|| {
-            let (mut producer, mut consumer) = mpsc::queue::<u32>(1);
-            producer.claim(1).unwrap().write(1);
-            let (depth, processed) = (producer.depth(), StdArc::new(AtomicU64::new(0)));
-            let counter = processed.clone();
-            let reader = thread::spawn(move || {
-                assert_eq!(consumer.take(), Some(1));
-                counter.store(1, Relaxed);
-                consumer.release();
-                consumer
-            });
-            if depth.is_empty() {
-                assert_eq!(processed.load(Relaxed), 1);
-            }
-            drop(reader.join().unwrap());
-        });
-    }
-}
-
-mod a_lane_for_each_producer {
-    use super::*;
-
-    fn write(producer: &mut lanes::Producer<Box<u32>>, first: u32, count: usize) -> bool {
+    fn write(producer: &mut mpsc::Producer<Box<u32>>, first: u32, count: usize) -> bool {
         let Some(claim) = producer.claim(count) else { return false };
         claim.fill_with(|index| Box::new(first + index as u32));
         true
     }
 
     /// Takes what there is; values of one producer, counted from its hundred on, must come in order.
-    fn take(consumer: &mut lanes::Consumer<Box<u32>>, next: &mut [u32; 2]) -> usize {
+    fn take(consumer: &mut mpsc::Consumer<Box<u32>>, next: &mut [u32; 2]) -> usize {
         let count = consumer.take_each(4, |value| {
             let (producer, number) = ((**value / 100) as usize, **value % 100);
             assert_eq!(number, next[producer], "of producer {producer}");
@@ -350,7 +211,7 @@ mod a_lane_for_each_producer {
     #[test]
     fn two_producers_wrap_and_nothing_is_lost() {
         model(|| {
-            let (producers, mut consumer) = lanes::queue(1, 2);
+            let (producers, mut consumer) = mpsc::queue(1, 2);
             let mut first = 0;
             let writers: Vec<_> = producers
                 .into_iter()
@@ -378,7 +239,7 @@ mod a_lane_for_each_producer {
     #[test]
     fn a_claim_appears_whole_and_hides_nothing_else() {
         model(|| {
-            let (mut producers, mut consumer) = lanes::queue(2, 2);
+            let (mut producers, mut consumer) = mpsc::queue(2, 2);
             let (mut quick, mut slow) = (producers.pop().unwrap(), producers.pop().unwrap());
             let writer = thread::spawn(move || assert!(write(&mut slow, 0, 2)));
             assert!(write(&mut quick, 100, 1));
@@ -395,7 +256,7 @@ mod a_lane_for_each_producer {
     fn dropped_ends_leave_each_value_to_one_owner() {
         model(|| {
             let value = StdArc::new(());
-            let (mut producers, mut consumer) = lanes::queue(2, 2);
+            let (mut producers, mut consumer) = mpsc::queue(2, 2);
             producers[0].claim(2).unwrap().fill_with(|_| value.clone());
             let another = value.clone();
             let writer = thread::spawn(move || producers[1].claim(1).unwrap().write(another));

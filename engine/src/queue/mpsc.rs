@@ -1,91 +1,49 @@
-//! Bounded multi-producer single-consumer queue with batch claim, after Vyukov's array queue.
+//! Bounded multi-producer single-consumer queue: a ring of its own, a lane, for each producer.
 //!
-//! - **Threads**: any number of producers (each a clone of [`Producer`]), one consumer.
-//! - **In**: a producer claims `n` consecutive cells by one compare-and-swap, fills them in place, and each becomes
-//!   visible as its sequence is stored. **Out**: the consumer looks at and moves out values in claim order and publishes its
-//!   progress once a batch.
-//! - **Overload**: a claim that does not fit whole is refused; nothing waits.
-//! - **Invariant**: cell `i` carries sequence `i + 1` exactly when its value may be read; claims never pass
-//!   `consumer + capacity`.
+//! - **Threads**: each producer on its own, one consumer.
+//! - **In**: a producer claims `n` cells of its lane and fills them in place; they become visible together when the claim is
+//!   full. **Out**: the consumer takes from one lane until it is empty or has had its turn, then from the next.
+//! - **Overload**: a claim that does not fit whole into the producer's lane is refused; nothing waits, and a full lane is
+//!   nothing to the other producers.
+//! - **Invariant**: values of one producer come in order. Between producers there is none, even when one of them has waited
+//!   for the other.
 //!
-//! Unlike Vyukov's original the consumer does not write the cells it empties: producers learn about room from
-//! the consumer's index, which they cache. The cells' lines thus travel one way only.
+//! No producer writes a line that another producer writes, and none needs an atomic operation that reads and writes. A queue that
+//! all producers share (Vyukov's, with batch claims) takes a compare-and-swap a claim, which waits for the stores before it: it is
+//! the slower one wherever values come singly or from several threads, and no faster with claims of a datagram's worth. The price
+//! is memory for a full lane each, a number of producers fixed at the start, and a consumer that looks at every lane.
 //!
-//! A producer descheduled between claim and publication holds back everything claimed after it: the consumer sees
-//! nothing past the gap, keeps its order, and takes all at once when the producer comes back. Nothing is lost.
-
-use std::mem::MaybeUninit;
-
-use crossbeam_utils::CachePadded;
+//! A producer descheduled between claim and publication shows nothing of the claim and holds back its own lane only: the consumer
+//! goes on with the others, and takes the claim whole when the producer comes back. Nothing is lost.
 
 pub use super::cells::Taken;
-use super::cells::{Cells, CellsView, Cursor};
-use crate::sync::{Arc, AtomicU64, Ordering, UnsafeCell};
+use super::spsc;
 
-struct Cell<T> {
-    /// Claim position plus one once the value is whole. Starts at zero, which no published cell has.
-    sequence: AtomicU64,
-    value: UnsafeCell<MaybeUninit<T>>,
-}
+/// Values taken from one lane while others may be waiting: a worker's burst.
+const TURN: usize = 256;
 
-struct Shared<T> {
-    cells: Cells<Cell<T>>,
-    /// Next cell to be claimed.
-    producer: CachePadded<AtomicU64>,
-    /// Next cell to be read; written by the consumer only.
-    consumer: CachePadded<AtomicU64>,
-}
-
-// SAFETY: between claim and publication a cell belongs to the claiming producer alone; between publication and
-// the consumer's release to the consumer alone. The Release/Acquire pairs on `sequence` and `consumer` order the two.
-unsafe impl<T: Send> Sync for Shared<T> {}
-// SAFETY: the queue owns its values; `T: Send` lets them move with it.
-unsafe impl<T: Send> Send for Shared<T> {}
-
-impl<T> Drop for Shared<T> {
-    fn drop(&mut self) {
-        let start = self.consumer.load(Ordering::Relaxed);
-        for position in start..self.producer.load(Ordering::Relaxed) {
-            let cell = self.cells.at(position);
-            if cell.sequence.load(Ordering::Relaxed) != position + 1 {
-                continue; // claimed by a producer that panicked before it wrote
-            }
-            cell.value.with_mut(|value| {
-                // SAFETY: `&mut self` excludes every other access.
-                let value = unsafe { &mut *value };
-                // SAFETY: the sequence says the value was written, and nobody has taken it.
-                unsafe { value.assume_init_drop() };
-            });
-        }
-    }
-}
-
-/// Creates a queue of `capacity` values, a power of two.
+/// Creates a lane of `capacity` values, a power of two, for each of `producers`.
 ///
 /// # Panics
-/// When `capacity` is not a power of two: capacities come from validated configuration.
-pub fn queue<T: Send>(capacity: usize) -> (Producer<T>, Consumer<T>) {
-    let cell = |_| Cell { sequence: AtomicU64::new(0), value: UnsafeCell::new(MaybeUninit::uninit()) };
-    let shared = Arc::new(Shared {
-        cells: Cells::new(capacity, cell),
-        producer: CachePadded::new(AtomicU64::new(0)),
-        consumer: CachePadded::new(AtomicU64::new(0)),
-    });
-    let producer = Producer { shared: shared.clone(), cached_consumer: 0 };
-    (producer, Consumer { shared, next: 0 })
+/// When `capacity` is not a power of two or there is no producer: both come from validated configuration.
+pub fn queue<T: Send>(capacity: usize, producers: usize) -> (Vec<Producer<T>>, Consumer<T>) {
+    assert!(producers > 0, "a queue without producers");
+    let (producers, lanes) = (0..producers)
+        .map(|_| {
+            let (producer, lane) = spsc::ring(capacity);
+            (Producer(producer), lane)
+        })
+        .unzip();
+    (producers, Consumer { lanes, at: 0, turn: TURN })
 }
 
-/// Reads the queue's depth from a third thread; for gauges and the ledger.
-pub struct Depth<T>(Arc<Shared<T>>);
+/// Reads the depth of one lane or of all from a third thread; for gauges and the ledger.
+pub struct Depth<T>(Vec<spsc::Depth<T>>);
 
 impl<T> Depth<T> {
-    /// Claimed and not yet released.
+    /// Published and not yet released.
     pub fn len(&self) -> u64 {
-        // Consumer first: read the other way round, progress between the two loads could make it negative.
-        // Acquire: paired with the Release in `Consumer::release`, so that what was counted of values taken is seen too.
-        let consumer = self.0.consumer.load(Ordering::Acquire);
-        // Relaxed: a claim publishes nothing that could be seen by this.
-        self.0.producer.load(Ordering::Relaxed).saturating_sub(consumer)
+        self.0.iter().map(spsc::Depth::len).sum()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -93,109 +51,65 @@ impl<T> Depth<T> {
     }
 
     pub fn capacity(&self) -> u64 {
-        self.0.cells.count()
+        self.0.iter().map(spsc::Depth::capacity).sum()
     }
 }
 
 /// A writing end.
-pub struct Producer<T> {
-    shared: Arc<Shared<T>>,
-    cached_consumer: u64,
-}
-
-impl<T> Clone for Producer<T> {
-    fn clone(&self) -> Self {
-        Self { shared: self.shared.clone(), cached_consumer: self.cached_consumer }
-    }
-}
+pub struct Producer<T>(spsc::Producer<T>);
 
 impl<T: Send> Producer<T> {
     /// Claims `count` consecutive cells, or none when they do not all fit.
     #[inline]
     pub fn claim(&mut self, count: usize) -> Option<Claim<'_, T>> {
-        let count = count as u64;
-        let capacity = self.shared.cells.count();
-        let mut position = self.shared.producer.load(Ordering::Relaxed);
-        loop {
-            // The cached consumer may even be ahead of `position` read before: wrapping keeps that "room".
-            if position.wrapping_add(count).wrapping_sub(self.cached_consumer) as i64 > capacity as i64 {
-                // Acquire: paired with the Release in `Consumer::release`; values were moved out before.
-                self.cached_consumer = self.shared.consumer.load(Ordering::Acquire);
-                if position.wrapping_add(count).wrapping_sub(self.cached_consumer) as i64 > capacity as i64 {
-                    return None;
-                }
-            }
-            // Relaxed: a claim publishes nothing; each cell's own sequence does.
-            let swap = self.shared.producer.compare_exchange_weak(
-                position,
-                position + count,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match swap {
-                Ok(_) => break,
-                Err(now) => position = now,
-            }
-        }
-        Some(Claim { cells: self.shared.cells.view(), next: position, end: position + count })
+        (self.0.room(count) == count).then(|| Claim { lane: &mut self.0, left: count })
     }
 
+    /// Of this producer's lane.
     pub fn depth(&self) -> Depth<T> {
-        Depth(self.shared.clone())
+        Depth(vec![self.0.depth()])
     }
 }
 
-/// Cells claimed and to be filled in order.
-///
-/// # Panics
-/// Dropping a claim that is not full would stall the queue for good: that is a defect of the caller and asserted.
-pub struct Claim<'a, T> {
-    cells: CellsView<'a, Cell<T>>,
-    next: u64,
-    end: u64,
+/// Cells claimed and to be filled in order. What was filled is visible once this is gone.
+pub struct Claim<'a, T: Send> {
+    lane: &'a mut spsc::Producer<T>,
+    left: usize,
 }
 
 impl<T: Send> Claim<'_, T> {
-    /// Writes and publishes the next cell.
+    /// Writes the next cell.
     ///
     /// # Panics
     /// When the claim is full.
     #[inline]
     pub fn write(&mut self, value: T) {
-        assert!(self.next < self.end, "wrote past the claim");
-        let cell = self.cells.at(self.next);
-        cell.value.with_mut(|slot| {
-            // SAFETY: the compare-and-swap in `claim` gave this position to this claim alone, and the consumer has
-            // released the cell's previous value (Acquire on `consumer` in `claim`).
-            let slot = unsafe { &mut *slot };
-            slot.write(value);
-        });
-        self.next += 1;
-        // Release: paired with the Acquire in `Consumer::take_each`.
-        cell.sequence.store(self.next, Ordering::Release);
+        assert!(self.left > 0, "wrote past the claim");
+        self.left -= 1;
+        // There is room, as `claim` has found, and nobody but this claim uses it up.
+        self.lane.push_below(u64::MAX, || value, |_| {});
     }
 
     /// Fills the claim: `make` is told the index of each cell in it.
     #[inline]
-    pub fn fill_with(mut self, mut make: impl FnMut(usize) -> T) {
-        let start = self.next;
-        while self.next < self.end {
-            let value = make((self.next - start) as usize);
-            self.write(value);
-        }
+    pub fn fill_with(mut self, make: impl FnMut(usize) -> T) {
+        self.left -= self.lane.push_each(self.left, make);
     }
 }
 
-impl<T> Drop for Claim<'_, T> {
+impl<T: Send> Drop for Claim<'_, T> {
     fn drop(&mut self) {
-        debug_assert!(self.next == self.end || std::thread::panicking(), "claim dropped before it was full");
+        self.lane.publish();
+        debug_assert!(self.left == 0 || std::thread::panicking(), "claim dropped before it was full");
     }
 }
 
 /// The reading end.
 pub struct Consumer<T> {
-    shared: Arc<Shared<T>>,
-    next: u64,
+    lanes: Vec<spsc::Consumer<T>>,
+    /// Whose turn it is, and how much of it is left.
+    at: usize,
+    turn: usize,
 }
 
 impl<T: Send> Consumer<T> {
@@ -207,43 +121,34 @@ impl<T: Send> Consumer<T> {
         value
     }
 
-    /// Hands out up to `limit` values, as many as are published one behind the other, and returns how many those were.
+    /// Hands out up to `limit` values, as many as are published in all lanes, and returns how many those were.
     #[inline]
     pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
-        let cells = self.shared.cells.view();
-        let start = self.next;
-        let end = start + limit as u64;
-        let mut cursor = Cursor::new(&mut self.next);
-        while cursor.at < end {
-            let cell = cells.at(cursor.at);
-            // Acquire: paired with the Release in `Claim::write`.
-            if cell.sequence.load(Ordering::Acquire) != cursor.at + 1 {
-                break;
+        let (mut taken, mut empty) = (0, 0);
+        while taken < limit && empty < self.lanes.len() {
+            let lane = &mut self.lanes[self.at];
+            let count = lane.available(self.turn.min(limit - taken));
+            lane.take_in_place(count, &mut each);
+            taken += count;
+            self.turn -= count;
+            empty = if count == 0 { empty + 1 } else { 0 };
+            if count == 0 || self.turn == 0 {
+                self.at = if self.at + 1 < self.lanes.len() { self.at + 1 } else { 0 };
+                self.turn = TURN;
             }
-            cursor.at += 1;
-            // SAFETY: the sequence says that the value is whole; the cursor has moved past it, so that this is the only time that it is
-            // handed out; no producer claims the cell again before `release`, which needs the consumer borrowed here.
-            each(unsafe { Taken::new(&cell.value) });
         }
-        (cursor.at - start) as usize
+        taken
     }
 
     /// Gives the cells of everything taken so far back to the producers.
     #[inline]
     pub fn release(&mut self) {
-        // Release: paired with the Acquire in `Producer::claim`.
-        self.shared.consumer.store(self.next, Ordering::Release);
+        self.lanes.iter_mut().for_each(spsc::Consumer::release);
     }
 
+    /// Of all lanes.
     pub fn depth(&self) -> Depth<T> {
-        Depth(self.shared.clone())
-    }
-}
-
-impl<T> Drop for Consumer<T> {
-    fn drop(&mut self) {
-        // Taken values must not be dropped again by the queue. Release: as in `release`, which may not have been called.
-        self.shared.consumer.store(self.next, Ordering::Release);
+        Depth(self.lanes.iter().map(spsc::Consumer::depth).collect())
     }
 }
 
@@ -252,8 +157,8 @@ mod tests {
     use super::*;
 
     fn fill(producer: &mut Producer<u64>, values: std::ops::Range<u64>) -> bool {
-        let Some(mut claim) = producer.claim((values.end - values.start) as usize) else { return false };
-        values.for_each(|value| claim.write(value));
+        let Some(claim) = producer.claim((values.end - values.start) as usize) else { return false };
+        claim.fill_with(|index| values.start + index as u64);
         true
     }
 
@@ -265,57 +170,79 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_fits_whole_or_not_at_all() {
-        let (mut producer, mut consumer) = queue(4);
-        assert!(fill(&mut producer, 0..3));
-        assert!(!fill(&mut producer, 3..5));
-        assert!(fill(&mut producer, 3..4));
+    fn a_full_lane_is_nothing_to_the_others() {
+        let (mut producers, mut consumer) = queue(4, 2);
+        assert!(fill(&mut producers[0], 0..3));
+        assert!(!fill(&mut producers[0], 3..5), "fits whole or not at all");
+        assert!(fill(&mut producers[0], 3..4));
+        assert!(fill(&mut producers[1], 100..104));
+        assert_eq!((producers[1].depth().len(), consumer.depth().len(), consumer.depth().capacity()), (4, 8, 8));
         assert_eq!(consumer.take(), Some(0));
-        assert_eq!(take(&mut consumer, 2), [1, 2]);
-        assert_eq!(take(&mut consumer, 10), [3]);
-        assert_eq!(consumer.take(), None);
-        assert!(!fill(&mut producer, 4..5), "not released yet");
+        assert_eq!(take(&mut consumer, 10), [1, 2, 3, 100, 101, 102, 103]);
+        assert!(!fill(&mut producers[0], 4..5), "not released yet");
         consumer.release();
-        assert!(fill(&mut producer, 4..8));
-        assert_eq!(producer.depth().len(), 4);
+        assert!(fill(&mut producers[0], 4..8));
+        assert_eq!(consumer.depth().len(), 4);
     }
 
     #[test]
-    fn a_claim_in_progress_hides_what_follows() {
-        let (producer, mut consumer) = queue(8);
-        let (mut slow, mut quick) = (producer.clone(), producer);
+    fn a_claim_in_progress_holds_back_its_own_lane_only() {
+        let (mut producers, mut consumer) = queue(8, 2);
+        let [slow, quick] = &mut producers[..] else { unreachable!() };
         let mut claim = slow.claim(2).unwrap();
         claim.write(1);
-        quick.claim(1).unwrap().write(3);
-        assert_eq!(take(&mut consumer, 8), [1]);
+        assert!(fill(quick, 3..4));
+        assert_eq!(take(&mut consumer, 8), [3]);
         claim.write(2);
         drop(claim);
-        assert_eq!(take(&mut consumer, 8), [2, 3]);
+        assert_eq!(take(&mut consumer, 8), [1, 2]);
+    }
+
+    #[test]
+    fn a_busy_lane_has_its_turn_and_no_more() {
+        let (mut producers, mut consumer) = queue(4 * TURN, 3);
+        assert!(fill(&mut producers[0], 0..2 * TURN as u64));
+        assert!(fill(&mut producers[2], 5000..5001));
+        for value in 0..TURN as u64 {
+            assert_eq!(consumer.take(), Some(value));
+        }
+        assert_eq!(consumer.take(), Some(5000));
+        assert_eq!(consumer.take(), Some(TURN as u64));
     }
 
     #[test]
     fn a_reader_that_panics_loses_only_what_it_was_given() {
-        let (mut producer, mut consumer) = queue(4);
-        assert!(fill(&mut producer, 0..2));
+        let (mut producers, mut consumer) = queue(4, 1);
+        assert!(fill(&mut producers[0], 0..2));
         let panicking = std::panic::AssertUnwindSafe(|| consumer.take_each(4, |_| panic!("on purpose")));
         assert!(std::panic::catch_unwind(panicking).is_err());
         assert_eq!((consumer.take(), consumer.take()), (Some(1), None));
-        consumer.release();
-        assert!(fill(&mut producer, 2..6));
-        assert_eq!(take(&mut consumer, 8), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_writer_that_panics_leaves_what_it_has_written() {
+        let (mut producers, mut consumer) = queue::<u64>(4, 1);
+        let panicking = std::panic::AssertUnwindSafe(|| {
+            producers[0]
+                .claim(3)
+                .unwrap()
+                .fill_with(|index| if index < 2 { index as u64 } else { panic!("on purpose") });
+        });
+        assert!(std::panic::catch_unwind(panicking).is_err());
+        assert_eq!(take(&mut consumer, 8), [0, 1]);
+        assert!(fill(&mut producers[0], 2..4));
+        assert_eq!(take(&mut consumer, 8), [2, 3]);
     }
 
     #[test]
     fn dropping_the_queue_drops_each_value_once() {
-        let item = Arc::new(());
-        let (mut producer, mut consumer) = queue(4);
-        let mut claim = producer.claim(3).unwrap();
-        (0..3).for_each(|_| claim.write(item.clone()));
-        drop(claim);
+        let item = std::sync::Arc::new(());
+        let (mut producers, mut consumer) = queue(4, 2);
+        producers.iter_mut().for_each(|producer| producer.claim(2).unwrap().fill_with(|_| item.clone()));
         drop(consumer.take());
-        assert_eq!(consumer.take_each(1, |looked_at| assert!(Arc::ptr_eq(&looked_at, &item))), 1);
-        assert_eq!(Arc::strong_count(&item), 2, "what is only looked at is dropped too");
-        drop((producer, consumer));
-        assert_eq!(Arc::strong_count(&item), 1);
+        assert_eq!(consumer.take_each(1, |looked_at| assert!(std::sync::Arc::ptr_eq(&looked_at, &item))), 1);
+        assert_eq!(std::sync::Arc::strong_count(&item), 3, "what is only looked at is dropped too");
+        drop((producers, consumer));
+        assert_eq!(std::sync::Arc::strong_count(&item), 1);
     }
 }

@@ -103,7 +103,7 @@ impl Plan {
         let plan = Self {
             links: links(config, &runners),
             pools: pools(config, queues),
-            other_bytes: other_bytes(config),
+            other_bytes: other_bytes(config, ingest_agents(&runners)),
             runners,
         };
         plan.check(machine)?;
@@ -314,9 +314,13 @@ pub fn retry_slots(config: &Config) -> u64 {
     (u64::from(config.retry.queue_depth) * 1024 / SPILL_SLOT_BYTES).max(4)
 }
 
-fn other_bytes(config: &Config) -> u64 {
+fn ingest_agents(runners: &[RunnerPlan]) -> u64 {
+    runners.iter().flat_map(|runner| &runner.agents).filter(|agent| agent.role.is_ingest()).count() as u64
+}
+
+fn other_bytes(config: &Config, ingest_agents: u64) -> u64 {
     let workers: u64 = Class::ALL.iter().map(|class| u64::from(config.workers.count(*class))).sum();
-    let mpsc = u64::from(config.dispatchers) * u64::from(config.queues.mpsc_depth) * 32;
+    let mpsc = ingest_agents * u64::from(config.queues.mpsc_depth) * 24;
     let spsc = u64::from(config.dispatchers) * workers * u64::from(config.queues.spsc_depth) * (24 + 24);
     let dedup = u64::from(config.dedup.capacity) * 52;
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };

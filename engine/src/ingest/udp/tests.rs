@@ -54,10 +54,10 @@ fn bench(setup: &Setup) -> Bench {
     let spec = PoolSpec { slot_bytes: setup.slot_bytes, reliable: false };
     let pool = FramePool::new(0, Region::map(setup.slots * setup.slot_bytes).unwrap(), &spec);
     let frames = Frames::new(&[&pool]);
-    let (producer, events) = mpsc::queue(setup.depth);
+    let (mut producers, events) = mpsc::queue(setup.depth, 1);
     let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
     let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
-    let intake = Intake::new(IntakeSpec { pool, queue: producer, parser, waker: None });
+    let intake = Intake::new(IntakeSpec { pool, queue: producers.remove(0), parser, waker: None });
     let socket = UdpSocket::bind(&options(setup)).unwrap();
     let backend = UdpBackend::new(socket, UdpOptions::default()).unwrap();
     Bench { backend, intake, events, frames, state: State::Running, now: 1 }

@@ -88,10 +88,10 @@ impl Setup {
         let large = FramePool::new(1, Region::map(self.large_slots * LARGE_BYTES).unwrap(), &spec);
         let mut backend = TcpBackend::bind(self.options, large, Box::new(class_of)).unwrap();
         let frames = Frames::new(&[&pool, backend.large_pool()]);
-        let (queue, events) = mpsc::queue(self.queue);
+        let (mut queues, events) = mpsc::queue(self.queue, 1);
         let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: self.topic_bytes };
         let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
-        let mut intake = Intake::new(IntakeSpec { pool, queue, parser, waker: None });
+        let mut intake = Intake::new(IntakeSpec { pool, queue: queues.remove(0), parser, waker: None });
         backend.start(&mut intake);
         let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
         let progress = Progress::default();
