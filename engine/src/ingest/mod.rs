@@ -41,6 +41,9 @@ pub trait Backend: Send {
     /// Kernel counters into `intake.counters`, other rare work. About once a millisecond.
     fn housekeeping(&mut self, _intake: &mut Intake, _now: Nanos) {}
 
+    /// Called once, after everything else: gives back the slots it holds.
+    fn end(&mut self, _intake: &mut Intake) {}
+
     fn blocking(&self) -> Blocking {
         Blocking::Allowed
     }
@@ -126,6 +129,10 @@ impl<B: Backend> Agent for IngestAgent<B> {
 
     fn blocking(&self) -> Blocking {
         if self.intake.is_blocked() { Blocking::Forbidden } else { self.backend.blocking() }
+    }
+
+    fn close(&mut self) {
+        self.backend.end(&mut self.intake);
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {

@@ -183,8 +183,12 @@ impl UdpBackend {
         };
         if self.drain == Drain::Over {
             // Nothing will come for them before the engine goes on.
-            self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
+            self.give_slots_back(intake);
         }
+    }
+
+    fn give_slots_back(&mut self, intake: &mut Intake) {
+        self.slots.drain(..).for_each(|slot| intake.pool.give_back(slot));
     }
 
     /// Whether the socket may be asked now.
@@ -263,6 +267,11 @@ impl Backend for UdpBackend {
     fn housekeeping(&mut self, intake: &mut Intake, _now: Nanos) {
         self.apply_refusal(intake);
         self.count_drops(intake);
+    }
+
+    fn end(&mut self, intake: &mut Intake) {
+        self.give_slots_back(intake);
+        self.pending.drain(..).for_each(|received| intake.pool.give_back(received.slot));
     }
 
     fn blocking(&self) -> Blocking {

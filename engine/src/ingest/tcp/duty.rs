@@ -273,6 +273,15 @@ impl Backend for TcpBackend {
         self.sweep(intake, now);
     }
 
+    fn end(&mut self, intake: &mut Intake) {
+        self.reader.close_slot(intake, None);
+        for index in 0..self.connections.capacity() {
+            if let Some(mut connection) = self.connections.remove(index as u32) {
+                self.reader.release(&mut connection);
+            }
+        }
+    }
+
     fn blocking(&self) -> Blocking {
         let due = self.listener.as_ref().and_then(Listener::due);
         let until = |delay| Blocking::Until(self.now + delay);

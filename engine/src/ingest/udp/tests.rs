@@ -77,6 +77,18 @@ fn send_each(sender: &std::net::UdpSocket, numbers: std::ops::Range<usize>, byte
     numbers.for_each(|number| assert_ne!(sender.send(&bytes(number)).unwrap(), 0));
 }
 
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.backend.end(&mut self.intake);
+        let mut releaser = Releaser::new(self.frames.clone());
+        while self.intake.push_pending() > 0 || self.intake.is_blocked() {
+            std::iter::from_fn(|| self.events.take()).for_each(|event| releaser.release(event));
+            self.events.release();
+        }
+        std::iter::from_fn(|| self.events.take()).for_each(|event| releaser.release(event));
+    }
+}
+
 impl Bench {
     fn step(&mut self, busy: bool) -> usize {
         self.intake.push_pending();

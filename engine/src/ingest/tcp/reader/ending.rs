@@ -47,7 +47,7 @@ impl Reader {
     }
 
     /// Gives back what the connection holds of the agent's memory.
-    fn release(&mut self, c: &mut Connection) {
+    pub(in crate::ingest::tcp) fn release(&mut self, c: &mut Connection) {
         self.carries.clear(&mut c.carry);
         if let Some(large) = c.large.take() {
             self.large.give_back(large.slot);

@@ -80,23 +80,39 @@ impl Default for Setup {
 }
 
 impl Setup {
-    fn start(self) -> Bench {
-        let feedback = self.options.credits.feedback.clone();
+    /// What a bench is around.
+    fn parts(self) -> (TcpBackend, Intake, mpsc::Consumer<Event>, Frames) {
         let spec = PoolSpec { slot_bytes: SLOT_BYTES, reliable: true };
         let pool = FramePool::new(0, Region::map(self.slots * SLOT_BYTES).unwrap(), &spec);
         let spec = PoolSpec { slot_bytes: LARGE_BYTES, reliable: true };
         let large = FramePool::new(1, Region::map(self.large_slots * LARGE_BYTES).unwrap(), &spec);
-        let mut backend = TcpBackend::bind(self.options, large, Box::new(class_of)).unwrap();
+        let backend = TcpBackend::bind(self.options, large, Box::new(class_of)).unwrap();
         let frames = Frames::new(&[&pool, backend.large_pool()]);
         let (mut queues, events) = mpsc::queue(self.queue, 1);
         let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: self.topic_bytes };
         let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
-        let mut intake = Intake::new(IntakeSpec { pool, queue: queues.remove(0), parser, waker: None });
+        (backend, Intake::new(IntakeSpec { pool, queue: queues.remove(0), parser, waker: None }), events, frames)
+    }
+
+    fn start(self) -> Bench {
+        let feedback = self.options.credits.feedback.clone();
+        let (mut backend, mut intake, events, frames) = self.parts();
         backend.start(&mut intake);
         let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
         let progress = Progress::default();
         let (now, releases) = (1_000_000_000, true);
         Bench { backend, intake, events, frames, feedback, progress, state, now, taken, releases, held }
+    }
+}
+
+impl Drop for Bench {
+    fn drop(&mut self) {
+        self.backend.end(&mut self.intake);
+        self.releases = true;
+        self.take();
+        while self.intake.push_pending() > 0 {
+            self.take();
+        }
     }
 }
 

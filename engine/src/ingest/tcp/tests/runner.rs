@@ -23,7 +23,8 @@ struct Running {
 fn start() -> Running {
     let mut setup = Setup::default();
     setup.options.credits.limit = 256;
-    let Bench { backend, intake, events, frames, feedback, progress, .. } = setup.start();
+    let feedback = setup.options.credits.feedback.clone();
+    let (backend, intake, events, frames) = setup.parts();
     let (state, shutdown, waker) = (StateCell::new(State::Running), Shutdown::default(), Waker::new().unwrap());
     let port = backend.local_port();
     let agent = IngestAgent::new("tcp-0".into(), backend, intake, state.clone());
@@ -38,7 +39,17 @@ fn start() -> Running {
         shutdown: shutdown.clone(),
     };
     let handle = spec.spawn().unwrap();
-    Running { handle, shutdown, state, drain, events, releaser: Releaser::new(frames), feedback, progress, port }
+    Running {
+        handle,
+        shutdown,
+        state,
+        drain,
+        events,
+        releaser: Releaser::new(frames),
+        feedback,
+        progress: Progress::default(),
+        port,
+    }
 }
 
 impl Running {
