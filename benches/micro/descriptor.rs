@@ -20,8 +20,9 @@ pub struct Descriptor {
     pool: u8,
 }
 
-const _: () = assert!(size_of::<Descriptor>() == size_of::<Event>());
-const _: () = assert!(align_of::<Descriptor>() == align_of::<Event>());
+// In debug builds, which nobody measures, an event carries what finds it when it is lost.
+const _: () = assert!(size_of::<Descriptor>() == size_of::<Event>() || cfg!(debug_assertions));
+const _: () = assert!(align_of::<Descriptor>() == align_of::<Event>() || cfg!(debug_assertions));
 
 impl Descriptor {
     #[inline(always)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::peer::Peer;
 use super::pool::{FramePool, PoolShared};
+use super::watch::Share;
 use crate::frame::{FrameView, Shape};
 use crate::runtime::clock::Nanos;
 use crate::sync::Ordering;
@@ -38,9 +39,11 @@ pub struct Event {
     pool_and_shape: u32,
     connection: u32,
     arrival_delta_ns: u32,
+    /// Empty but in debug builds.
+    share: Share,
 }
 
-const _: () = assert!(size_of::<Event>() == 24);
+const _: () = assert!(size_of::<Event>() == 24 || cfg!(debug_assertions));
 
 impl Event {
     #[inline]
@@ -116,6 +119,7 @@ impl<'a> EventMaker<'a> {
             pool_and_shape: u32::from(self.shared.index) << Shape::BITS | route.shape.bits(),
             connection: route.connection,
             arrival_delta_ns: route.arrival_delta_ns,
+            share: self.shared.watch().share(self.slot_position >> self.shared.slot_shift),
         }
     }
 
@@ -277,6 +281,7 @@ impl Releaser {
             self.slot = self.frames.slot(&event);
             self.arrival_delta_ns = event.arrival_delta_ns;
         }
+        event.share.end();
         self.count += 1;
     }
 

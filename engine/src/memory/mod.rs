@@ -10,7 +10,8 @@
 //! ```
 //!
 //! Everything is a move-only value: a slot cannot be handed out twice, an event cannot be used after its release,
-//! and code outside this folder needs no `unsafe` to read a frame.
+//! and code outside this folder needs no `unsafe` to read a frame. That one is lost instead of released no type prevents:
+//! debug builds watch for it.
 
 mod allocations;
 mod event;
@@ -19,9 +20,14 @@ mod models;
 mod peer;
 mod pool;
 mod region;
+mod slot;
+#[cfg_attr(not(debug_assertions), path = "watch/off.rs")]
+mod watch;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
 pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route};
 pub use peer::Peer;
-pub use pool::{FramePool, OpenSlot, PoolGauges, PoolSpec, Slot};
+pub use pool::{FramePool, PoolGauges, PoolSpec};
 pub use region::{Backing, Region};
+pub use slot::{OpenSlot, Slot};
+pub use watch::LostSlot;

@@ -17,6 +17,8 @@ use crossbeam_utils::CachePadded;
 use super::event::EventMaker;
 use super::peer::Peer;
 use super::region::Region;
+use super::slot::{OpenSlot, Slot};
+use super::watch::{LostSlot, Watch};
 use crate::runtime::clock::Nanos;
 use crate::sync::{AtomicBool, AtomicU32, Ordering, UnsafeCell};
 
@@ -52,6 +54,10 @@ unsafe impl Sync for PoolShared {}
 unsafe impl Send for PoolShared {}
 
 impl PoolShared {
+    pub(super) fn watch(&self) -> &Watch {
+        &self.gauges.watch
+    }
+
     /// Gives up `count` references; the last one returns the slot.
     #[inline]
     pub(super) fn release(&self, slot: u32, count: u32) {
@@ -80,13 +86,41 @@ impl PoolShared {
     }
 }
 
+/// Debug builds look for what is missing when nobody is left who could give a slot back.
+#[cfg(debug_assertions)]
+impl Drop for PoolShared {
+    fn drop(&mut self) {
+        // Relaxed, here and below: nobody else has the pool any more.
+        let state = |slot: u32| self.states.get(slot as usize);
+        let following = |slot: &u32| state(*slot).map(|state| state.next.load(Ordering::Relaxed));
+        let returned = std::iter::successors(Some(self.returned.load(Ordering::Relaxed)), following);
+        let references = |slot| state(slot).map_or(0, |state| state.references.load(Ordering::Relaxed));
+        self.watch().end(references, returned.take_while(|slot| *slot != NONE));
+    }
+}
+
 /// Levels of a pool, published by its owner between duty cycles.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct PoolGauges {
     pub slots: AtomicU64,
     pub free: AtomicU64,
     pub kernel: AtomicU64,
     pub in_flight: AtomicU64,
+    watch: Watch,
+}
+
+impl PoolGauges {
+    /// Slots that are neither free, nor the kernel's, nor on their way back. When nothing is in flight each is a defect.
+    /// Release builds keep no account of them and always answer that there is none.
+    pub fn lost(&self) -> Vec<LostSlot> {
+        self.watch.lost()
+    }
+
+    /// From now on debug builds do not fail by themselves over what is dropped or missing: the caller asks what is
+    /// [`lost`](Self::lost) when the pool has ended, and knows whether that is a defect.
+    pub fn judge_later(&self) {
+        self.watch.judge_later();
+    }
 }
 
 /// How a pool is set up.
@@ -95,37 +129,6 @@ pub struct PoolSpec {
     pub slot_bytes: usize,
     /// Whether its source can be made to wait (TCP) instead of losing events.
     pub reliable: bool,
-}
-
-/// An owned slot: exactly one exists for each slot that is neither free, nor in the kernel, nor in flight.
-#[must_use = "a slot that is dropped is lost to its pool"]
-#[derive(Debug)]
-pub struct Slot {
-    index: u32,
-    pool: u8,
-}
-
-impl Slot {
-    pub fn index(&self) -> u32 {
-        self.index
-    }
-}
-
-/// A slot the owner still writes to while events of its earlier bytes are already on their way.
-#[must_use = "an open slot that is dropped is lost to its pool"]
-#[derive(Debug)]
-pub struct OpenSlot {
-    index: u32,
-    pool: u8,
-    /// Bytes up to here belong to events that may be read by others; the owner writes only behind them.
-    sealed: u32,
-}
-
-impl OpenSlot {
-    /// Bytes the owner has fixed for good.
-    pub fn sealed(&self) -> usize {
-        self.sealed as usize
-    }
 }
 
 /// The owner's end.
@@ -155,7 +158,9 @@ impl FramePool {
             arrival_ns: UnsafeCell::new(0),
             peer: UnsafeCell::new(Peer::NONE),
         };
-        let gauges = Arc::new(PoolGauges::default());
+        let level = || AtomicU64::new(0);
+        let watch = Watch::new(index, slots);
+        let gauges = PoolGauges { slots: level(), free: level(), kernel: level(), in_flight: level(), watch };
         let shared = PoolShared {
             region,
             states: (0..slots).map(|_| CachePadded::new(state())).collect(),
@@ -164,7 +169,7 @@ impl FramePool {
             reliable: spec.reliable,
             peer_per_event: AtomicBool::new(false),
             returned: CachePadded::new(AtomicU32::new(NONE)),
-            gauges,
+            gauges: Arc::new(gauges),
         };
         let pool = Self {
             shared: Arc::new(shared),
@@ -188,6 +193,7 @@ impl FramePool {
     pub fn renumber(&mut self, index: u8) {
         assert!(self.in_flight == 0, "slots of pool {} are out", self.shared.index);
         Arc::get_mut(&mut self.shared).expect("a pool is renumbered before it is shared").index = index;
+        self.shared.watch().number(index);
     }
 
     /// Events made from now on have the [bytes](Peer::to_bytes) of their peer right before them: for slots that gather
@@ -233,14 +239,20 @@ impl FramePool {
         self.shared.clone()
     }
 
+    /// Says whose it is: debug builds name it so when they miss a slot.
+    pub fn name(&self, owner: &str) {
+        self.shared.watch().name(owner);
+    }
+
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn acquire(&mut self) -> Option<Slot> {
         if self.free.is_empty() {
             self.reclaim();
         }
         let index = self.free.pop()?;
         self.in_flight += 1;
-        Some(Slot { index, pool: self.shared.index })
+        Some(Slot { index, pool: self.shared.index, share: self.shared.watch().acquired(index) })
     }
 
     /// Puts back a slot that carried no event.
@@ -248,6 +260,8 @@ impl FramePool {
     pub fn give_back(&mut self, slot: Slot) {
         self.check(slot.pool);
         self.in_flight -= 1;
+        slot.share.end();
+        self.shared.watch().freed(slot.index);
         self.free.push(slot.index); // never grows: capacity is the number of slots
     }
 
@@ -261,6 +275,7 @@ impl FramePool {
         let mut slot = self.shared.returned.swap(NONE, Ordering::Acquire);
         let before = self.free.len();
         while slot != NONE {
+            self.shared.watch().freed(slot);
             self.free.push(slot);
             slot = self.shared.states[slot as usize].next.load(Ordering::Relaxed);
         }
@@ -276,12 +291,15 @@ impl FramePool {
         self.in_kernel[slot.index as usize] = true;
         self.kernel_count += 1;
         self.in_flight -= 1;
+        slot.share.end();
+        self.shared.watch().given_to_kernel(slot.index);
         slot.index
     }
 
     /// Takes back the slot that holds byte `position`, if the kernel has it: a descriptor is input and is believed only
     /// so far.
     #[inline]
+    #[cfg_attr(debug_assertions, track_caller)]
     pub fn from_kernel(&mut self, position: u64) -> Option<Slot> {
         let index = usize::try_from(position >> self.shared.slot_shift).ok()?;
         let held = self.in_kernel.get_mut(index)?;
@@ -290,7 +308,8 @@ impl FramePool {
         }
         self.kernel_count -= 1;
         self.in_flight += 1;
-        Some(Slot { index: index as u32, pool: self.shared.index })
+        let share = self.shared.watch().acquired(index as u32);
+        Some(Slot { index: index as u32, pool: self.shared.index, share })
     }
 
     /// Where the slot begins in the region.
@@ -329,10 +348,13 @@ impl FramePool {
     #[inline]
     pub fn seal(&mut self, slot: Slot, events: u32, arrival_ns: Nanos, peer: Peer) -> EventMaker<'_> {
         self.check(slot.pool);
+        slot.share.end();
         if events == 0 {
             self.in_flight -= 1;
+            self.shared.watch().freed(slot.index);
             self.free.push(slot.index);
         } else {
+            self.shared.watch().sealed(slot.index, events, arrival_ns);
             self.stamp(slot.index, arrival_ns, peer);
             // Relaxed: the queue's publication orders this before any release.
             self.shared.states[slot.index as usize].references.store(events, Ordering::Relaxed);
@@ -347,7 +369,8 @@ impl FramePool {
         self.stamp(slot.index, arrival_ns, peer);
         // One reference is the owner's, so that the slot cannot come back while it is open.
         self.shared.states[slot.index as usize].references.store(1, Ordering::Relaxed);
-        OpenSlot { index: slot.index, pool: slot.pool, sealed: 0 }
+        self.shared.watch().opened(slot.index, arrival_ns);
+        OpenSlot { index: slot.index, pool: slot.pool, sealed: 0, share: slot.share }
     }
 
     /// The part of an open slot that nobody else reads yet.
@@ -368,6 +391,7 @@ impl FramePool {
         assert!(sealed <= self.slot_bytes(), "sealed past the slot's end");
         open.sealed = sealed as u32;
         self.shared.states[open.index as usize].references.fetch_add(events, Ordering::Relaxed);
+        self.shared.watch().added(open.index, events);
         EventMaker::new_open(&self.shared, open.index, events, open.sealed)
     }
 
@@ -388,6 +412,8 @@ impl FramePool {
     #[inline]
     pub fn close(&mut self, open: OpenSlot) {
         self.check(open.pool);
+        open.share.end();
+        self.shared.watch().closed(open.index);
         self.shared.release(open.index, 1);
     }
 
@@ -428,5 +454,7 @@ impl FramePool {
     }
 }
 
+#[cfg(all(test, debug_assertions, not(loom_model)))]
+mod leaks;
 #[cfg(all(test, not(loom_model)))]
 mod tests;

@@ -81,6 +81,8 @@ proptest! {
     fn agrees_with_an_oracle(steps in prop::collection::vec((0u8..7, 0usize..8, 1u32..4), 0..300)) {
         const SLOTS: usize = 4;
         let mut pool = pool(SLOTS);
+        let gauges = pool.gauges();
+        gauges.judge_later(); // a step that fails leaves slots out, and is what to hear of
         let frames = Frames::new(&[&pool]);
         let mut releaser = Releaser::new(frames.clone());
         let mut places = [Place::Pool; SLOTS];
@@ -138,5 +140,9 @@ proptest! {
             let kernel = places.iter().filter(|place| **place == Place::Kernel).count();
             prop_assert_eq!(pool.kernel(), kernel);
         }
+        events.into_iter().for_each(|event| releaser.release(event));
+        held.into_iter().for_each(|slot| pool.give_back(slot));
+        drop((releaser, frames, pool));
+        prop_assert!(gauges.lost().is_empty(), "{:?}", gauges.lost());
     }
 }
