@@ -26,7 +26,63 @@ pub struct Route {
 /// One event in a frame. 24 bytes, so that two and a bit fit a cache line beside their queue sequence.
 ///
 /// Not `Copy` and not `Clone`: each stands for one reference on its slot, given up exactly once through
-/// [`Releaser::release`].
+/// [`Releaser::release`]:
+///
+/// ```
+/// # use eventstream::memory::{FramePool, Frames, Peer, PoolSpec, Region, Releaser, Route};
+/// # let spec = PoolSpec { slot_bytes: 64, reliable: false };
+/// # let mut pool = FramePool::new(0, Region::map(64)?, &spec);
+/// # let frames = Frames::new(&[&pool]);
+/// # let mut releaser = Releaser::new(frames.clone());
+/// let slot = pool.acquire().expect("a free slot");
+/// let event = pool.seal(slot, 1, 0, Peer::NONE).make(0, 8, Route::default());
+/// let bytes = frames.bytes(&event);
+/// assert_eq!(bytes, [0; 8]);
+/// releaser.release(event);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// After that neither the event nor bytes read through it can be used:
+///
+/// ```compile_fail,E0382
+/// # use eventstream::memory::{FramePool, Frames, Peer, PoolSpec, Region, Releaser, Route};
+/// # let spec = PoolSpec { slot_bytes: 64, reliable: false };
+/// # let mut pool = FramePool::new(0, Region::map(64)?, &spec);
+/// # let frames = Frames::new(&[&pool]);
+/// # let mut releaser = Releaser::new(frames.clone());
+/// # let slot = pool.acquire().expect("a free slot");
+/// # let event = pool.seal(slot, 1, 0, Peer::NONE).make(0, 8, Route::default());
+/// releaser.release(event);
+/// releaser.release(event);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// ```compile_fail,E0505
+/// # use eventstream::memory::{FramePool, Frames, Peer, PoolSpec, Region, Releaser, Route};
+/// # let spec = PoolSpec { slot_bytes: 64, reliable: false };
+/// # let mut pool = FramePool::new(0, Region::map(64)?, &spec);
+/// # let frames = Frames::new(&[&pool]);
+/// # let mut releaser = Releaser::new(frames.clone());
+/// # let slot = pool.acquire().expect("a free slot");
+/// # let event = pool.seal(slot, 1, 0, Peer::NONE).make(0, 8, Route::default());
+/// let bytes = frames.bytes(&event);
+/// releaser.release(event);
+/// assert_eq!(bytes, [0; 8]);
+/// # Ok::<(), std::io::Error>(())
+/// ```
+///
+/// ```compile_fail,E0599
+/// # use eventstream::memory::{FramePool, Frames, Peer, PoolSpec, Region, Releaser, Route};
+/// # let spec = PoolSpec { slot_bytes: 64, reliable: false };
+/// # let mut pool = FramePool::new(0, Region::map(64)?, &spec);
+/// # let frames = Frames::new(&[&pool]);
+/// # let mut releaser = Releaser::new(frames.clone());
+/// # let slot = pool.acquire().expect("a free slot");
+/// # let event = pool.seal(slot, 1, 0, Peer::NONE).make(0, 8, Route::default());
+/// releaser.release(event.clone());
+/// # releaser.release(event);
+/// # Ok::<(), std::io::Error>(())
+/// ```
 #[must_use = "an event that is dropped pins its frame for ever"]
 #[derive(Debug)]
 pub struct Event {
