@@ -15,6 +15,9 @@ use crate::metrics::{
 };
 use crate::storage::DeadLetterGauges;
 
+/// Slots that are named one by one when they have not come back: what was lost once is mostly lost often.
+const SLOTS_NAMED: usize = 16;
+
 /// Which stage a queue belongs to in the ledger.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Edge {
@@ -55,7 +58,31 @@ fn sum(gauges: &[Arc<AtomicU64>]) -> u64 {
 
 impl Observers {
     pub fn pool(&mut self, owner: impl Into<String>, pool: &FramePool) {
-        self.pools.push((owner.into(), pool.gauges()));
+        let owner = owner.into();
+        pool.name(&owner);
+        self.pools.push((owner, pool.gauges()));
+    }
+
+    /// See [`PoolGauges::judge_later`].
+    pub fn judge_slots_later(&self) {
+        self.pools.iter().for_each(|(_, gauges)| gauges.judge_later());
+    }
+
+    /// Names the slots that have not come back, of which debug builds keep account. Returns how many of them are lost: none if
+    /// not all has ended, as they may well belong to the rest.
+    pub fn name_lost_slots(&self, all_ended: bool) -> usize {
+        let lost: Vec<_> = self.pools.iter().flat_map(|(_, gauges)| gauges.lost()).collect();
+        for slot in lost.iter().take(SLOTS_NAMED) {
+            if all_ended {
+                tracing::error!(%slot, "a frame slot is lost: this is a defect");
+            } else {
+                tracing::warn!(%slot, "a frame slot has not come back");
+            }
+        }
+        if lost.len() > SLOTS_NAMED {
+            tracing::warn!(slots = lost.len() - SLOTS_NAMED, "more have not come back");
+        }
+        if all_ended { lost.len() } else { 0 }
     }
 
     fn depth_of(&self, edge: Edge) -> u64 {
@@ -163,5 +190,25 @@ impl Observers {
             worker_latency_ms: (lag / 1_000_000).min(u64::from(u32::MAX)) as u32,
             loss_per_million: (lost * 1_000_000 / accepted.max(1)).min(1_000_000) as u32,
         }
+    }
+}
+
+#[cfg(all(test, debug_assertions))]
+mod tests {
+    use super::*;
+    use crate::memory::{PoolSpec, Region};
+
+    #[test]
+    fn a_slot_that_is_out_is_lost_once_all_has_ended() {
+        let mut pool = FramePool::new(0, Region::map(64).unwrap(), &PoolSpec { slot_bytes: 64, reliable: false });
+        let mut observers = Observers::default();
+        observers.pool("udp-0", &pool);
+        observers.judge_slots_later();
+        let kept = pool.acquire().unwrap();
+        drop(pool);
+        assert_eq!((observers.name_lost_slots(false), observers.name_lost_slots(true)), (0, 1));
+        let named = observers.pools[0].1.lost()[0].to_string();
+        assert!(named.starts_with("pool udp-0, slot 0, acquired at"), "{named}");
+        drop(kept);
     }
 }

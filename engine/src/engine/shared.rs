@@ -21,6 +21,13 @@ use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, Shutdown};
 use crate::topology::Plan;
 
+/// How a drain has ended.
+pub struct Drained {
+    pub report: Report,
+    /// Frame slots that did not come back though everything has ended. Only debug builds look for them.
+    pub lost_slots: usize,
+}
+
 /// What an engine is made of once its threads run.
 pub(super) struct Parts {
     pub config: Config,
@@ -389,7 +396,7 @@ impl Shared {
     }
 
     /// The way down, in path order. See the design of each step beside it.
-    pub fn drain(&self) -> Report {
+    pub fn drain(&self) -> Drained {
         let mut guarded = self.lock();
         let deadline = guarded.config.drain.timeout;
         let started = Instant::now();
@@ -410,7 +417,7 @@ impl Shared {
             }
         }
         // Stages empty in path order, then every agent's counters are published once more.
-        wait_until(left(), || self.is_quiescent());
+        let ended = wait_until(left(), || self.is_quiescent());
         let rounds: Vec<u64> = guarded.runners.iter().map(RunnerHandle::housekeeping_rounds).collect();
         Self::wake_all(&guarded);
         wait_until(left().max(Duration::from_millis(250)), || {
@@ -422,7 +429,8 @@ impl Shared {
             program.detach();
         }
         self.stop_runners(&mut guarded);
-        self.report_with(&mut guarded)
+        let all_ended = taken_in && ended && self.is_quiescent();
+        Drained { report: self.report_with(&mut guarded), lost_slots: self.observers.name_lost_slots(all_ended) }
     }
 
     fn is_quiescent(&self) -> bool {
@@ -434,6 +442,8 @@ impl Shared {
 
     /// Ends the data threads. One that hangs in a handler is named and left behind.
     fn stop_runners(&self, guarded: &mut Guarded) {
+        // What the threads drop at their end is no defect if not all has ended by then.
+        self.observers.judge_slots_later();
         self.shutdown.request();
         Self::wake_all(guarded);
         for runner in guarded.runners.drain(..) {
