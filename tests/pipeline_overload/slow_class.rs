@@ -151,6 +151,11 @@ fn run(case: &Case) -> (Report, Report) {
             }
             wait_for(&control, "realtime goes on", |control| control.ledger().events.processed.realtime == round * 20);
         }
+        if case.config == SOON_STALLED {
+            // What has been taken in is told about a millisecond after it may have been handled.
+            let all = senders * case.count + sent;
+            wait_for(&control, "all is taken in", |control| control.ledger().events.accepted == all);
+        }
         midway = Some(control.report());
         drop(opened);
         wait_for(&control, "everybody goes on", |control| {
