@@ -5,9 +5,11 @@
 
 use std::io;
 use std::os::fd::AsRawFd;
+use std::path::Path;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use super::device::{Device, Interrupt};
 use super::netlink::{self, Request, attributes, u32_at};
 
 /// Bytes of `struct ifinfomsg` before its attributes.
@@ -47,9 +49,29 @@ pub struct Interface {
     /// Node of the device; none on machines with one node and for devices without hardware.
     pub numa_node: Option<u32>,
     pub attached: Vec<Attached>,
+    /// Where it is on its bus, if the driver says so.
+    bus: String,
 }
 
 impl Interface {
+    /// The names of all interfaces of this network namespace.
+    pub fn names() -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        let skip_statistics = libc::RTEXT_FILTER_SKIP_STATS.to_ne_bytes();
+        let request =
+            Request::new(libc::RTM_GETLINK, libc::NLM_F_DUMP).link(0).attribute(libc::IFLA_EXT_MASK, &skip_statistics);
+        netlink::ask(request, |message| {
+            let body = message.body.get(LINK_HEADER_BYTES..).unwrap_or_default();
+            names.extend(attributes(body).find(|(kind, _)| *kind == libc::IFLA_IFNAME).map(|(_, name)| text(name)));
+        })?;
+        Ok(names)
+    }
+
+    /// Those of its device, by number.
+    pub fn interrupts(&self) -> Vec<Interrupt> {
+        Device::of(Path::new("/"), &self.name, &self.bus).map_or_else(Vec::new, |device| device.interrupts())
+    }
+
     pub fn named(name: &str) -> io::Result<Self> {
         let mut found = None;
         let mut c_name = name.as_bytes().to_vec();
@@ -78,6 +100,7 @@ impl Interface {
             queue_count: 1,
             numa_node: None,
             attached: Vec::new(),
+            bus: String::new(),
         };
         for (kind, content) in attributes(message.body.get(LINK_HEADER_BYTES..)?) {
             match kind {
@@ -97,11 +120,9 @@ impl Interface {
         let mut information = DriverInformation::default();
         if ethtool(&socket, &self.name, &mut information).is_ok() {
             self.driver = text(&information.driver);
-            let bus = text(&information.bus);
-            let node = std::fs::read_to_string(format!("/sys/bus/pci/devices/{bus}/numa_node"));
-            // -1 where the firmware does not say.
-            self.numa_node = node.ok().and_then(|node| node.trim().parse().ok());
+            self.bus = text(&information.bus);
         }
+        self.numa_node = Device::of(Path::new("/"), &self.name, &self.bus).and_then(|device| device.numa_node());
         let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
         if ethtool(&socket, &self.name, &mut channels).is_ok() {
             let in_use = channels.receive + channels.combined;
@@ -200,6 +221,8 @@ mod tests {
         let loopback = Interface::named("lo").unwrap();
         assert_eq!((loopback.index, loopback.queue_count), (1, 1));
         assert!(loopback.mtu >= 1500);
+        assert!(Interface::names().unwrap().contains(&"lo".to_owned()));
+        assert_eq!((loopback.numa_node, loopback.interrupts()), (None, Vec::new()));
         assert_eq!(Interface::named("no such if").unwrap_err().raw_os_error(), Some(libc::ENODEV));
         assert!(Interface::named("a name much longer than any interface's").is_err());
     }

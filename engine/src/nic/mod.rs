@@ -19,6 +19,7 @@
 
 mod addresses;
 mod attach;
+mod device;
 mod error;
 mod interface;
 mod netlink;
@@ -32,6 +33,7 @@ mod umem;
 mod xsk;
 
 pub use addresses::{NetEvent, NetWatch};
+pub use device::Interrupt;
 pub use error::{NicError, describe, errno_name};
 pub use interface::{Attached, Hook, Interface};
 pub use open::{NicSetup, QueueMode, XskReady, open};
