@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 
 use super::error::{ConfigError, ConfigErrors, Position};
+use super::places::Places;
 
 /// Enough to mend a file in one go; a long list that is wrong throughout need not be printed throughout.
 const ERRORS_MAX: usize = 50;
@@ -67,6 +68,10 @@ impl Findings {
         let State { mut errors, omitted, .. } = self.state.into_inner();
         errors.sort_by_key(|error| error.at);
         ConfigErrors { file: file.to_owned(), errors, omitted }
+    }
+
+    pub fn into_places(self, file: &str) -> Places {
+        Places::of_file(file, self.state.into_inner().positions)
     }
 
     #[cfg(test)]

@@ -12,6 +12,8 @@ use super::words::{Idle, LayoutMode};
 
 /// Above the number of CPUs that a kernel can be built for today (NR_CPUS of 8192).
 const CPU: Limit = range(0, 8191, "CPU number");
+/// What a kernel can be built for (NODES_SHIFT of 10).
+const NODE: Limit = range(0, 1023, "NUMA node");
 const RUNNERS_MAX: usize = 256;
 const AGENTS_MAX: usize = 1024;
 /// What the kernel shows of a thread's name.
@@ -27,6 +29,10 @@ pub struct Layout {
     pub mode: LayoutMode,
     /// CPUs the data path may use; empty: all that the process may run on.
     pub cpus: Vec<u32>,
+    /// Node that the interface hangs on; `None`: as the firmware has it.
+    pub numa_node: Option<u32>,
+    /// CPUs of the interface's NAPI threads; empty: the kernel polls in its softirqs.
+    pub napi_cpus: Vec<u32>,
     /// Idle strategy of runners that do not name one.
     pub idle: Idle,
     /// How often an agent whose poll costs a system call is polled while others on its thread are busy.
@@ -41,6 +47,8 @@ impl Default for Layout {
         Self {
             mode: LayoutMode::Auto,
             cpus: Vec::new(),
+            numa_node: None,
+            napi_cpus: Vec::new(),
             idle: Idle::Auto,
             // An empty recvmmsg costs 0.4 µs and an empty epoll_wait 0.15 µs: at 50 µs that is about 1 % of a core.
             poll_interval: Duration::from_micros(50),
@@ -111,9 +119,11 @@ impl Layout {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
         let mode = s.word("mode", d.mode);
-        let cpus = read_cpus(s).unwrap_or_default();
+        let cpus = read_cpus(s, "cpus").unwrap_or_default();
         Self {
             mode,
+            numa_node: optional_integer(s, "numa_node", NODE),
+            napi_cpus: read_cpus(s, "napi_cpus").unwrap_or_default(),
             idle: s.word("idle", d.idle),
             poll_interval: s.micros("poll_interval_us", range(1, 10_000, "us"), d.poll_interval),
             runners: read_runners(s, &cpus).unwrap_or_default(),
@@ -122,9 +132,23 @@ impl Layout {
     }
 }
 
-fn read_cpus(s: &mut Section<'_, '_>) -> Option<Vec<u32>> {
+/// A number that may also be `null`.
+fn optional_integer(s: &mut Section<'_, '_>, key: &'static str, limit: Limit) -> Option<u32> {
+    s.value(
+        key,
+        None,
+        || format!("null or {limit}"),
+        |value| match value {
+            Value::Null => Ok(None),
+            number => integer(number, limit).map(|number| u32::try_from(number).ok()),
+        },
+    )
+}
+
+fn read_cpus(s: &mut Section<'_, '_>, key: &'static str) -> Option<Vec<u32>> {
     let mut cpus = Vec::new();
-    s.list("cpus", RUNNERS_MAX, "CPU numbers", |item| {
+    s.list(key, RUNNERS_MAX, "CPU numbers", |item| {
+        item.place();
         let cpu: u32 = item.integer(CPU)?;
         if cpus.contains(&cpu) {
             item.error(format!("CPU {cpu} is listed twice"));
@@ -140,20 +164,12 @@ fn read_runners(s: &mut Section<'_, '_>, allowed: &[u32]) -> Option<Vec<Runner>>
     let mut pinned = HashSet::new();
     let mut placed = HashSet::new();
     s.list("runners", RUNNERS_MAX, "runners", |item| {
-        item.section(|s| {
+        item.placed_section(|s| {
             let name = read_name(s);
             if !name.is_empty() && !names.insert(name.clone()) {
                 s.error("name", format!("another runner is already named {name}"));
             }
-            let cpu = s.value(
-                "cpu",
-                None,
-                || format!("null or {CPU}"),
-                |value| match value {
-                    Value::Null => Ok(None),
-                    number => integer(number, CPU).map(|cpu| u32::try_from(cpu).ok()),
-                },
-            );
+            let cpu = optional_integer(s, "cpu", CPU);
             if let Some(cpu) = cpu {
                 check_cpu(s, cpu, allowed, &mut pinned);
             }

@@ -14,6 +14,7 @@ mod layout;
 mod limit;
 mod operation;
 mod pipeline;
+mod places;
 mod reader;
 mod reload;
 mod rules;
@@ -38,6 +39,7 @@ pub use ingest::{FRAME_BYTES_MAX, Limits, Listen, SOCKET_SLOT_BYTES, Tcp, Udp, X
 pub use layout::{AgentPattern, Layout, Runner};
 pub use operation::{Admin, Control, Drain, Log, Threshold, Thresholds};
 pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
+pub use places::Places;
 pub use reload::{ReloadDiff, diff_reload};
 pub use topics::{TOPICS_MAX, Topic};
 pub use words::{ChecksumPolicy, Class, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire};
@@ -64,6 +66,9 @@ pub struct Config {
     pub admin: Admin,
     pub drain: Drain,
     pub log: Log,
+    /// Where all this comes from.
+    #[serde(skip)]
+    pub places: Places,
 }
 
 /// One keeps up with several NIC queues.
@@ -91,6 +96,7 @@ impl Default for Config {
             admin: Admin::default(),
             drain: Drain::default(),
             log: Log::default(),
+            places: Places::default(),
         }
     }
 }
@@ -120,12 +126,16 @@ impl Config {
         let refuse = |error| ConfigErrors { file: file_name.to_owned(), errors: vec![error], omitted: 0 };
         let document = document::parse(text).map_err(refuse)?;
         let findings = Findings::default();
-        let config = reader::read_root(&document, &findings, Self::read);
+        let mut config = reader::read_root(&document, &findings, Self::read);
         // A rule is checked only on values that are themselves right: a default put in for a wrong one would be blamed.
         if findings.is_clean() {
             rules::check(&config, &findings);
         }
-        if findings.is_clean() { Ok(config) } else { Err(findings.into_errors(file_name)) }
+        if !findings.is_clean() {
+            return Err(findings.into_errors(file_name));
+        }
+        config.places = findings.into_places(file_name);
+        Ok(config)
     }
 
     fn read(s: &mut Section<'_, '_>) -> Self {
@@ -150,6 +160,7 @@ impl Config {
             admin: s.section("admin", Admin::read),
             drain: s.section("drain", Drain::read),
             log: s.section("log", Log::read),
+            places: Places::default(),
         }
     }
 }

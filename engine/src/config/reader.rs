@@ -46,12 +46,22 @@ impl Item<'_, '_> {
 
     /// Takes the item as a group of keys.
     pub fn section<T>(&self, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Option<T> {
+        self.group(true, read)
+    }
+
+    /// The same for lists that are never long: remembers where each item and its keys stand.
+    pub fn placed_section<T>(&self, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Option<T> {
+        self.place();
+        self.group(false, read)
+    }
+
+    fn group<T>(&self, is_listed: bool, read: impl FnOnce(&mut Section<'_, '_>) -> T) -> Option<T> {
         let Value::Map(entries) = self.value else {
             self.error(format!("expected a group of keys, found {}", self.value));
             return None;
         };
         let mut section = Section::new(self.path, self.at, entries, self.findings);
-        section.is_listed = true;
+        section.is_listed = is_listed;
         let read = read(&mut section);
         section.finish();
         Some(read)
@@ -69,8 +79,13 @@ impl Item<'_, '_> {
             self.error(format!("expected text, found {} (quote it if text is meant)", self.value));
             return None;
         };
-        self.findings.place(self.path.to_string(), self.at);
+        self.place();
         Some(text)
+    }
+
+    /// Remembers where the item stands.
+    pub fn place(&self) {
+        self.findings.place(self.path.to_string(), self.at);
     }
 }
 
