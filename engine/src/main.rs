@@ -10,8 +10,7 @@ use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLi
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
 use eventstream::metrics::Report;
-use eventstream::nic::Interface;
-use eventstream::topology::{Machine, Plan};
+use eventstream::topology::{self, Described, Machine, Nic, Plan};
 
 /// Event streaming engine for UDP floods and ordinary TCP clients.
 #[derive(Parser)]
@@ -25,6 +24,13 @@ struct Cli {
 enum Command {
     /// Runs the engine until SIGTERM or SIGINT, then drains it and prints the ledger.
     Run(RunOptions),
+    /// Shows what the machine is made of, and the layout that a configuration comes to on it.
+    Topology {
+        #[command(flatten)]
+        layout: LayoutOptions,
+        #[arg(long)]
+        json: bool,
+    },
     /// Shows the live report of a running engine.
     Status {
         /// The whole report as JSON.
@@ -56,23 +62,30 @@ enum StateAction {
     },
 }
 
+/// What a layout follows from.
 #[derive(clap::Args)]
-struct RunOptions {
+struct LayoutOptions {
     /// YAML file; without it the defaults that configs/default.yaml documents.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Interface to serve by AF_XDP, instead of the configured one.
     #[arg(long)]
     iface: Option<String>,
+    /// CPUs of the data threads, such as 1 or 2,3, instead of the configured ones.
+    #[arg(long, value_delimiter = ',')]
+    cpus: Option<Vec<u32>>,
+}
+
+#[derive(clap::Args)]
+struct RunOptions {
+    #[command(flatten)]
+    layout: LayoutOptions,
     /// Drain and end after so long.
     #[arg(long)]
     seconds: Option<u64>,
     /// Write the final report here, as JSON.
     #[arg(long)]
     report: Option<PathBuf>,
-    /// CPUs of the data threads, such as 1 or 2,3, instead of the configured ones.
-    #[arg(long, value_delimiter = ',')]
-    cpus: Option<Vec<u32>>,
     /// Print no status line.
     #[arg(long)]
     quiet: bool,
@@ -84,6 +97,7 @@ struct RunOptions {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Topology { layout, json } => topology(&layout, json),
         Command::Status { json, config } => status(json, config.as_deref()),
         Command::State { action, config } => state(&action, config.as_deref()),
         Command::Reload { config } => ask(&Request::Reload, config.as_deref()).map(|answer| {
@@ -133,41 +147,51 @@ fn state(action: &StateAction, config: Option<&Path>) -> Result<ExitCode, String
 }
 
 /// The configuration with what the command line overrides.
-fn configured(options: &RunOptions) -> Result<Config, String> {
+fn configured(options: &LayoutOptions) -> Result<Config, String> {
     let mut config = load(options.config.as_deref())?;
     if let Some(interface) = &options.iface {
         config.xdp.interface = Some(interface.clone());
+        config.places.override_by("xdp.interface", "--iface");
     }
     if let Some(cpus) = &options.cpus {
         if config.layout.mode == LayoutMode::Explicit {
             return Err("--cpus and an explicit layout contradict each other".into());
         }
         config.layout.cpus = cpus.clone();
+        config.places.override_by("layout.cpus", "--cpus");
     }
     Ok(config)
 }
 
+/// What a configuration comes to on a machine, and what had to be assumed.
+fn planned(config: &Config, machine: &Machine) -> Result<Plan, String> {
+    let (nic, assumed) = Nic::wanted(config).map_err(|error| error.to_string())?;
+    let mut plan = Plan::derive(config, machine, &nic).map_err(|error| error.to_string())?;
+    plan.notes.extend(assumed);
+    Ok(plan)
+}
+
 fn check_config(config: &Config) -> Result<ExitCode, String> {
-    let queues = match &config.xdp.interface {
-        None => Vec::new(),
-        Some(interface) => {
-            let available = Interface::named(interface).map_or_else(
-                |error| {
-                    println!("interface {interface} ({error}): planned as if it had one queue");
-                    1
-                },
-                |interface| interface.queue_count,
-            );
-            Plan::xdp_queues(config, available).map_err(|error| error.to_string())?
-        }
-    };
-    let plan = Plan::derive(config, &Machine::discover(), &queues).map_err(|error| error.to_string())?;
-    println!("{plan}");
+    println!("{}", planned(config, &Machine::discover())?);
     Ok(ExitCode::SUCCESS)
 }
 
+/// Prints the machine and the layout; 2 where the configuration's layout cannot work on it.
+fn topology(layout: &LayoutOptions, json: bool) -> Result<ExitCode, String> {
+    let config = configured(layout)?;
+    let machine = Machine::discover();
+    let plan = planned(&config, &machine);
+    let described = Described::new(machine, plan);
+    if json {
+        println!("{}", serde_json::to_string_pretty(&described).map_err(|error| error.to_string())?);
+    } else {
+        println!("{described}");
+    }
+    Ok(if described.refused.is_none() { ExitCode::SUCCESS } else { ExitCode::from(2) })
+}
+
 fn run(options: &RunOptions) -> Result<ExitCode, String> {
-    let config = configured(options)?;
+    let config = configured(&options.layout)?;
     if options.check_config {
         return check_config(&config);
     }
@@ -195,6 +219,10 @@ async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
     let admin_address = config.admin.enabled.then(|| (config.admin.address, config.admin.port).into());
     let engine = Engine::builder().config(config.clone()).start().map_err(|error| error.to_string())?;
     let control = engine.control();
+    // This thread and those of the runtime; the control thread has done the same.
+    if let Err(error) = topology::confine(&control.plan().control_cpus) {
+        tracing::warn!(%error, "the control plane");
+    }
     let (reload, mut reloads) = tokio::sync::mpsc::channel(1);
     let mut control_path = None;
     let mut socket_task = None;
@@ -238,7 +266,7 @@ async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
 }
 
 fn reload_file(control: &Control, options: &RunOptions) {
-    let Some(path) = &options.config else {
+    let Some(path) = &options.layout.config else {
         return tracing::warn!("there is no configuration file to read again");
     };
     match Config::load(path) {

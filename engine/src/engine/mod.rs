@@ -26,7 +26,7 @@ use crate::control::State;
 use crate::frame::Class;
 use crate::metrics::Report;
 use crate::runtime::clock::Clock;
-use crate::topology::{Machine, Plan};
+use crate::topology::{Machine, Nic, Plan, PlanError};
 use crate::worker::{CountingHandler, HandlerFactory};
 
 use shared::Shared;
@@ -116,12 +116,19 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         sources::choose_udp_port(&mut config)?;
         let clock = Clock::calibrated();
         let run_id = format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started));
+        let machine = Machine::discover();
+        let refused = |error: PlanError| EngineError(error.to_string());
+        // A layout that cannot work is refused before the interface is touched.
+        let wanted = match Nic::wanted(&config).map_err(refused)? {
+            (wanted, None) => Plan::derive(&config, &machine, &wanted).map(|_| wanted).map_err(refused)?,
+            // Opening says more.
+            (wanted, Some(_)) => wanted,
+        };
         let mut nic = sources::open_nic(&config)?;
         let ready = nic.as_mut().map(|nic| std::mem::take(&mut nic.queues)).unwrap_or_default();
         let interface_index = nic.as_ref().map(|nic| nic.interface.index);
-        let queues: Vec<u32> = ready.iter().map(|ready| ready.queue).collect();
-        let plan =
-            Plan::derive(&config, &Machine::discover(), &queues).map_err(|error| EngineError(error.to_string()))?;
+        let got = Nic { queues: ready.iter().map(|ready| ready.queue).collect(), ..wanted };
+        let plan = Plan::derive(&config, &machine, &got).map_err(refused)?;
         let context = build::Context::new(&config, &plan, clock.clone(), run_id.clone())?;
         let state = context.state.clone();
         let built = build::build(context, ready, interface_index, &mut self.handlers)?;

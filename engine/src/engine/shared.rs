@@ -165,6 +165,10 @@ impl Shared {
         self.guarded.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub fn control_cpus(&self) -> &[u32] {
+        &self.plan.control_cpus
+    }
+
     pub fn is_control_ended(&self) -> bool {
         self.control_ended.load(Ordering::Acquire)
     }

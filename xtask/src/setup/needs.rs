@@ -93,6 +93,14 @@ pub const NEEDS: &[Need] = &[
         "libbpf reads BPF objects with it",
     ),
     need("zlib1g-dev", Probe::PkgConfig("zlib"), "zlib-devel", "zlib", "libbpf and libelf are linked with it"),
+    need(
+        "libhwloc-dev",
+        Probe::PkgConfig("hwloc"),
+        "hwloc-devel",
+        "hwloc",
+        "tells the engine what the machine is made of",
+    ),
+    need("libudev-dev", Probe::PkgConfig("libudev"), "systemd-devel", "systemd-libs", "hwloc is linked with it"),
     need("libpcap-dev", Probe::PkgConfig("libpcap"), "libpcap-devel", "libpcap", "libxdp's configure demands it"),
     need(
         "iproute2",

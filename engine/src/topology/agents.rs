@@ -1,0 +1,106 @@
+//! The agents of a configuration and the links between them.
+
+use serde::Serialize;
+
+use super::RunnerPlan;
+use crate::config::Config;
+use crate::frame::Class;
+
+/// What an agent does; in the order of the data path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Role {
+    /// AF_XDP ingest of one NIC queue.
+    Xdp {
+        queue: u32,
+    },
+    Udp,
+    Tcp,
+    Dispatcher,
+    Worker(Class),
+    DeadLetter,
+}
+
+impl Role {
+    pub const fn is_ingest(self) -> bool {
+        matches!(self, Self::Xdp { .. } | Self::Udp | Self::Tcp)
+    }
+}
+
+/// An agent and where it stands in its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentPlan {
+    pub name: String,
+    pub role: Role,
+    pub index: usize,
+}
+
+/// An edge between two agents.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LinkPlan {
+    pub from: String,
+    pub to: String,
+    pub kind: &'static str,
+    pub depth: u64,
+    /// What happens when it is full.
+    pub overload: &'static str,
+}
+
+/// Depth of each agent's link to the dead letter queue: as many events as a dispatcher takes in one burst, all of which may
+/// have to be shed before the dead letter agent is stepped on the same core. No deeper: what waits there pins frames.
+pub const DEAD_LETTER_LINK_DEPTH: u64 = 2048;
+
+/// All agents, in path order.
+pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
+    let mut agents = Vec::new();
+    let mut add = |prefix: &str, index: usize, role| {
+        agents.push(AgentPlan { name: format!("{prefix}-{index}"), role, index });
+    };
+    for queue in queues {
+        add("xdp", *queue as usize, Role::Xdp { queue: *queue });
+    }
+    (0..config.udp.sockets as usize).for_each(|index| add("udp", index, Role::Udp));
+    if config.tcp.enabled {
+        (0..config.tcp.agents as usize).for_each(|index| add("tcp", index, Role::Tcp));
+    }
+    (0..config.dispatchers as usize).for_each(|index| add("dispatcher", index, Role::Dispatcher));
+    for class in Class::ALL {
+        for index in 0..config.workers.count(class) as usize {
+            add(class.as_str(), index, Role::Worker(class));
+        }
+    }
+    agents.push(AgentPlan { name: "dead-letter".into(), role: Role::DeadLetter, index: 0 });
+    agents
+}
+
+/// The agents of all runners, in path order again.
+pub(super) fn in_path_order(runners: &[RunnerPlan]) -> Vec<&AgentPlan> {
+    let mut agents: Vec<&AgentPlan> = runners.iter().flat_map(|runner| &runner.agents).collect();
+    agents.sort_by_key(|agent| (agent.role, agent.index));
+    agents
+}
+
+pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
+    let dispatchers: Vec<&AgentPlan> = agents.iter().filter(|agent| agent.role == Role::Dispatcher).copied().collect();
+    let mut links = Vec::new();
+    let mut add = |from: &AgentPlan, to: &str, kind, depth, overload| {
+        links.push(LinkPlan { from: from.name.clone(), to: to.into(), kind, depth, overload });
+    };
+    for (place, agent) in agents.iter().filter(|agent| agent.role.is_ingest()).enumerate() {
+        let overload = match agent.role {
+            Role::Tcp => "reliable: the sender is not read",
+            _ => "lossy: the kernel drops and counts",
+        };
+        let to = format!("dispatcher-{}", place % config.dispatchers as usize);
+        add(agent, &to, "mpsc", u64::from(config.queues.mpsc_depth), overload);
+    }
+    for dispatcher in &dispatchers {
+        for worker in agents.iter().filter(|agent| matches!(agent.role, Role::Worker(_))) {
+            let overload = "copied out, then dead-lettered link_full; TCP is not read before that";
+            add(dispatcher, &worker.name, "spsc", u64::from(config.queues.spsc_depth), overload);
+        }
+    }
+    for agent in agents.iter().filter(|agent| matches!(agent.role, Role::Dispatcher | Role::Worker(_))) {
+        add(agent, "dead-letter", "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
+    }
+    links
+}

@@ -1,0 +1,75 @@
+//! The memory of a plan: frame pools, each on the node of who reads it, and what else is set aside.
+
+use serde::Serialize;
+
+use super::agents::Role;
+use super::plan::Plan;
+use super::{AgentPlan, Machine};
+use crate::config::{Config, SOCKET_SLOT_BYTES};
+use crate::frame::Class;
+
+/// A frame pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct PoolPlan {
+    pub owner: String,
+    pub slots: u64,
+    pub slot_bytes: u64,
+    /// Where its memory is to lie; `None` where it does not matter or cannot be told.
+    pub node: Option<u32>,
+}
+
+/// Largest event that can be copied out of its frame, and the slot size of spill and retry pools.
+pub const SPILL_SLOT_BYTES: u64 = 64 << 10;
+
+/// In the order in which the engine numbers them. `agents` are in path order.
+pub(super) fn pools(config: &Config, plan: &Plan, machine: &Machine, agents: &[&AgentPlan]) -> Vec<PoolPlan> {
+    let mut pools = Vec::new();
+    let mut add = |owner: String, slots: u64, slot_bytes: u64, node| {
+        pools.push(PoolPlan { owner, slots, slot_bytes, node });
+    };
+    for agent in agents {
+        let node = plan.node_of(&agent.name, machine);
+        let name = &agent.name;
+        match agent.role {
+            // The card writes there, whoever reads.
+            Role::Xdp { .. } => {
+                add(name.clone(), u64::from(config.xdp.frames), u64::from(config.xdp.frame_bytes), plan.nic_node);
+            }
+            Role::Udp => add(name.clone(), u64::from(config.udp.slots), u64::from(SOCKET_SLOT_BYTES), node),
+            Role::Tcp => {
+                add(name.clone(), u64::from(config.tcp.slots), u64::from(SOCKET_SLOT_BYTES), node);
+                add(format!("{name} large"), u64::from(config.tcp.large_slots), large_slot_bytes(config), node);
+            }
+            Role::Dispatcher => {
+                let slots = (config.spill.bytes_per_class / SPILL_SLOT_BYTES).max(1);
+                Class::ALL.iter().for_each(|class| add(format!("{name} spill {class}"), slots, SPILL_SLOT_BYTES, node));
+            }
+            Role::Worker(Class::Transactional | Class::Batch) => {
+                add(format!("{name} retry"), retry_slots(config), SPILL_SLOT_BYTES, node);
+            }
+            Role::Worker(Class::Realtime) | Role::DeadLetter => {}
+        }
+    }
+    pools
+}
+
+/// A frame of the largest allowed size with its length field.
+pub fn large_slot_bytes(config: &Config) -> u64 {
+    (u64::from(config.limits.frame_bytes) + 4).next_power_of_two()
+}
+
+/// Retry copies are packed into slots: a kilobyte an event on average, and never fewer than four slots.
+pub fn retry_slots(config: &Config) -> u64 {
+    (u64::from(config.retry.queue_depth) * 1024 / SPILL_SLOT_BYTES).max(4)
+}
+
+/// Queues, deduplication table, unfinished frames, dead letters.
+pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
+    let ingest_agents = agents.iter().filter(|agent| agent.role.is_ingest()).count() as u64;
+    let workers: u64 = Class::ALL.iter().map(|class| u64::from(config.workers.count(*class))).sum();
+    let mpsc = ingest_agents * u64::from(config.queues.mpsc_depth) * 24;
+    let spsc = u64::from(config.dispatchers) * workers * u64::from(config.queues.spsc_depth) * (24 + 24);
+    let dedup = u64::from(config.dedup.capacity) * 52;
+    let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
+    mpsc + spsc + dedup + carries + config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes
+}
