@@ -1,5 +1,6 @@
 //! The `eventstream` command.
 
+use std::collections::BTreeMap;
 use std::io::IsTerminal as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -9,7 +10,7 @@ use clap::{Parser, Subcommand};
 use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table};
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
-use eventstream::metrics::Report;
+use eventstream::metrics::{MemoryReport, Report};
 use eventstream::topology::{self, Described, Machine, Nic, Plan};
 
 /// Event streaming engine for UDP floods and ordinary TCP clients.
@@ -282,6 +283,7 @@ fn reload_file(control: &Control, options: &RunOptions) {
 /// Says what was really got, and the one thing people wonder about afterwards.
 fn announce(control: &Control, config: &Config, socket: Option<&Path>, admin: Option<std::net::SocketAddr>) {
     println!("{}", control.plan());
+    println!("{}", memory_line(control.memory()));
     let mut steered = false;
     for queue in control.queue_modes() {
         let reason = if queue.reason.is_empty() { String::new() } else { format!("  ({})", queue.reason) };
@@ -303,6 +305,18 @@ fn announce(control: &Control, config: &Config, socket: Option<&Path>, admin: Op
         ready += &format!(" control={}", path.display());
     }
     println!("{ready} run={}", control.run_id());
+}
+
+/// Where the frame pools lie, in one line: pages by node, and how many pools are not where they were to be.
+fn memory_line(memory: &[MemoryReport]) -> String {
+    let mut pages: BTreeMap<u32, u64> = BTreeMap::new();
+    memory.iter().flat_map(|pool| &pool.pages).for_each(|(node, count)| *pages.entry(*node).or_default() += count);
+    let pages: Vec<String> = pages.iter().map(|(node, count)| format!("{count} pages on node {node}")).collect();
+    let pages = if pages.is_empty() { "the kernel does not say where".to_owned() } else { pages.join(", ") };
+    let elsewhere = |pool: &&MemoryReport| pool.node.is_some_and(|node| pool.pages.keys().any(|page| *page != node));
+    let bound = memory.iter().filter(|pool| pool.policy == "bound").count();
+    let (count, elsewhere) = (memory.len(), memory.iter().filter(elsewhere).count());
+    format!("frame pools lie: {pages}; {bound} of {count} bound to their node, {elsewhere} not on it")
 }
 
 fn bracketed(address: std::net::IpAddr) -> String {

@@ -13,7 +13,7 @@ use crate::dispatch::{
     Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell,
 };
 use crate::frame::{Class, Limits, Parser, Priority, Transport};
-use crate::memory::{Event, FramePool, Frames, PoolSpec, Region};
+use crate::memory::{Backing, Event, FramePool, Frames, PoolSpec, Region};
 use crate::nic::XskReady;
 use crate::queue::{mpsc, spsc};
 use crate::runtime::agent::Agent;
@@ -21,7 +21,7 @@ use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::waker::Waker;
 use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterSender, ShedBudget};
-use crate::topology::{AgentPlan, DEAD_LETTER_LINK_DEPTH, Plan, Role, SPILL_SLOT_BYTES, large_slot_bytes, retry_slots};
+use crate::topology::{AgentPlan, DEAD_LETTER_LINK_DEPTH, Plan, Role};
 use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Worker, WorkerSpec};
 
 /// What the parts of a build share.
@@ -92,12 +92,20 @@ impl<'a> Context<'a> {
     }
 }
 
-/// Maps a pool with the next number.
-pub(super) fn map_pool(next: &mut u8, slots: u64, slot_bytes: u64, reliable: bool) -> Result<FramePool, EngineError> {
-    let bytes = slots * slot_bytes;
-    let region = Region::map(bytes as usize)
-        .map_err(|error| EngineError(format!("{bytes} bytes for a frame pool cannot be mapped: {error}")))?;
-    let pool = FramePool::new(*next, region, &PoolSpec { slot_bytes: slot_bytes as usize, reliable });
+/// Maps the pool that the plan has for `owner`, with the next number and on its node.
+pub(super) fn map_pool(
+    context: &mut Context<'_>,
+    next: &mut u8,
+    owner: &str,
+    reliable: bool,
+) -> Result<FramePool, EngineError> {
+    let plan = context.plan.pools.iter().find(|pool| pool.owner == owner);
+    let plan = plan.ok_or_else(|| EngineError(format!("the plan has no frame pool for {owner}")))?;
+    let bytes = plan.slots * plan.slot_bytes;
+    let (region, placement) = Region::map_on(plan.node, bytes as usize)
+        .map_err(|error| EngineError(format!("{owner}: {bytes} bytes for a frame pool cannot be mapped: {error}")))?;
+    context.observers.memory(owner, bytes, region.backing() == Backing::HugePages, placement);
+    let pool = FramePool::new(*next, region, &PoolSpec { slot_bytes: plan.slot_bytes as usize, reliable });
     *next = next.checked_add(1).ok_or_else(|| EngineError("more than 255 frame pools".into()))?;
     Ok(pool)
 }
@@ -108,16 +116,16 @@ struct SpillPools {
     retries: HashMap<String, FramePool>,
 }
 
-fn spill_pools(context: &Context<'_>, next: &mut u8) -> Result<SpillPools, EngineError> {
-    let slots = (context.config.spill.bytes_per_class / SPILL_SLOT_BYTES).max(1);
+fn spill_pools(context: &mut Context<'_>, next: &mut u8) -> Result<SpillPools, EngineError> {
     let mut dispatchers = Vec::new();
-    for _ in 0..context.config.dispatchers {
-        let mut pool = || map_pool(next, slots, SPILL_SLOT_BYTES, false);
-        dispatchers.push([pool()?, pool()?, pool()?]);
+    for dispatcher in context.agents(|role| role == Role::Dispatcher) {
+        let mut pool = |class: Class| map_pool(context, next, &format!("{} spill {class}", dispatcher.name), false);
+        let [realtime, transactional, batch] = Class::ALL;
+        dispatchers.push([pool(realtime)?, pool(transactional)?, pool(batch)?]);
     }
     let mut retries = HashMap::new();
     for worker in context.agents(retried) {
-        let pool = map_pool(next, retry_slots(context.config), SPILL_SLOT_BYTES, false)?;
+        let pool = map_pool(context, next, &format!("{} retry", worker.name), false)?;
         retries.insert(worker.name, pool);
     }
     Ok(SpillPools { dispatchers, retries })
@@ -227,7 +235,7 @@ pub(super) fn build<F: HandlerFactory>(
         TopicTableCell::new(&topic_entries(context.config), context.parser(Transport::Tcp, Priority::Critical));
     let mut next_pool = 0u8;
     let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
-    let spill = spill_pools(&context, &mut next_pool)?;
+    let spill = spill_pools(&mut context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
     pools.extend(spill.dispatchers.iter().flatten());
     let retried: Vec<AgentPlan> = context.agents(retried);
@@ -413,9 +421,4 @@ fn spawn(
         Some(orphan) => Err(EngineError(format!("agent {orphan} is on no runner"))),
         None => Ok((runners, shutdown)),
     }
-}
-
-/// Bytes of a pool for frames above a slot.
-pub(super) fn large_pool_bytes(config: &Config) -> (u64, u64) {
-    (u64::from(config.tcp.large_slots), large_slot_bytes(config))
 }

@@ -119,12 +119,13 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         let machine = Machine::discover();
         let refused = |error: PlanError| EngineError(error.to_string());
         // A layout that cannot work is refused before the interface is touched.
-        let wanted = match Nic::wanted(&config).map_err(refused)? {
-            (wanted, None) => Plan::derive(&config, &machine, &wanted).map(|_| wanted).map_err(refused)?,
+        let (wanted, unknown) = Nic::wanted(&config).map_err(refused)?;
+        let memory_node = match unknown {
+            None => Plan::derive(&config, &machine, &wanted).map_err(refused)?.nic_node,
             // Opening says more.
-            (wanted, Some(_)) => wanted,
+            Some(_) => None,
         };
-        let mut nic = sources::open_nic(&config)?;
+        let mut nic = sources::open_nic(&config, memory_node)?;
         let ready = nic.as_mut().map(|nic| std::mem::take(&mut nic.queues)).unwrap_or_default();
         let interface_index = nic.as_ref().map(|nic| nic.interface.index);
         let got = Nic { queues: ready.iter().map(|ready| ready.queue).collect(), ..wanted };

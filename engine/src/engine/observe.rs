@@ -8,10 +8,10 @@ use crate::control::Inputs;
 use crate::dedup::DedupTable;
 use crate::frame::Class;
 use crate::ingest::DrainStatus;
-use crate::memory::{FramePool, PoolGauges};
+use crate::memory::{FramePool, Placement, Policy, PoolGauges};
 use crate::metrics::{
-    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Histogram, LatencySummary, Ledger, PoolLevels,
-    Processed, Totals,
+    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Histogram, LatencySummary, Ledger, MemoryReport,
+    PoolLevels, Processed, Totals,
 };
 use crate::storage::DeadLetterGauges;
 
@@ -40,6 +40,7 @@ pub(super) struct Observers {
     pub blocks: Vec<Arc<CounterBlock>>,
     pub depths: Vec<DepthProbe>,
     pub pools: Vec<(String, Arc<PoolGauges>)>,
+    pub memory: Vec<MemoryReport>,
     pub pending: Vec<Arc<AtomicU64>>,
     pub held: Vec<Arc<AtomicU64>>,
     pub lags: Vec<Arc<AtomicU64>>,
@@ -83,6 +84,20 @@ impl Observers {
             tracing::warn!(slots = lost.len() - SLOTS_NAMED, "more have not come back");
         }
         if all_ended { lost.len() } else { 0 }
+    }
+
+    /// Notes where memory that was set aside really lies.
+    pub fn memory(&mut self, owner: &str, bytes: u64, huge_pages: bool, placement: Placement) {
+        if !placement.is_as_wanted() {
+            tracing::warn!(%owner, %placement, "memory of a frame pool is not on its NUMA node");
+        }
+        let policy = match placement.policy {
+            Policy::Bound => "bound".to_owned(),
+            Policy::Preferred => "preferred".to_owned(),
+            Policy::Anywhere(reason) => reason,
+        };
+        let (owner, node, pages) = (owner.to_owned(), placement.node, placement.pages);
+        self.memory.push(MemoryReport { owner, bytes, huge_pages, node, policy, pages });
     }
 
     fn depth_of(&self, edge: Edge) -> u64 {

@@ -15,7 +15,7 @@ use super::wait_until;
 use crate::config::{Config, diff_reload};
 use crate::control::{Controller, State, StateCell, Transition};
 use crate::frame::Class;
-use crate::metrics::{Ledger, QueueReport, Rates, Report, RunnerReport};
+use crate::metrics::{Ledger, MemoryReport, QueueReport, Rates, Report, RunnerReport};
 use crate::nic::{NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, Shutdown};
@@ -115,6 +115,11 @@ impl Control {
 
     pub fn plan(&self) -> &Plan {
         &self.0.plan
+    }
+
+    /// Where the frame pools lie.
+    pub fn memory(&self) -> &[MemoryReport] {
+        &self.0.observers.memory
     }
 
     pub fn ports(&self) -> &Ports {
@@ -389,6 +394,7 @@ impl Shared {
                 bits_per_s: bytes as f64 * 8.0 / seconds,
             },
             latency_ns: crate::metrics::Latencies { rx_to_handler: self.observers.latency() },
+            memory: self.observers.memory.clone(),
             frames: self.observers.frames(),
             dedup: self.observers.dedup(),
             stalled_links: self.observers.stalled_links(),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::EngineError;
-use super::build::{Context, large_pool_bytes, map_pool};
-use crate::config::{self, Config, SOCKET_SLOT_BYTES};
+use super::build::{Context, map_pool};
+use crate::config::{self, Config};
 use crate::dispatch::{SourceAccount, TopicTableCell};
 use crate::frame::Transport;
 use crate::ingest::tcp::{Credits, TcpBackend, TcpOptions};
@@ -35,8 +35,8 @@ pub(super) fn choose_udp_port(config: &mut Config) -> Result<(), EngineError> {
     Ok(())
 }
 
-/// Opens the configured interface; `None` when none is configured.
-pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError> {
+/// Opens the configured interface, with its UMEMs on `memory_node`; `None` when none is configured.
+pub(super) fn open_nic(config: &Config, memory_node: Option<u32>) -> Result<Option<NicSetup>, EngineError> {
     let Some(interface) = &config.xdp.interface else { return Ok(None) };
     let xdp = &config.xdp;
     let options = XdpOptions {
@@ -65,6 +65,7 @@ pub(super) fn open_nic(config: &Config) -> Result<Option<NicSetup>, EngineError>
         // Every frame nobody holds is the kernel's to fill.
         fill_ring: xdp.frames,
         multicast_groups: xdp.multicast_groups.clone(),
+        memory_node,
         ..XdpOptions::new(interface, config.listen.udp_port)
     };
     let setup = nic::open(&options).map_err(|error| EngineError(error.to_string()))?;
@@ -99,10 +100,13 @@ pub(super) fn open(
 ) -> Result<Sources, EngineError> {
     *next_pool += xsk.len() as u8;
     let config = context.config;
-    let slot_bytes = u64::from(SOCKET_SLOT_BYTES);
+    for ready in &xsk {
+        let bytes = u64::from(config.xdp.frames) * u64::from(config.xdp.frame_bytes);
+        context.observers.memory(&format!("xdp-{}", ready.queue), bytes, ready.huge_pages, ready.placement.clone());
+    }
     let mut udp = Vec::new();
     let mut port = config.listen.udp_port;
-    for _ in 0..config.udp.sockets {
+    for plan in context.agents(|role| role == Role::Udp) {
         let options = UdpSocketOptions {
             address: config.listen.udp_address,
             port,
@@ -122,14 +126,13 @@ pub(super) fn open(
         let poll_interval_ns = config.layout.poll_interval.as_nanos() as Nanos;
         let options = UdpOptions { batch: config.udp.batch as usize, poll_interval_ns };
         let backend = UdpBackend::new(socket, options).map_err(|error| EngineError(format!("udp: {error}")))?;
-        udp.push((backend, map_pool(next_pool, u64::from(config.udp.slots), slot_bytes, false)?));
+        udp.push((backend, map_pool(context, next_pool, &plan.name, false)?));
     }
     let mut tcp: Vec<TcpSource> = Vec::new();
-    for _ in context.agents(|role| role == Role::Tcp) {
+    for plan in context.agents(|role| role == Role::Tcp) {
         let port = tcp.first().map_or(config.listen.tcp_port, |first| first.backend.local_port());
-        let pool = map_pool(next_pool, u64::from(config.tcp.slots), slot_bytes, true)?;
-        let (slots, bytes) = large_pool_bytes(config);
-        let large = map_pool(next_pool, slots, bytes, true)?;
+        let pool = map_pool(context, next_pool, &plan.name, true)?;
+        let large = map_pool(context, next_pool, &format!("{} large", plan.name), true)?;
         let large_index = large.index();
         let options = tcp_options(context, port);
         let credits = options.credits.clone();

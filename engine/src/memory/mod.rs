@@ -17,6 +17,7 @@ mod allocations;
 mod event;
 #[cfg(all(test, loom_model))]
 mod models;
+mod node;
 mod peer;
 mod pool;
 mod region;
@@ -26,6 +27,7 @@ mod watch;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
 pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route};
+pub use node::{Placement, Policy, on_node};
 pub use peer::Peer;
 pub use pool::{FramePool, PoolGauges, PoolSpec};
 pub use region::{Backing, Region};

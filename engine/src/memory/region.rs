@@ -4,6 +4,8 @@ use std::any::Any;
 use std::io;
 use std::ptr::NonNull;
 
+use super::node::{Placement, on_node};
+
 /// What a region got from the kernel; printed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backing {
@@ -34,17 +36,31 @@ unsafe impl Sync for Region {}
 impl Region {
     /// Maps and pre-faults `bytes` of zeroed memory. Tries huge pages first.
     pub fn map(bytes: usize) -> io::Result<Self> {
+        Self::map_with(bytes, true)
+    }
+
+    /// The same on a NUMA node, as far as it has room; tells where the memory really lies.
+    pub fn map_on(node: Option<u32>, bytes: usize) -> io::Result<(Self, Placement)> {
+        on_node(node, bytes, |may_be_huge| {
+            let region = Self::map_with(bytes, may_be_huge)?;
+            let address = region.address();
+            Ok((region, address))
+        })
+    }
+
+    pub(super) fn map_with(bytes: usize, may_be_huge: bool) -> io::Result<Self> {
         const HUGE: usize = 2 << 20;
-        if bytes >= HUGE
+        if may_be_huge
+            && bytes >= HUGE
             && bytes.is_multiple_of(HUGE)
-            && let Ok(region) = Self::map_with(bytes, libc::MAP_HUGETLB, Backing::HugePages)
+            && let Ok(region) = Self::map_flags(bytes, libc::MAP_HUGETLB, Backing::HugePages)
         {
             return Ok(region);
         }
-        Self::map_with(bytes, 0, Backing::Pages)
+        Self::map_flags(bytes, 0, Backing::Pages)
     }
 
-    fn map_with(bytes: usize, flags: libc::c_int, backing: Backing) -> io::Result<Self> {
+    fn map_flags(bytes: usize, flags: libc::c_int, backing: Backing) -> io::Result<Self> {
         let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
@@ -117,7 +133,7 @@ impl Region {
 impl Drop for Region {
     fn drop(&mut self) {
         if self.backing != Backing::External {
-            // SAFETY: mapped by `map_with` with this length, and no slice outlives the region.
+            // SAFETY: mapped by `map_flags` with this length, and no slice outlives the region.
             unsafe { libc::munmap(self.base.as_ptr().cast(), self.bytes) };
         }
     }

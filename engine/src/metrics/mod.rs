@@ -11,7 +11,9 @@ mod report;
 pub use counter::{Counter, DeadLetterReason, LostReason, MalformedReason};
 pub use histogram::{Histogram, LatencySummary};
 pub use ledger::{ByReason, Datagrams, DeadLetters, Ledger, Processed, Totals};
-pub use report::{DedupLevels, FrameLevels, Latencies, PoolLevels, QueueReport, Rates, Report, RunnerReport};
+pub use report::{
+    DedupLevels, FrameLevels, Latencies, MemoryReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
+};
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

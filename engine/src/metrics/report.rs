@@ -61,6 +61,20 @@ pub struct DedupLevels {
     pub unremembered: u64,
 }
 
+/// Where the memory of a frame pool was to lie, and where it does.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct MemoryReport {
+    pub owner: String,
+    pub bytes: u64,
+    pub huge_pages: bool,
+    /// The NUMA node that was asked for.
+    pub node: Option<u32>,
+    /// `bound`, `preferred`, or why neither; empty when no node was asked for.
+    pub policy: String,
+    /// Pages on each node; empty where the kernel does not say.
+    pub pages: std::collections::BTreeMap<u32, u64>,
+}
+
 /// Which thread ran what, as it came out.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct RunnerReport {
@@ -81,6 +95,7 @@ pub struct Report {
     pub state: String,
     pub queues: Vec<QueueReport>,
     pub runners: Vec<RunnerReport>,
+    pub memory: Vec<MemoryReport>,
     pub rates: Rates,
     pub ledger: Ledger,
     pub latency_ns: Latencies,

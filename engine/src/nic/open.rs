@@ -15,9 +15,9 @@ use super::interface::{Hook, Interface};
 use super::options::{Attach, ChecksumPolicy, Mode, Require, XdpOptions};
 use super::program::{SteerProgram, clear_way};
 use super::queue::XskQueue;
-use super::umem::{NewUmem, node_of};
+use super::umem::NewUmem;
 use super::xsk::{Binding, XskRings};
-use crate::memory::{FramePool, PoolSpec};
+use crate::memory::{FramePool, Placement, PoolSpec};
 
 /// What one queue got.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,8 +35,8 @@ pub struct XskReady {
     pub rings: XskQueue<XskRings>,
     pub pool: FramePool,
     pub huge_pages: bool,
-    /// Where the UMEM really lies, to be compared with [`Interface::numa_node`].
-    pub memory_node: Option<u32>,
+    /// Where the UMEM was to lie, and where it does.
+    pub placement: Placement,
 }
 
 /// Everything about one interface. Dropping it whole detaches the program before the sockets close; whoever takes it
@@ -195,8 +195,8 @@ impl Candidate {
 
 /// A UMEM, a socket bound to its queue, a pool over the UMEM and a full fill ring.
 fn ready(options: &XdpOptions, interface: &Interface, queue: u32, binding: Binding) -> Result<XskReady, String> {
-    let umem = NewUmem::create(options, interface.numa_node)?;
-    let huge_pages = umem.huge_pages;
+    let umem = NewUmem::create(options, options.memory_node.or(interface.numa_node))?;
+    let (huge_pages, placement) = (umem.huge_pages, umem.placement.clone());
     // SAFETY: once for this UMEM, which was made in the line above.
     let region = unsafe { umem.region() }.map_err(|error| format!("UMEM: {}", describe(&error)))?;
     let rings = XskRings::bind(umem, &interface.name, queue, options.rx_ring, binding)?;
@@ -204,8 +204,7 @@ fn ready(options: &XdpOptions, interface: &Interface, queue: u32, binding: Bindi
     let mut pool = FramePool::new(0, region, &spec);
     let mut rings = XskQueue::new(rings, &pool);
     rings.fill(&mut pool);
-    let memory_node = node_of(pool.region_address());
-    Ok(XskReady { queue, rings, pool, huge_pages, memory_node })
+    Ok(XskReady { queue, rings, pool, huge_pages, placement })
 }
 
 // Opened on the control thread, then taken apart: queues go to their agents' threads.

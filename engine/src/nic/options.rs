@@ -88,6 +88,8 @@ pub struct XdpOptions {
     pub rx_ring: u32,
     /// Entries of the fill ring, a power of two of at least 64.
     pub fill_ring: u32,
+    /// NUMA node of the UMEMs; none given: the interface's own.
+    pub memory_node: Option<u32>,
     pub verify_udp_checksum: ChecksumPolicy,
     pub multicast_groups: Vec<IpAddr>,
     pub udp_ports: Vec<u16>,
@@ -110,6 +112,7 @@ impl XdpOptions {
             frames: 4096,
             rx_ring: 2048,
             fill_ring: 2048,
+            memory_node: None,
             verify_udp_checksum: ChecksumPolicy::Auto,
             multicast_groups: Vec::new(),
             udp_ports: vec![udp_port],

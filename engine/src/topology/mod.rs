@@ -27,5 +27,5 @@ pub use agents::{AgentPlan, DEAD_LETTER_LINK_DEPTH, LinkPlan, Role};
 pub use machine::{Cache, Cpu, Machine, Node};
 pub use nic::Nic;
 pub use plan::{Plan, PlanError, RunnerPlan};
-pub use pools::{PoolPlan, SPILL_SLOT_BYTES, large_slot_bytes, retry_slots};
+pub use pools::PoolPlan;
 pub use show::{Described, DescribedNic};

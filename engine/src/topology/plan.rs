@@ -69,16 +69,10 @@ impl Plan {
         let runners = place::runners(config, machine, nic_node, agents::agents(config, &nic.queues))?;
         let agents = agents::in_path_order(&runners);
         let links = agents::links(config, &agents);
-        let mut plan = Self {
-            control_cpus: place::control_cpus(config, machine, &runners),
-            other_bytes: pools::other_bytes(config, &agents),
-            runners: runners.clone(),
-            links,
-            pools: Vec::new(),
-            nic_node,
-            notes: Vec::new(),
-        };
-        plan.pools = pools::pools(config, &plan, machine, &agents);
+        let other_bytes = pools::other_bytes(config, &agents);
+        let pools = pools::pools(config, machine, nic_node, &runners);
+        let control_cpus = place::control_cpus(config, machine, &runners);
+        let mut plan = Self { runners, links, pools, other_bytes, nic_node, control_cpus, notes: Vec::new() };
         check::plan(&plan, config, machine)?;
         plan.notes = check::notes(&plan, config, machine, nic);
         Ok(plan)
@@ -101,15 +95,6 @@ impl Plan {
     /// In path order, whatever the order of the runners.
     pub fn agents(&self) -> impl Iterator<Item = &AgentPlan> {
         agents::in_path_order(&self.runners).into_iter()
-    }
-
-    pub fn runner_of(&self, agent: &str) -> Option<&RunnerPlan> {
-        self.runners.iter().find(|runner| runner.agents.iter().any(|placed| placed.name == agent))
-    }
-
-    /// The node with memory next to an agent's CPU.
-    pub(super) fn node_of(&self, agent: &str, machine: &Machine) -> Option<u32> {
-        machine.memory_near(machine.cpu(self.runner_of(agent)?.cpu?)?.node?)
     }
 
     /// Where a pool is to lie.

@@ -2,9 +2,8 @@
 
 use serde::Serialize;
 
-use super::agents::Role;
-use super::plan::Plan;
-use super::{AgentPlan, Machine};
+use super::agents::{Role, in_path_order};
+use super::{AgentPlan, Machine, RunnerPlan};
 use crate::config::{Config, SOCKET_SLOT_BYTES};
 use crate::frame::Class;
 
@@ -19,21 +18,31 @@ pub struct PoolPlan {
 }
 
 /// Largest event that can be copied out of its frame, and the slot size of spill and retry pools.
-pub const SPILL_SLOT_BYTES: u64 = 64 << 10;
+const SPILL_SLOT_BYTES: u64 = 64 << 10;
 
-/// In the order in which the engine numbers them. `agents` are in path order.
-pub(super) fn pools(config: &Config, plan: &Plan, machine: &Machine, agents: &[&AgentPlan]) -> Vec<PoolPlan> {
+/// In the order in which the engine numbers them.
+pub(super) fn pools(
+    config: &Config,
+    machine: &Machine,
+    nic_node: Option<u32>,
+    runners: &[RunnerPlan],
+) -> Vec<PoolPlan> {
     let mut pools = Vec::new();
     let mut add = |owner: String, slots: u64, slot_bytes: u64, node| {
         pools.push(PoolPlan { owner, slots, slot_bytes, node });
     };
-    for agent in agents {
-        let node = plan.node_of(&agent.name, machine);
+    // The node with memory next to the CPU of an agent.
+    let node_of = |agent: &AgentPlan| {
+        let runner = runners.iter().find(|runner| runner.agents.contains(agent))?;
+        machine.memory_near(machine.cpu(runner.cpu?)?.node?)
+    };
+    for agent in in_path_order(runners) {
+        let node = node_of(agent);
         let name = &agent.name;
         match agent.role {
             // The card writes there, whoever reads.
             Role::Xdp { .. } => {
-                add(name.clone(), u64::from(config.xdp.frames), u64::from(config.xdp.frame_bytes), plan.nic_node);
+                add(name.clone(), u64::from(config.xdp.frames), u64::from(config.xdp.frame_bytes), nic_node);
             }
             Role::Udp => add(name.clone(), u64::from(config.udp.slots), u64::from(SOCKET_SLOT_BYTES), node),
             Role::Tcp => {
@@ -54,12 +63,12 @@ pub(super) fn pools(config: &Config, plan: &Plan, machine: &Machine, agents: &[&
 }
 
 /// A frame of the largest allowed size with its length field.
-pub fn large_slot_bytes(config: &Config) -> u64 {
+fn large_slot_bytes(config: &Config) -> u64 {
     (u64::from(config.limits.frame_bytes) + 4).next_power_of_two()
 }
 
 /// Retry copies are packed into slots: a kilobyte an event on average, and never fewer than four slots.
-pub fn retry_slots(config: &Config) -> u64 {
+fn retry_slots(config: &Config) -> u64 {
     (u64::from(config.retry.queue_depth) * 1024 / SPILL_SLOT_BYTES).max(4)
 }
 
