@@ -283,6 +283,9 @@ fn reload_file(control: &Control, options: &RunOptions) {
 /// Says what was really got, and the one thing people wonder about afterwards.
 fn announce(control: &Control, config: &Config, socket: Option<&Path>, admin: Option<std::net::SocketAddr>) {
     println!("{}", control.plan());
+    for thread in control.napi_threads() {
+        println!("{} cpu {}", thread.name, thread.cpu);
+    }
     println!("{}", memory_line(control.memory()));
     let mut steered = false;
     for queue in control.queue_modes() {

@@ -117,6 +117,11 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         let clock = Clock::calibrated();
         let run_id = format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started));
         let machine = Machine::discover();
+        if !machine.is_this_system {
+            return Err(EngineError(
+                "hwloc was told of another machine than this one: layouts for it can only be shown".into(),
+            ));
+        }
         let refused = |error: PlanError| EngineError(error.to_string());
         // A layout that cannot work is refused before the interface is touched.
         let (wanted, unknown) = Nic::wanted(&config).map_err(refused)?;
@@ -126,6 +131,7 @@ impl<F: HandlerFactory> EngineBuilder<F> {
             Some(_) => None,
         };
         let mut nic = sources::open_nic(&config, memory_node)?;
+        let napi = sources::pin_napi(&config, nic.as_ref())?;
         let ready = nic.as_mut().map(|nic| std::mem::take(&mut nic.queues)).unwrap_or_default();
         let interface_index = nic.as_ref().map(|nic| nic.interface.index);
         let got = Nic { queues: ready.iter().map(|ready| ready.queue).collect(), ..wanted };
@@ -133,7 +139,7 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         let context = build::Context::new(&config, &plan, clock.clone(), run_id.clone())?;
         let state = context.state.clone();
         let built = build::build(context, ready, interface_index, &mut self.handlers)?;
-        let shared = Arc::new(Shared::new(shared::Parts { config, plan, clock, run_id, nic, state, built }));
+        let shared = Arc::new(Shared::new(shared::Parts { config, plan, clock, run_id, nic, napi, state, built }));
         let control = control_loop::spawn(shared.clone())?;
         Ok(Engine { shared, control: Some(control) })
     }

@@ -15,8 +15,8 @@ use super::wait_until;
 use crate::config::{Config, diff_reload};
 use crate::control::{Controller, State, StateCell, Transition};
 use crate::frame::Class;
-use crate::metrics::{Ledger, MemoryReport, QueueReport, Rates, Report, RunnerReport};
-use crate::nic::{NetEvent, NicSetup, SteerProgram, Switch};
+use crate::metrics::{Ledger, MemoryReport, NapiReport, QueueReport, Rates, Report, RunnerReport};
+use crate::nic::{NapiThreads, NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, Shutdown};
 use crate::topology::Plan;
@@ -35,6 +35,7 @@ pub(super) struct Parts {
     pub clock: Clock,
     pub run_id: String,
     pub nic: Option<NicSetup>,
+    pub napi: Option<NapiThreads>,
     pub state: StateCell,
     pub built: Built,
 }
@@ -43,6 +44,8 @@ pub(super) struct Parts {
 struct Guarded {
     config: Config,
     controller: Controller,
+    /// Before `nic`, as they have to be dropped: the interface gets its own way of polling back.
+    napi: Option<NapiThreads>,
     nic: Option<NicSetup>,
     runners: Vec<RunnerHandle>,
     losses: (u64, u64),
@@ -75,6 +78,7 @@ pub(super) struct Shared {
     claiming: [bool; 3],
     control_ended: AtomicBool,
     runner_reports: Vec<RunnerReport>,
+    napi_reports: Vec<NapiReport>,
     guarded: Mutex<Guarded>,
 }
 
@@ -117,6 +121,10 @@ impl Control {
         &self.0.plan
     }
 
+    pub fn napi_threads(&self) -> &[NapiReport] {
+        &self.0.napi_reports
+    }
+
     /// Where the frame pools lie.
     pub fn memory(&self) -> &[MemoryReport] {
         &self.0.observers.memory
@@ -137,12 +145,18 @@ impl Control {
 
 impl Shared {
     pub fn new(parts: Parts) -> Self {
-        let Parts { config, plan, clock, run_id, nic, state, built } = parts;
+        let Parts { config, plan, clock, run_id, nic, napi, state, built } = parts;
+        let napi_reports = napi
+            .iter()
+            .flat_map(|napi| &napi.pinned)
+            .map(|thread| NapiReport { name: thread.name.clone(), cpu: thread.cpu })
+            .collect();
         let runner_reports = plan.runners.iter().zip(&built.runners).map(runner_report).collect();
         let guarded = Guarded {
             controller: Controller::new(&config.control),
             config,
             nic,
+            napi,
             runners: built.runners,
             losses: (0, 0),
             shed_at_entry: 0,
@@ -161,6 +175,7 @@ impl Shared {
             claiming: built.claiming,
             control_ended: AtomicBool::new(false),
             runner_reports,
+            napi_reports,
             guarded: Mutex::new(guarded),
         }
     }
@@ -388,6 +403,7 @@ impl Shared {
             state: guarded.controller.state().name().into(),
             queues: self.queue_reports(guarded),
             runners: self.runner_reports.clone(),
+            napi_threads: self.napi_reports.clone(),
             rates: Rates {
                 datagrams_per_s: datagrams as f64 / seconds,
                 events_per_s: ledger.events.accepted as f64 / seconds,
@@ -435,9 +451,7 @@ impl Shared {
             guarded.runners.iter().zip(&rounds).all(published)
         });
         self.read_steering(&mut guarded);
-        if let Some(program) = program(&mut guarded) {
-            program.detach();
-        }
+        detach(&mut guarded);
         self.stop_runners(&mut guarded);
         let all_ended = taken_in && ended && self.is_quiescent();
         Drained { report: self.report_with(&mut guarded), lost_slots: self.observers.name_lost_slots(all_ended) }
@@ -474,10 +488,16 @@ impl Shared {
         if guarded.runners.is_empty() {
             return;
         }
-        if let Some(program) = program(&mut guarded) {
-            program.detach();
-        }
+        detach(&mut guarded);
         self.stop_runners(&mut guarded);
+    }
+}
+
+/// Lets the interface go. Its switch comes first: without the program a veth has no NAPI contexts, and ignores it.
+fn detach(guarded: &mut Guarded) {
+    guarded.napi = None;
+    if let Some(program) = program(guarded) {
+        program.detach();
     }
 }
 

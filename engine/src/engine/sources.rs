@@ -13,7 +13,9 @@ use crate::ingest::udp::{UdpBackend, UdpOptions};
 use crate::ingest::xdp::XdpBackend;
 use crate::ingest::{Backend, IngestAgent, Intake, IntakeSpec};
 use crate::memory::{Event, FramePool};
-use crate::nic::{self, Attach, ChecksumPolicy, NicSetup, Require, UdpSocket, UdpSocketOptions, XdpOptions, XskReady};
+use crate::nic::{
+    self, Attach, ChecksumPolicy, NapiThreads, NicSetup, Require, UdpSocket, UdpSocketOptions, XdpOptions, XskReady,
+};
 use crate::queue::{Feedback, mpsc};
 use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
@@ -73,6 +75,14 @@ pub(super) fn open_nic(config: &Config, memory_node: Option<u32>) -> Result<Opti
         tracing::warn!(%interface, programs = ?setup.stale_removed, "replaced what a killed run had left attached");
     }
     Ok(Some(setup))
+}
+
+/// Gives the interface's NAPI threads the CPUs that the layout has for them, if it has any and the interface is steered.
+pub(super) fn pin_napi(config: &Config, nic: Option<&NicSetup>) -> Result<Option<NapiThreads>, EngineError> {
+    let cpus = &config.layout.napi_cpus;
+    let Some(nic) = nic.filter(|nic| !cpus.is_empty() && nic.program.is_some()) else { return Ok(None) };
+    let refused = |error| EngineError(format!("{}: {error}", config.places.of("layout.napi_cpus")));
+    NapiThreads::pin(&nic.interface, cpus).map(Some).map_err(refused)
 }
 
 struct TcpSource {

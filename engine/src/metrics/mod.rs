@@ -12,7 +12,7 @@ pub use counter::{Counter, DeadLetterReason, LostReason, MalformedReason};
 pub use histogram::{Histogram, LatencySummary};
 pub use ledger::{ByReason, Datagrams, DeadLetters, Ledger, Processed, Totals};
 pub use report::{
-    DedupLevels, FrameLevels, Latencies, MemoryReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
+    DedupLevels, FrameLevels, Latencies, MemoryReport, NapiReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
 };
 
 use std::sync::Arc;

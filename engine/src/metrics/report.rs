@@ -87,6 +87,13 @@ pub struct RunnerReport {
     pub error: Option<String>,
 }
 
+/// A thread in which the kernel polls the interface, and its CPU.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NapiReport {
+    pub name: String,
+    pub cpu: u32,
+}
+
 /// The report.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Report {
@@ -95,6 +102,8 @@ pub struct Report {
     pub state: String,
     pub queues: Vec<QueueReport>,
     pub runners: Vec<RunnerReport>,
+    /// Those that were pinned.
+    pub napi_threads: Vec<NapiReport>,
     pub memory: Vec<MemoryReport>,
     pub rates: Rates,
     pub ledger: Ledger,
