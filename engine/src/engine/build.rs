@@ -415,6 +415,9 @@ fn spawn(
             shutdown: shutdown.clone(),
         };
         let handle = spec.spawn().map_err(|error| EngineError(format!("runner {}: {error}", plan.name)))?;
+        if let Err(error) = &handle.pinned {
+            tracing::warn!(runner = %plan.name, %error, "runs where the kernel likes");
+        }
         runners.push(handle);
     }
     match agents.keys().next() {

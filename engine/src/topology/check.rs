@@ -2,11 +2,11 @@
 
 use super::place::NAME_BYTES_MAX;
 use super::plan::{Plan, PlanError, RunnerPlan};
-use super::{AgentPlan, Machine, Nic};
+use super::{AgentPlan, Machine, Nic, Role};
 use crate::config::{Config, LayoutMode};
 use crate::runtime::IdleStrategy;
 
-/// Every CPU that is named must be one the process may use, and near memory.
+/// Every CPU that is named must be one a thread can be pinned to, and those of data threads near memory.
 pub(super) fn names_of_cpus(config: &Config, machine: &Machine) -> Result<(), PlanError> {
     let layout = &config.layout;
     let listed = |key: &'static str, cpus: &[u32]| -> Vec<(String, u32)> {
@@ -160,8 +160,7 @@ pub(super) fn notes(plan: &Plan, config: &Config, machine: &Machine, nic: &Nic) 
     for runner in &plan.runners {
         let Some(cpu) = runner.cpu else { continue };
         let node = machine.cpu(cpu).and_then(|cpu| cpu.node);
-        let reads_the_card = runner.agents.iter().any(|agent| plan.pool_node(&agent.name) == plan.nic_node)
-            && runner.agents.iter().any(|agent| matches!(agent.role, super::Role::Xdp { .. }));
+        let reads_the_card = runner.agents.iter().any(|agent| matches!(agent.role, Role::Xdp { .. }));
         if let (Some(node), Some(wanted)) = (node, plan.nic_node)
             && reads_the_card
             && node != wanted

@@ -156,6 +156,18 @@ fn fewer_cores_than_agents_are_shared_stage_by_stage() {
 }
 
 #[test]
+fn the_dedicated_example_fits_the_machine_it_is_for() {
+    let text = include_str!("../../../configs/dedicated.yaml");
+    let nic = Nic { queues: vec![0, 1, 2, 3], node: Some(0) };
+    let plan = Plan::derive(&config(text), &machine("package:1 [numa(memory=8GB)] core:16 pu:1"), &nic).unwrap();
+    assert_eq!(cpus(&plan), (2..=12).map(Some).collect::<Vec<_>>());
+    let backs_off = |runner: &&RunnerPlan| runner.idle == IdleStrategy::Backoff;
+    let waiting: Vec<&str> = plan.runners.iter().filter(backs_off).map(|runner| runner.name.as_str()).collect();
+    assert_eq!(waiting, ["batch", "sockets"]);
+    assert_eq!((plan.control_cpus, plan.notes), (vec![0, 1, 13, 14, 15], Vec::new()));
+}
+
+#[test]
 fn names_of_threads_fit_and_tell_their_agents() {
     let config = config("layout: {mode: dedicated}\nworkers: {transactional: 12}");
     let plan = Plan::derive(&config, &Machine::flat(0..32), &Nic::default()).unwrap();
