@@ -1,7 +1,7 @@
 //! The `eventstream` command.
 
 use std::collections::BTreeMap;
-use std::io::IsTerminal as _;
+use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -173,8 +173,16 @@ fn planned(config: &Config, machine: &Machine) -> Result<Plan, String> {
 }
 
 fn check_config(config: &Config) -> Result<ExitCode, String> {
-    println!("{}", planned(config, &Machine::discover())?);
+    print_long(planned(config, &Machine::discover())?)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Prints what people look at a page of: a reader that has seen enough is no mistake.
+fn print_long(text: impl std::fmt::Display) -> Result<(), String> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(format!("standard output: {error}")),
+        _ => Ok(()),
+    }
 }
 
 /// Prints the machine and the layout; 2 where the configuration's layout cannot work on it.
@@ -184,9 +192,9 @@ fn topology(layout: &LayoutOptions, json: bool) -> Result<ExitCode, String> {
     let plan = planned(&config, &machine);
     let described = Described::new(machine, plan);
     if json {
-        println!("{}", serde_json::to_string_pretty(&described).map_err(|error| error.to_string())?);
+        print_long(serde_json::to_string_pretty(&described).map_err(|error| error.to_string())?)?;
     } else {
-        println!("{described}");
+        print_long(&described)?;
     }
     Ok(if described.refused.is_none() { ExitCode::SUCCESS } else { ExitCode::from(2) })
 }

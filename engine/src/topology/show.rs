@@ -130,7 +130,7 @@ impl fmt::Display for Machine {
         let counts =
             counts.map(|(count, what)| format!("{count} {what}{}", if count == 1 { "" } else { "s" })).join(", ");
         let (cpus, usable) = (self.cpus.len(), ranges(&self.usable()));
-        writeln!(f, "{kind}: {counts}, {cpus} CPUs {usable} used unless others are named")?;
+        writeln!(f, "{kind}: {counts}, {cpus} CPUs, of which {usable} are used unless others are named")?;
         for package in packages {
             let on = |core: u32| self.cpus.iter().filter(move |cpu| cpu.core == core && cpu.package == package);
             let siblings = |core: &u32| on(*core).map(|cpu| cpu.number.to_string()).collect::<Vec<String>>().join("+");
