@@ -106,6 +106,38 @@ fn napi_threads_run_where_the_layout_puts_them_and_only_as_long() {
     assert_eq!(fs::read_to_string(&switch).unwrap().trim(), "0");
 }
 
+/// In KiB, of what `/proc` says of a process.
+fn resident(process: Pid) -> f64 {
+    let status = fs::read_to_string(format!("/proc/{}/status", process.as_raw_nonzero())).expect("the process lives");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("every process has some");
+    line.trim().trim_end_matches(" kB").parse().expect("a number")
+}
+
+#[test]
+fn memory_is_what_was_announced_from_the_start_and_stays_so() {
+    const TEST: &str = "memory_is_what_was_announced_from_the_start_and_stays_so";
+    let Some(link) = Veth::create(TEST) else { return };
+    let said = engine(&["run", "--check-config", "--iface", &link.iface], None).stdout;
+    let said = String::from_utf8_lossy(&said);
+    let announced: f64 = said
+        .lines()
+        .find_map(|line| line.strip_prefix("memory ")?.split(' ').next()?.parse().ok())
+        .unwrap_or_else(|| panic!("no memory in {said}"));
+    let engine = Setup::default().interface(&link.iface).start();
+    let share = || resident(engine.pid()) / 1024.0 / announced;
+    let at_start = share();
+    assert!((0.9..1.1).contains(&at_start), "{at_start} of {announced} MiB");
+    let sent =
+        Blast::datagrams(&link, engine.udp_port(), "--datagram-rate 20k --ids --events-per-datagram 20 --seconds 1")
+            .finish();
+    let loaded = share();
+    assert!((0.9..1.1).contains(&loaded), "{loaded} of {announced} MiB");
+    assert!(loaded - at_start < 0.02, "{at_start} has become {loaded}");
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(sent.datagrams, ended.count("/datagrams/program_runs") + sent.link_dropped);
+}
+
 #[test]
 fn a_layout_that_cannot_work_is_refused_with_its_place() {
     let path = std::env::temp_dir().join(format!("esc-layout-{}.yaml", std::process::id()));

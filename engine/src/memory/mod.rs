@@ -20,6 +20,7 @@ mod models;
 mod node;
 mod peer;
 mod pool;
+mod populate;
 mod region;
 mod slot;
 #[cfg_attr(not(debug_assertions), path = "watch/off.rs")]
@@ -30,6 +31,7 @@ pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route};
 pub use node::{Placement, Policy, on_node};
 pub use peer::Peer;
 pub use pool::{FramePool, PoolGauges, PoolSpec};
+pub use populate::populate;
 pub use region::{Backing, Region};
 pub use slot::{OpenSlot, Slot};
 pub use watch::LostSlot;

@@ -2,6 +2,7 @@
 
 use std::mem::MaybeUninit;
 
+use crate::memory::populate;
 use crate::sync::UnsafeCell;
 
 /// A power of two of them.
@@ -12,7 +13,9 @@ impl<C> Cells<C> {
     /// When `count` is not a power of two: capacities come from validated configuration.
     pub(super) fn new(count: usize, cell: impl FnMut(usize) -> C) -> Self {
         assert!(count.is_power_of_two(), "a queue of {count} cells, which is not a power of two");
-        Self((0..count).map(cell).collect())
+        let mut cells: Box<[C]> = (0..count).map(cell).collect();
+        populate(&mut cells);
+        Self(cells)
     }
 
     #[inline(always)]

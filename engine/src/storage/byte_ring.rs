@@ -2,6 +2,8 @@
 
 use std::collections::VecDeque;
 
+use crate::memory::populate;
+
 /// Records packed in one allocation made at start.
 pub struct ByteRing {
     bytes: Box<[u8]>,
@@ -13,7 +15,9 @@ pub struct ByteRing {
 impl ByteRing {
     /// `capacity` bytes for records, and room for `records` of them.
     pub fn new(capacity: usize, records: usize) -> Self {
-        Self { bytes: vec![0; capacity].into(), records: VecDeque::with_capacity(records), end: 0 }
+        let mut bytes: Box<[u8]> = vec![0; capacity].into();
+        populate(&mut bytes);
+        Self { bytes, records: VecDeque::with_capacity(records), end: 0 }
     }
 
     pub fn len(&self) -> usize {
