@@ -9,8 +9,9 @@ use super::bucket::{Bucket, View};
 use super::id::EventId;
 use super::layout::{Meta, State, Word};
 use super::ring::Ring;
-use super::table::{DedupTable, Glance, Sole, prefetch};
+use super::table::{DedupTable, Glance, Sole};
 use super::types::{ClaimState, ClaimToken, Outcome, claim_state};
+use crate::memory::prefetch;
 
 /// Ids taken together; the largest burst of a worker. Their buckets lie in L1 until their turn comes.
 const BATCH: usize = 256;

@@ -11,8 +11,9 @@
 use super::cell::Cell;
 use super::claimer::Claim;
 use super::layout::{Floor, Meta, Position, State, Word, ticks_to_ns};
-use super::table::{DedupTable, prefetch};
+use super::table::DedupTable;
 use super::types::ClaimToken;
+use crate::memory::prefetch;
 use crate::sync::Ordering;
 
 /// Insertions between two moves of the floor: one store to a line that other claimers read, spread over as many.

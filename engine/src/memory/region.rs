@@ -1,10 +1,12 @@
-//! One mapping of anonymous memory, on huge pages where there are any.
+//! One mapping of anonymous memory, on huge pages where there are any: reserved ones (hugetlb), or those that the kernel puts
+//! together itself.
 
 use std::any::Any;
 use std::io;
 use std::ptr::NonNull;
 
 use super::node::{Placement, on_node};
+use super::slab::populate;
 
 /// What a region got from the kernel; printed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ unsafe impl Send for Region {}
 unsafe impl Sync for Region {}
 
 impl Region {
-    /// Maps and pre-faults `bytes` of zeroed memory. Tries huge pages first.
+    /// Maps and pre-faults `bytes` of zeroed memory. Tries reserved huge pages first.
     pub fn map(bytes: usize) -> io::Result<Self> {
         Self::map_with(bytes, true)
     }
@@ -61,12 +63,14 @@ impl Region {
     }
 
     fn map_flags(bytes: usize, flags: libc::c_int, backing: Backing) -> io::Result<Self> {
-        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_POPULATE;
+        let flags = flags | libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a fresh anonymous mapping at an address of the kernel's choice touches no existing memory.
         let base = unsafe { libc::mmap(std::ptr::null_mut(), bytes, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // SAFETY: the mapping just made, for which mmap gives whole pages.
+        unsafe { populate(base, bytes) };
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("mmap returned null"))?;
         Ok(Self { base, bytes, backing, _keeper: None })
     }

@@ -2,20 +2,18 @@
 
 use std::mem::MaybeUninit;
 
-use crate::memory::populate;
+use crate::memory::Slab;
 use crate::sync::UnsafeCell;
 
 /// A power of two of them.
-pub(super) struct Cells<C>(Box<[C]>);
+pub(super) struct Cells<C>(Slab<C>);
 
 impl<C> Cells<C> {
     /// # Panics
     /// When `count` is not a power of two: capacities come from validated configuration.
     pub(super) fn new(count: usize, cell: impl FnMut(usize) -> C) -> Self {
         assert!(count.is_power_of_two(), "a queue of {count} cells, which is not a power of two");
-        let mut cells: Box<[C]> = (0..count).map(cell).collect();
-        populate(&mut cells);
-        Self(cells)
+        Self(Slab::from_fn(count, cell))
     }
 
     #[inline(always)]

@@ -2,11 +2,11 @@
 
 use std::collections::VecDeque;
 
-use crate::memory::populate;
+use crate::memory::Slab;
 
 /// Records packed in one allocation made at start.
 pub struct ByteRing {
-    bytes: Box<[u8]>,
+    bytes: Slab<u8>,
     /// Start and length of each record, oldest first. Positions count without wrapping.
     records: VecDeque<(u64, u32)>,
     end: u64,
@@ -15,9 +15,7 @@ pub struct ByteRing {
 impl ByteRing {
     /// `capacity` bytes for records, and room for `records` of them.
     pub fn new(capacity: usize, records: usize) -> Self {
-        let mut bytes: Box<[u8]> = vec![0; capacity].into();
-        populate(&mut bytes);
-        Self { bytes, records: VecDeque::with_capacity(records), end: 0 }
+        Self { bytes: Slab::from_fn(capacity, |_| 0), records: VecDeque::with_capacity(records), end: 0 }
     }
 
     pub fn len(&self) -> usize {

@@ -5,7 +5,9 @@ use serde::Serialize;
 use super::agents::{Role, in_path_order};
 use super::{AgentPlan, Machine, RunnerPlan};
 use crate::config::{Config, SOCKET_SLOT_BYTES};
+use crate::dispatch::TopicTable;
 use crate::frame::Class;
+use crate::memory::{Event, Slab};
 
 /// A frame pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -72,13 +74,19 @@ fn retry_slots(config: &Config) -> u64 {
     (u64::from(config.retry.queue_depth) * 1024 / SPILL_SLOT_BYTES).max(4)
 }
 
-/// Queues, deduplication table, unfinished frames, dead letters.
+/// Queues, tables, unfinished frames, dead letters.
 pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let ingest_agents = agents.iter().filter(|agent| agent.role.is_ingest()).count() as u64;
     let workers: u64 = Class::ALL.iter().map(|class| u64::from(config.workers.count(*class))).sum();
-    let mpsc = ingest_agents * u64::from(config.queues.mpsc_depth) * 24;
-    let spsc = u64::from(config.dispatchers) * workers * u64::from(config.queues.spsc_depth) * (24 + 24);
+    let mpsc = ingest_agents * queue_bytes(config.queues.mpsc_depth);
+    let spsc = u64::from(config.dispatchers) * workers * 2 * queue_bytes(config.queues.spsc_depth);
+    let topics = TopicTable::bytes(config.topics.len()) as u64;
     let dedup = u64::from(config.dedup.capacity) * 52;
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
-    mpsc + spsc + dedup + carries + config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes
+    let dead_letters = config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes;
+    mpsc + spsc + topics + dedup + carries + dead_letters
+}
+
+fn queue_bytes(depth: u32) -> u64 {
+    Slab::<Event>::bytes(depth as usize) as u64
 }

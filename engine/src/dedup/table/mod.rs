@@ -23,8 +23,6 @@
 //! 32 bytes a cell and 20 of bucket: 52 bytes per id of capacity, all of it allocated and touched by `new`.
 
 mod glance;
-#[cfg(not(any(loom_model, shuttle_model)))]
-mod slab;
 
 use std::sync::Arc;
 
@@ -38,6 +36,7 @@ use super::claimer::Claimer;
 use super::id::{EventId, Seed};
 use super::layout::{CELL_BITS, Floor, Meta, Position, SLOTS, State, Verdict, Word, ticks_ceil};
 use super::types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, claim_state};
+use crate::memory::{Slab, prefetch};
 use crate::sync::{AtomicU64, Ordering};
 
 /// More entries than this behind one word mean that something other than chance fills a bucket; a walk ends there
@@ -91,8 +90,8 @@ impl DedupTable {
             effective_window_ns: AtomicU64::new(window_ns),
         };
         let table = Arc::new(Self {
-            buckets: slab(buckets),
-            cells: slab(cells),
+            buckets: Slab::from_fn(buckets, |_| Bucket::default()),
+            cells: Slab::from_fn(cells, |_| Cell::default()),
             arenas: (0..claimers).map(|_| CachePadded::new(arena())).collect(),
             arena_len: arena_len as u32,
             seed: Seed::random(),
@@ -372,29 +371,4 @@ impl DedupTable {
             self.cell_of(word).settle(word.lap(), state);
         }
     }
-}
-
-/// Asks for the line of `place`, to be written soon. A hint: nothing depends on it.
-#[inline]
-pub(super) fn prefetch<T>(place: &T) {
-    #[cfg(all(target_arch = "x86_64", not(loom_model)))]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        let pointer = std::ptr::from_ref(place).cast::<i8>();
-        // SAFETY: a prefetch reads and writes nothing and cannot fault; SSE is part of x86_64.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(pointer) };
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(loom_model))))]
-    let _ = place;
-}
-
-#[cfg(not(any(loom_model, shuttle_model)))]
-use slab::{Slab, slab};
-
-#[cfg(any(loom_model, shuttle_model))]
-type Slab<T> = Box<[T]>;
-
-#[cfg(any(loom_model, shuttle_model))]
-fn slab<T: Default>(len: usize) -> Slab<T> {
-    (0..len).map(|_| T::default()).collect()
 }
