@@ -22,6 +22,7 @@ use crate::frame::{Class, PRIORITY_MASK, Priority};
 use crate::memory::{Event, EventSlot, Frames, Releaser};
 use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::mpsc::{self, Taken};
+use crate::queue::spsc::Peek;
 use crate::queue::{ClassSet, Feedback, Progress};
 use crate::runtime::agent::{Agent, Cycle};
 use crate::runtime::clock::Nanos;
@@ -191,10 +192,7 @@ impl Router {
     fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
         let hash = event.topic();
         let (class, word) = match table.find(hash, || self.frames.view(event).topic_bytes()) {
-            Some(index) => {
-                let flags = topic_word::NAMED | if table.dedup(index) { topic_word::DEDUP } else { 0 };
-                (table.class(index), table.number(index) | flags)
-            }
+            Some(index) => (table.class(index), table.word(index)),
             None => {
                 let Unnamed { class, flags } = self.unnamed[usize::from(event.shape().head() & PRIORITY_MASK)];
                 (class, (hash & (UNNAMED_TOPICS - 1)) | flags)
@@ -432,8 +430,9 @@ impl Agent for Dispatcher {
             router.change_table();
         }
         let shedding = Shedding::of(router.state.get());
+        let large = router.table.is_large().then(|| router.table.clone());
         let watches = shedding.is_some() || router.gaps.is_some() || router.transition.is_some();
-        let count = self.queue.take_each(BURST, |event| {
+        let dispatch = |event: Taken<'_, Event>| {
             if fault::drops(Stage::Dispatcher) {
                 return router.releaser.release(event.take());
             }
@@ -445,7 +444,15 @@ impl Agent for Dispatcher {
             } else {
                 router.dispatch(event, cycle.now);
             }
-        });
+        };
+        let fetch = |run: Peek<'_, Event>| {
+            if let Some(table) = &large {
+                table.fetch(run.map(Event::topic));
+            }
+        };
+        // A run is a lane's turn otherwise.
+        let length = if large.is_some() { TopicTable::FETCHED_TOGETHER } else { BURST };
+        let count = self.queue.take_runs(BURST, length, fetch, dispatch);
         if count > 0 {
             router.counters.add(Counter::DISPATCHER_TAKEN, count as u64);
             self.queue.release();

@@ -1,6 +1,6 @@
 //! The topic table: an immutable index from topic to class, read without locks and swapped whole.
 //!
-//! A look-up touches one 8-byte cell of an open-addressed array, and the topic's own bytes only when the cell's
+//! A look-up touches one 8-byte cell of an open-addressed array, and the topic's record and its bytes only when the cell's
 //! hash matches: topics that are not configured, the common case in a flood, cost no comparison. A match is confirmed by
 //! comparing bytes, so two topics are never one because their hashes are.
 
@@ -10,7 +10,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use arc_swap::ArcSwap;
 
+use super::topic_word;
 use crate::frame::{Class, Parser, Shape};
+use crate::memory::{Slab, prefetch};
 
 /// A configured topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,54 +22,108 @@ pub struct TopicEntry {
     pub dedup: bool,
 }
 
-#[derive(Clone, Copy)]
-struct Route {
+/// What is known of a topic, on half a cache line: a look-up touches its cell and this.
+#[repr(C, align(32))]
+struct Record {
+    /// [`topic_word`] with the flags.
+    word: u32,
+    /// Where the part of the name that is not in `head` begins.
+    tail: u32,
+    length: u16,
     class: Class,
-    dedup: bool,
-    number: u32,
+    head: [u8; HEAD_BYTES],
 }
+
+/// Bytes of a name beside its record; longer names cost another line.
+const HEAD_BYTES: usize = 21;
+
+const _: () = assert!(size_of::<Record>() == 32);
+
+/// Entries from which a table no longer stays in the second-level cache beside everything else there: cells and records are
+/// then asked for ahead.
+const LARGE: usize = 4096;
 
 /// One snapshot.
 pub struct TopicTable {
     /// Hash in the high half, entry index plus one in the low; zero is empty. At most half full.
-    cells: Box<[u64]>,
+    cells: Slab<u64>,
     mask: usize,
-    routes: Box<[Route]>,
-    /// Start of each name in `names`, and one end.
-    starts: Box<[u32]>,
-    names: Box<[u8]>,
+    records: Slab<Record>,
+    /// Of names that are longer than a record has room for, the rest.
+    tails: Box<[u8]>,
 }
 
 impl TopicTable {
+    /// Events of which the places are asked for before the first of them is looked up: more misses than a core has on their
+    /// way at once, and few enough that what was asked for is still there when it is used.
+    pub const FETCHED_TOGETHER: usize = 32;
+
     /// Builds a table; `parser` gives the process's topic hash, `numbers` the topics' lasting numbers.
     fn build(entries: &[TopicEntry], parser: &Parser, numbers: &mut HashMap<String, u32>) -> Self {
-        let size = (entries.len() * 2).next_power_of_two().max(16);
-        let mut cells = vec![0u64; size].into_boxed_slice();
-        let mut starts = Vec::with_capacity(entries.len() + 1);
-        let (mut routes, mut names) = (Vec::with_capacity(entries.len()), Vec::new());
-        for (index, entry) in entries.iter().enumerate() {
-            let hash = parser.topic_hash(entry.name.as_bytes());
+        let size = Self::cell_count(entries.len());
+        let mut cells = Slab::from_fn(size, |_| 0);
+        let mut tails = Vec::new();
+        let records = Slab::from_fn(entries.len(), |index| {
+            let entry = &entries[index];
+            let name = entry.name.as_bytes();
+            let hash = parser.topic_hash(name);
             let mut at = hash as usize & (size - 1);
             while cells[at] != 0 {
                 at = (at + 1) & (size - 1);
             }
             cells[at] = u64::from(hash) << 32 | (index as u64 + 1);
-            starts.push(names.len() as u32);
-            names.extend_from_slice(entry.name.as_bytes());
             let next = numbers.len() as u32;
             let number = *numbers.entry(entry.name.clone()).or_insert(next);
-            routes.push(Route { class: entry.class, dedup: entry.dedup, number });
-        }
-        starts.push(names.len() as u32);
-        Self { cells, mask: size - 1, routes: routes.into(), starts: starts.into(), names: names.into() }
+            let flags = topic_word::NAMED | if entry.dedup { topic_word::DEDUP } else { 0 };
+            let (start, rest) = name.split_at(name.len().min(HEAD_BYTES));
+            let mut head = [0; HEAD_BYTES];
+            head[..start.len()].copy_from_slice(start);
+            let (tail, length) = (tails.len() as u32, name.len() as u16);
+            tails.extend_from_slice(rest);
+            Record { word: number | flags, tail, length, class: entry.class, head }
+        });
+        Self { cells, mask: size - 1, records, tails: tails.into() }
+    }
+
+    /// Memory of a table of so many topics, but for what of their names has no room in their records.
+    pub const fn bytes(len: usize) -> usize {
+        Slab::<u64>::bytes(Self::cell_count(len)) + Slab::<Record>::bytes(len)
+    }
+
+    const fn cell_count(len: usize) -> usize {
+        let count = (len * 2).next_power_of_two();
+        if count < 16 { 16 } else { count }
     }
 
     pub fn len(&self) -> usize {
-        self.routes.len()
+        self.records.len()
     }
 
     pub fn is_empty(&self) -> bool {
-        self.routes.is_empty()
+        self.records.is_empty()
+    }
+
+    /// Whether it pays to [`fetch`](Self::fetch) what is looked up.
+    pub fn is_large(&self) -> bool {
+        self.len() >= LARGE
+    }
+
+    /// Asks the cache for what the look-ups of these hashes touch, so that they do not wait for one another. Of more than
+    /// [`FETCHED_TOGETHER`](Self::FETCHED_TOGETHER) the rest is left out.
+    pub fn fetch(&self, hashes: impl Iterator<Item = u32>) {
+        let (mut places, mut count) = ([0; Self::FETCHED_TOGETHER], 0);
+        for (place, hash) in places.iter_mut().zip(hashes) {
+            *place = hash as usize & self.mask;
+            prefetch(&self.cells[*place]);
+            count += 1;
+        }
+        for place in &places[..count] {
+            // The first cell is nearly always the one; where not, nothing is lost but the help.
+            let index = (self.cells[*place] as u32).wrapping_sub(1);
+            if let Some(record) = self.records.get(index as usize) {
+                prefetch(record);
+            }
+        }
     }
 
     /// Index of the topic's entry. `topic` is asked for the bytes only when a hash matches.
@@ -90,7 +146,7 @@ impl TopicTable {
                     bytes = topic();
                 }
                 let index = (cell as u32 - 1) as usize;
-                if self.name(index) == bytes {
+                if self.is_called(index, bytes) {
                     return Some(index);
                 }
             }
@@ -98,21 +154,25 @@ impl TopicTable {
         }
     }
 
-    pub fn name(&self, index: usize) -> &[u8] {
-        &self.names[self.starts[index] as usize..self.starts[index + 1] as usize]
+    #[inline]
+    fn is_called(&self, index: usize, name: &[u8]) -> bool {
+        let record = &self.records[index];
+        let length = usize::from(record.length);
+        if name.len() != length {
+            return false;
+        }
+        let (start, rest) = name.split_at(length.min(HEAD_BYTES));
+        let tail = record.tail as usize;
+        start == &record.head[..start.len()] && (rest.is_empty() || rest == &self.tails[tail..tail + rest.len()])
     }
 
     pub fn class(&self, index: usize) -> Class {
-        self.routes[index].class
+        self.records[index].class
     }
 
-    pub fn dedup(&self, index: usize) -> bool {
-        self.routes[index].dedup
-    }
-
-    /// The topic's lasting number.
-    pub fn number(&self, index: usize) -> u32 {
-        self.routes[index].number
+    /// What a worker is told of the topic.
+    pub fn word(&self, index: usize) -> u32 {
+        self.records[index].word
     }
 }
 
@@ -210,6 +270,25 @@ mod tests {
             assert_eq!((found, table.class(found)), (i, wanted.class));
         }
         assert_eq!(table.find(parser().topic_hash(b"t/x"), || b"t/x"), None);
+        assert!(table.is_large());
+        table.fetch([0, u32::MAX, parser().topic_hash(b"t/x")].into_iter());
+    }
+
+    #[test]
+    fn names_of_every_length_are_compared_to_their_end() {
+        let long: String = ('a'..='z').cycle().take(255).collect();
+        let entries: Vec<_> = (1..=255).map(|length| entry(&long[..length], Class::Batch)).collect();
+        let cell = TopicTableCell::new(&entries, parser());
+        let (_, table) = cell.load();
+        for (index, entry) in entries.iter().enumerate() {
+            let (name, hash) = (entry.name.as_bytes(), parser().topic_hash(entry.name.as_bytes()));
+            assert_eq!(table.find(hash, || name), Some(index));
+            for differs in 0..name.len() {
+                let mut other = name.to_vec();
+                other[differs] ^= 1;
+                assert_eq!(table.find(hash, || &other), None, "byte {differs} of {}", name.len());
+            }
+        }
     }
 
     #[test]
@@ -226,7 +305,7 @@ mod tests {
         cell.publish(&[entry("b", Class::Realtime)]);
         assert!(cell.newer_than(version));
         let (_, new) = cell.load();
-        assert_eq!(new.number(0), 1);
+        assert_eq!(new.word(0) & topic_word::NUMBER, 1);
         assert_eq!(cell.retire(), 2, "a dispatcher holds the old one");
         drop(old);
         assert_eq!(cell.retire(), 1);

@@ -17,7 +17,7 @@
 //! goes on with the others, and takes the claim whole when the producer comes back. Nothing is lost.
 
 pub use super::cells::Taken;
-use super::spsc;
+use super::spsc::{self, Peek};
 
 /// Values taken from one lane while others may be waiting: a worker's burst.
 const TURN: usize = 256;
@@ -123,11 +123,24 @@ impl<T: Send> Consumer<T> {
 
     /// Hands out up to `limit` values, as many as are published in all lanes, and returns how many those were.
     #[inline]
-    pub fn take_each(&mut self, limit: usize, mut each: impl FnMut(Taken<'_, T>)) -> usize {
+    pub fn take_each(&mut self, limit: usize, each: impl FnMut(Taken<'_, T>)) -> usize {
+        self.take_runs(limit, TURN, |_| {}, each)
+    }
+
+    /// The same in runs of at most `length` values of one lane, each run shown whole before the first of it is handed out.
+    #[inline]
+    pub fn take_runs(
+        &mut self,
+        limit: usize,
+        length: usize,
+        mut show: impl FnMut(Peek<'_, T>),
+        mut each: impl FnMut(Taken<'_, T>),
+    ) -> usize {
         let (mut taken, mut empty) = (0, 0);
         while taken < limit && empty < self.lanes.len() {
             let lane = &mut self.lanes[self.at];
-            let count = lane.available(self.turn.min(limit - taken));
+            let count = lane.available(self.turn.min(limit - taken).min(length));
+            show(lane.peek(0..count));
             lane.take_in_place(count, &mut each);
             taken += count;
             self.turn -= count;
@@ -208,6 +221,20 @@ mod tests {
         }
         assert_eq!(consumer.take(), Some(5000));
         assert_eq!(consumer.take(), Some(TURN as u64));
+    }
+
+    #[test]
+    fn runs_are_shown_before_they_are_handed_out() {
+        let (mut producers, mut consumer) = queue(8, 2);
+        assert!(fill(&mut producers[0], 0..5));
+        assert!(fill(&mut producers[1], 10..12));
+        let seen = std::cell::RefCell::new(Vec::new());
+        let show = |run: Peek<'_, u64>| seen.borrow_mut().extend(run.map(|value| ("shown", *value)));
+        assert_eq!(consumer.take_runs(9, 3, show, |value| seen.borrow_mut().push(("taken", value.take()))), 7);
+        let runs: [&[u64]; 3] = [&[0, 1, 2], &[3, 4], &[10, 11]];
+        let of = |what, run: &[u64]| run.iter().map(|value| (what, *value)).collect::<Vec<_>>();
+        let expected: Vec<_> = runs.iter().flat_map(|run| [of("shown", run), of("taken", run)].concat()).collect();
+        assert_eq!(seen.into_inner(), expected);
     }
 
     #[test]
