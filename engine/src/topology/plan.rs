@@ -51,7 +51,7 @@ pub struct Plan {
     pub runners: Vec<RunnerPlan>,
     pub links: Vec<LinkPlan>,
     pub pools: Vec<PoolPlan>,
-    /// Memory beside the pools: queues, deduplication table, unfinished frames, dead letters.
+    /// Memory beside the pools: queues, tables, unfinished frames, dead letters, the program.
     pub other_bytes: u64,
     /// Where the interface's UMEM is to lie.
     pub nic_node: Option<u32>,
