@@ -9,6 +9,8 @@
 //! [`mix::Stamper`] is the part tests use by themselves: it fills datagrams with events whose topic, priority and id
 //! follow from their sequence, and says what it stamped.
 //!
+//! [`receive`] stands by itself: receivers without a pipeline, as baselines.
+//!
 //! Unsafe code stands only where a system call is made: `send`, `link`, `stop`.
 
 pub mod guard;
@@ -17,6 +19,7 @@ pub mod mix;
 pub mod options;
 pub mod pace;
 pub mod packet;
+pub mod receive;
 pub mod report;
 pub mod run;
 pub mod send;

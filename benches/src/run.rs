@@ -175,7 +175,7 @@ fn local_address(socket: &SocketArgs, remote: SocketAddr, port: u16) -> Result<S
     Ok(SocketAddr::new(address, port))
 }
 
-fn pin(cpu: Option<usize>) -> Result<(), String> {
+pub(crate) fn pin(cpu: Option<usize>) -> Result<(), String> {
     let Some(cpu) = cpu else { return Ok(()) };
     if cpu >= CpuSet::MAX_CPU {
         return Err(format!("--cpu {cpu}: must be below {}", CpuSet::MAX_CPU));

@@ -1,0 +1,72 @@
+//! AF_XDP on queue 0 of an interface, through the engine's own kernel boundary.
+//!
+//! The rings, the steering program and the prefetching are the engine's, so that what differs is the pipeline.
+
+use eventstream::memory::FramePool;
+use eventstream::nic::{NicSetup, Received, Require, XdpOptions, XskQueue, XskReady, XskRings, open};
+use eventstream_steer::Datagram;
+
+use super::{Report, Seen, Watch, wait_for};
+use crate::stop;
+
+/// As far as the engine looks ahead.
+const PREFETCH_AHEAD: usize = 4;
+
+pub fn receive(iface: &str, port: u16, bare: bool, ready: impl FnOnce()) -> Result<Report, String> {
+    let options = XdpOptions { queues: Some(vec![0]), require: Require::Native, ..XdpOptions::new(iface, port) };
+    let NicSetup { program, mut queues, .. } = open(&options).map_err(|error| error.to_string())?;
+    let XskReady { mut rings, mut pool, .. } = queues.pop().ok_or("the queue was not opened")?;
+    ready();
+    let report = serve(&mut rings, &mut pool, bare).map_err(|error| format!("--iface {iface}: {error}"));
+    // Detached before the socket goes: nothing is steered into nothing.
+    drop(program);
+    report
+}
+
+fn serve(queue: &mut XskQueue<XskRings>, pool: &mut FramePool, bare: bool) -> std::io::Result<Report> {
+    let (mut seen, mut watch) = (Seen::default(), Watch::default());
+    let mut batch = XskQueue::<XskRings>::batch();
+    while !stop::is_requested() {
+        if queue.fill(pool) > 0 {
+            queue.wake_if_asked();
+        }
+        queue.receive(pool, &mut batch);
+        if batch.is_empty() {
+            queue.wake_if_asked();
+            if watch.in_vain()
+                && let Some(file) = queue.file()
+            {
+                wait_for(file)?;
+            }
+            continue;
+        }
+        watch.found();
+        while let Some(received) = batch.pop_front() {
+            if bare {
+                seen.datagrams += 1;
+            } else {
+                if let Some(ahead) = batch.get(PREFETCH_AHEAD - 1) {
+                    pool.prefetch_range(&ahead.slot, ahead.offset, ahead.length);
+                }
+                walk(&mut seen, pool, &received);
+            }
+            pool.give_back(received.slot);
+        }
+    }
+    let statistics = queue.statistics()?;
+    let dropped = statistics.rx_dropped + statistics.rx_ring_full;
+    Ok(Report { seconds: watch.seconds(), dropped, seen })
+}
+
+#[inline]
+fn walk(seen: &mut Seen, pool: &FramePool, received: &Received) {
+    let packet = pool.bytes(&received.slot).get(received.offset..).and_then(|bytes| bytes.get(..received.length));
+    let payload = packet.and_then(|packet| {
+        let found = Datagram::locate(packet).ok()?;
+        packet.get(found.payload_at..)?.get(..found.payload_bytes)
+    });
+    match payload {
+        Some(payload) => seen.datagram(payload),
+        None => seen.unreadable(),
+    }
+}
