@@ -24,6 +24,12 @@ pub fn blast() -> &'static Path {
     PATH.get_or_init(|| build("eventstream-benches", "blast", None))
 }
 
+/// The receivers without a pipeline.
+pub fn walk() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("eventstream-benches", "walk", None))
+}
+
 /// `<target>/<profile>` of the running test, whose executable is in its `deps`.
 fn profile_folder() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");

@@ -100,6 +100,8 @@ mod tests {
         assert!(parsed("xtask bench micro --quick --readme").is_err());
         assert!(parsed("xtask bench micro --only spsc --quick").is_ok());
         assert!(parsed("xtask bench micro --only spsc --readme").is_err(), "the table is of one run");
+        assert!(parsed("xtask bench e2e --quick --only xdp_1ev --json rows.json").is_ok());
+        assert!(parsed("xtask bench e2e --quick --readme").is_err());
         assert!(parsed("xtask bench").is_err());
     }
 

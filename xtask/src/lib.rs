@@ -13,7 +13,7 @@
 //!     │    ├ phase     what runs when, as a table
 //!     │    └ report    what was sent against what the engine says became of it
 //!     ├► blast      one load at an engine
-//!     ├► bench      the benchmark programs, and their figures as tables
+//!     ├► bench      the benchmark programs, the engine beside other receivers, and their figures as tables
 //!     ├► ebpf       the compiled XDP programs, rebuilt and compared
 //!     └► ci         every check, as a list of named steps
 //!          ├ tidy          rules about the source that no compiler knows

@@ -3,10 +3,9 @@
 use std::fs;
 use std::path::PathBuf;
 
-use super::row::Row;
 use super::setting::Setting;
 use super::{row, section, table};
-use crate::process::{cargo, target_directory, visible, workspace_root};
+use crate::process::{cargo, target_directory, visible};
 use crate::{Error, Result, setup};
 
 /// The contract with `benches/micro`: where it writes its rows, that it is to hurry, and what it is to leave out.
@@ -54,13 +53,5 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.json {
         fs::write(path, &text).map_err(|error| Error::of_io(&path.to_string_lossy(), &error))?;
     }
-    if arguments.readme { write_readme(&setting, &rows) } else { Ok(()) }
-}
-
-fn write_readme(setting: &Setting, rows: &[Row]) -> Result<()> {
-    let path = workspace_root().join("README.md");
-    let text = fs::read_to_string(&path).map_err(|error| Error::of_io("README.md", &error))?;
-    let body = format!("{}{setting}.\n\n{}", section::MEASURED, table::for_markdown(rows));
-    let text = section::replace(&text, &body).map_err(Error::Failed)?;
-    fs::write(&path, text).map_err(|error| Error::of_io("README.md", &error))
+    if arguments.readme { section::MICRO.write(&setting, &rows) } else { Ok(()) }
 }

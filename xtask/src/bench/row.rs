@@ -1,6 +1,6 @@
-//! A row as a benchmark program writes it: one of ours against one baseline.
+//! One of ours against one baseline: as a benchmark program writes it, or made of rounds measured here.
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::{Error, Result};
 
@@ -21,6 +21,62 @@ pub struct Row {
     pub theirs: Measured,
     /// How many times better ours is.
     pub ratio: Measured,
+}
+
+/// Which of two figures is the better one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Better {
+    More,
+    Less,
+}
+
+impl Measured {
+    /// Of at least one value.
+    fn of(values: impl Iterator<Item = f64>) -> Self {
+        let mut sorted: Vec<f64> = values.collect();
+        sorted.sort_by(f64::total_cmp);
+        let at = |share: f64| {
+            let place = share * (sorted.len() - 1) as f64;
+            let (low, high) = (sorted[place as usize], sorted[place.ceil() as usize]);
+            low + (high - low) * place.fract()
+        };
+        Self { median: at(0.5), quartiles: [at(0.25), at(0.75)] }
+    }
+}
+
+impl Row {
+    /// From the figures of both in the same rounds; `what` is case, metric and unit. The ratio is the medians', its quartiles
+    /// are those of the ratios within the rounds.
+    pub fn of_rounds(what: (&str, &str, &str), ours: &[f64], baseline: &str, theirs: &[f64], better: Better) -> Self {
+        let ratio = |ours: f64, theirs: f64| match better {
+            Better::More => ours / theirs,
+            Better::Less => theirs / ours,
+        };
+        let quartiles = Measured::of(ours.iter().zip(theirs).map(|(ours, theirs)| ratio(*ours, *theirs))).quartiles;
+        let (ours, theirs) = (Measured::of(ours.iter().copied()), Measured::of(theirs.iter().copied()));
+        Row {
+            case: what.0.into(),
+            metric: what.1.into(),
+            unit: what.2.into(),
+            ours,
+            baseline: baseline.into(),
+            theirs,
+            ratio: Measured { median: ratio(ours.median, theirs.median), quartiles },
+        }
+    }
+}
+
+/// Writes what [`parse`] reads.
+pub fn to_json(rows: &[Row]) -> String {
+    let row = |row: &Row| {
+        json!({
+            "case": row.case, "metric": row.metric, "unit": row.unit,
+            "ours": row.ours.median, "ours_quartiles": row.ours.quartiles,
+            "baseline": row.baseline, "baseline_value": row.theirs.median, "baseline_quartiles": row.theirs.quartiles,
+            "ratio": row.ratio.median, "ratio_quartiles": row.ratio.quartiles,
+        })
+    };
+    format!("{:#}\n", Value::Array(rows.iter().map(row).collect()))
 }
 
 /// Reads an array of rows.
@@ -56,6 +112,23 @@ fn of_json(row: &Value) -> Option<Row> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_become_medians_and_quartiles() {
+        let (ours, theirs) = ([4.0, 1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 2.0, 1.0, 2.0]);
+        let row = Row::of_rounds(("c", "m", "u"), &ours, "b", &theirs, Better::More);
+        assert_eq!(row.ours, Measured { median: 3.0, quartiles: [2.0, 4.0] });
+        assert_eq!(row.theirs, Measured { median: 2.0, quartiles: [1.0, 2.0] });
+        assert_eq!(row.ratio, Measured { median: 1.5, quartiles: [1.0, 2.5] });
+        let row = Row::of_rounds(("c", "m", "u"), &[4.0], "b", &[2.0], Better::Less);
+        assert_eq!(row.ratio, Measured { median: 0.5, quartiles: [0.5; 2] });
+    }
+
+    #[test]
+    fn what_is_written_is_read() {
+        let rows = [Row::of_rounds(("c", "m", "u"), &[4.0, 2.0], "b", &[2.0, 3.0], Better::Less)];
+        assert_eq!(parse(&to_json(&rows)).unwrap(), rows);
+    }
 
     #[test]
     fn what_is_no_row_is_refused() {

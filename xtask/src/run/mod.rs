@@ -382,7 +382,7 @@ pub(crate) fn producer(phase: usize, load: usize) -> u64 {
 }
 
 /// The processors this process may use.
-pub(crate) fn allowed_cpus() -> Vec<usize> {
+pub fn allowed_cpus() -> Vec<usize> {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:")).unwrap_or_default();
     let cpus = parsed_list(list);

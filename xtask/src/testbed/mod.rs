@@ -36,6 +36,7 @@ const MAX_TESTBEDS: u32 = 100;
 pub enum Purpose {
     Demo,
     Test,
+    Bench,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,6 +55,11 @@ pub struct Options {
 impl Options {
     pub fn demo() -> Self {
         Options { purpose: Purpose::Demo, queue_count: 2, mtu: 1500, ipv6: false }
+    }
+
+    /// One queue: whichever flow a load chooses, it goes where the only receiver is.
+    pub fn bench() -> Self {
+        Options { purpose: Purpose::Bench, queue_count: 1, ..Self::demo() }
     }
 
     pub fn test() -> Self {
@@ -272,6 +278,7 @@ fn names(purpose: Purpose, number: u32) -> (String, String, String) {
     let (letter, word) = match purpose {
         Purpose::Demo => ('d', "demo"),
         Purpose::Test => ('t', "test"),
+        Purpose::Bench => ('b', "bench"),
     };
     (format!("esc-{letter}{}", 2 * number), format!("esc-{letter}{}", 2 * number + 1), format!("esc-{word}-{number}"))
 }

@@ -54,7 +54,7 @@ pub fn check(root: &Path) -> Result<Vec<String>> {
     match read("README.md") {
         Ok(text) => {
             complaints.extend(readme::check("README.md", &text, root));
-            complaints.extend(section::check("README.md", &text));
+            complaints.extend(section::ALL.iter().flat_map(|section| section.check("README.md", &text)));
         }
         Err(complaint) => complaints.push(complaint),
     }

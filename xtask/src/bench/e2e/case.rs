@@ -1,0 +1,112 @@
+//! What is measured, as a table: which load, and who receives it.
+
+use crate::run::phase::Kind;
+
+/// How the engine is given its datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Backend {
+    Xdp,
+    Recvmmsg,
+    Gro,
+}
+
+/// Who receives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Receiver {
+    Engine(Backend),
+    /// A receiver without a pipeline, by the name that the program `walk` has for it.
+    Walk(&'static str),
+}
+
+#[derive(Clone, Copy, Debug)]
+pub struct Contestant {
+    pub name: &'static str,
+    pub receiver: Receiver,
+    pub topics: u32,
+}
+
+/// The first contestant is ours, and is held against each of the others.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub name: &'static str,
+    pub load: Kind,
+    pub events_per_datagram: u32,
+    /// Events have ids, and one in a hundred is a duplicate.
+    pub ids: bool,
+    pub contestants: &'static [Contestant],
+}
+
+const fn contestant(name: &'static str, receiver: Receiver, topics: u32) -> Contestant {
+    Contestant { name, receiver, topics }
+}
+
+const IN_KERNEL: &[Contestant] = &[
+    contestant("engine, AF_XDP", Receiver::Engine(Backend::Xdp), 1_000),
+    contestant("AF_XDP walk", Receiver::Walk("xdp"), 1_000),
+    contestant("AF_XDP bare", Receiver::Walk("bare"), 1_000),
+    contestant("engine, recvmmsg", Receiver::Engine(Backend::Recvmmsg), 1_000),
+    contestant("recvmmsg walk", Receiver::Walk("recvmmsg"), 1_000),
+];
+
+/// The kernel joins datagrams only if they have a checksum; those made in the kernel have none, a socket's have.
+const FROM_SOCKET: &[Contestant] = &[
+    contestant("engine, AF_XDP", Receiver::Engine(Backend::Xdp), 1_000),
+    contestant("AF_XDP walk", Receiver::Walk("xdp"), 1_000),
+    contestant("engine, recvmmsg", Receiver::Engine(Backend::Recvmmsg), 1_000),
+    contestant("engine, UDP_GRO", Receiver::Engine(Backend::Gro), 1_000),
+    contestant("recvmmsg walk", Receiver::Walk("recvmmsg"), 1_000),
+    contestant("UDP_GRO walk", Receiver::Walk("gro"), 1_000),
+];
+
+const TOPICS: &[Contestant] = &[
+    contestant("1 k topics", Receiver::Engine(Backend::Xdp), 1_000),
+    contestant("1 topic", Receiver::Engine(Backend::Xdp), 1),
+    contestant("100 k topics", Receiver::Engine(Backend::Xdp), 100_000),
+];
+
+/// 23 events of 64 bytes fill a datagram of an ordinary MTU.
+pub const CASES: &[Case] = &[
+    in_kernel("xdp_23ev", 23, false, IN_KERNEL),
+    in_kernel("xdp_23ev_ids", 23, true, IN_KERNEL),
+    in_kernel("xdp_1ev", 1, false, IN_KERNEL),
+    in_kernel("topics_23ev", 23, false, TOPICS),
+    Case { load: Kind::Gso, ..in_kernel("gso_23ev", 23, false, FROM_SOCKET) },
+];
+
+const fn in_kernel(
+    name: &'static str,
+    events_per_datagram: u32,
+    ids: bool,
+    contestants: &'static [Contestant],
+) -> Case {
+    Case { name, load: Kind::TestRun, events_per_datagram, ids, contestants }
+}
+
+/// The cases with this in their names.
+pub fn select(only: &str) -> Vec<&'static Case> {
+    CASES.iter().filter(|case| case.name.contains(only)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_holds_the_engine_on_xdp_against_others() {
+        for case in CASES {
+            assert_eq!(case.contestants[0].receiver, Receiver::Engine(Backend::Xdp), "{}", case.name);
+            let mut names: Vec<_> = case.contestants.iter().map(|contestant| contestant.name).collect();
+            names.sort_unstable();
+            names.dedup();
+            assert_eq!(names.len(), case.contestants.len(), "{}", case.name);
+            assert!(names.len() > 1, "{}", case.name);
+        }
+    }
+
+    #[test]
+    fn cases_are_selected_by_a_part_of_their_names() {
+        assert_eq!(select("").len(), CASES.len());
+        assert_eq!(select("xdp_23ev").iter().map(|case| case.name).collect::<Vec<_>>(), ["xdp_23ev", "xdp_23ev_ids"]);
+        assert!(select("none").is_empty());
+    }
+}
