@@ -9,7 +9,8 @@
 //! [`mix::Stamper`] is the part tests use by themselves: it fills datagrams with events whose topic, priority and id
 //! follow from their sequence, and says what it stamped.
 //!
-//! [`receive`] stands by itself: receivers without a pipeline, as baselines.
+//! Two stand by themselves: [`receive`], receivers without a pipeline, as baselines; and [`publish`], the same messages over
+//! TCP to different servers.
 //!
 //! Unsafe code stands only where a system call is made: `send`, `link`, `stop`.
 
@@ -19,6 +20,7 @@ pub mod mix;
 pub mod options;
 pub mod pace;
 pub mod packet;
+pub mod publish;
 pub mod receive;
 pub mod report;
 pub mod run;

@@ -280,7 +280,7 @@ impl TestrunArgs {
     }
 }
 
-fn parse_seconds(text: &str) -> Result<f64, String> {
+pub(crate) fn parse_seconds(text: &str) -> Result<f64, String> {
     let seconds: f64 = text.parse().map_err(|_| "not a number".to_owned())?;
     if seconds > 0.0 && seconds <= SECONDS_MAX {
         Ok(seconds)
@@ -310,7 +310,7 @@ fn parse_share(text: &str) -> Result<u32, String> {
     Ok(ten_thousandths)
 }
 
-fn parse_rate(text: &str) -> Result<EventRate, String> {
+pub(crate) fn parse_rate(text: &str) -> Result<EventRate, String> {
     if text == "max" { Ok(EventRate(None)) } else { parse_number(text).map(|rate| EventRate(Some(rate))) }
 }
 

@@ -30,6 +30,12 @@ pub fn walk() -> &'static Path {
     PATH.get_or_init(|| build("eventstream-benches", "walk", None))
 }
 
+/// The load for servers over TCP.
+pub fn publish() -> &'static Path {
+    static PATH: OnceLock<PathBuf> = OnceLock::new();
+    PATH.get_or_init(|| build("eventstream-benches", "publish", None))
+}
+
 /// `<target>/<profile>` of the running test, whose executable is in its `deps`.
 fn profile_folder() -> PathBuf {
     let test = std::env::current_exe().expect("a test knows its executable");

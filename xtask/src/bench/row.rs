@@ -18,6 +18,13 @@ pub struct Row {
     pub unit: String,
     pub ours: Measured,
     pub baseline: String,
+    /// `None` where the baseline is not installed.
+    pub against: Option<Against>,
+}
+
+/// A baseline's figure.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Against {
     pub theirs: Measured,
     /// How many times better ours is.
     pub ratio: Measured,
@@ -45,35 +52,41 @@ impl Measured {
 }
 
 impl Row {
-    /// From the figures of both in the same rounds; `what` is case, metric and unit. The ratio is the medians', its quartiles
-    /// are those of the ratios within the rounds.
+    /// From the figures of both in the same rounds, a baseline that is absent having none; `what` is case, metric and unit.
+    /// The ratio is the medians', its quartiles are those of the ratios within the rounds.
     pub fn of_rounds(what: (&str, &str, &str), ours: &[f64], baseline: &str, theirs: &[f64], better: Better) -> Self {
         let ratio = |ours: f64, theirs: f64| match better {
             Better::More => ours / theirs,
             Better::Less => theirs / ours,
         };
-        let quartiles = Measured::of(ours.iter().zip(theirs).map(|(ours, theirs)| ratio(*ours, *theirs))).quartiles;
-        let (ours, theirs) = (Measured::of(ours.iter().copied()), Measured::of(theirs.iter().copied()));
+        let of_all = |values: &[f64]| Measured::of(values.iter().copied());
+        let against = (!theirs.is_empty()).then(|| {
+            let ratios = Measured::of(ours.iter().zip(theirs).map(|(ours, theirs)| ratio(*ours, *theirs)));
+            let median = ratio(of_all(ours).median, of_all(theirs).median);
+            Against { theirs: of_all(theirs), ratio: Measured { median, quartiles: ratios.quartiles } }
+        });
         Row {
             case: what.0.into(),
             metric: what.1.into(),
             unit: what.2.into(),
-            ours,
+            ours: of_all(ours),
             baseline: baseline.into(),
-            theirs,
-            ratio: Measured { median: ratio(ours.median, theirs.median), quartiles },
+            against,
         }
     }
 }
 
-/// Writes what [`parse`] reads.
+/// Writes what [`parse`] reads. What an absent baseline would have is null.
 pub fn to_json(rows: &[Row]) -> String {
     let row = |row: &Row| {
+        let (theirs, ratio) = (row.against.map(|against| against.theirs), row.against.map(|against| against.ratio));
+        let median = |measured: Option<Measured>| measured.map(|measured| measured.median);
+        let quartiles = |measured: Option<Measured>| measured.map(|measured| measured.quartiles);
         json!({
             "case": row.case, "metric": row.metric, "unit": row.unit,
             "ours": row.ours.median, "ours_quartiles": row.ours.quartiles,
-            "baseline": row.baseline, "baseline_value": row.theirs.median, "baseline_quartiles": row.theirs.quartiles,
-            "ratio": row.ratio.median, "ratio_quartiles": row.ratio.quartiles,
+            "baseline": row.baseline, "baseline_value": median(theirs), "baseline_quartiles": quartiles(theirs),
+            "ratio": median(ratio), "ratio_quartiles": quartiles(ratio),
         })
     };
     format!("{:#}\n", Value::Array(rows.iter().map(row).collect()))
@@ -98,14 +111,18 @@ fn of_json(row: &Value) -> Option<Row> {
         let quartiles = [row[quartiles][0].as_f64()?, row[quartiles][1].as_f64()?];
         Some(Measured { median, quartiles })
     };
+    let is_absent = ["baseline_value", "ratio"].iter().all(|key| row.get(key).is_some_and(Value::is_null));
+    let against = || {
+        let theirs = measured("baseline_value", "baseline_quartiles")?;
+        Some(Against { theirs, ratio: measured("ratio", "ratio_quartiles")? })
+    };
     Some(Row {
         case: text("case")?,
         metric: text("metric")?,
         unit: text("unit")?,
         ours: measured("ours", "ours_quartiles")?,
         baseline: text("baseline")?,
-        theirs: measured("baseline_value", "baseline_quartiles")?,
-        ratio: measured("ratio", "ratio_quartiles")?,
+        against: if is_absent { None } else { Some(against()?) },
     })
 }
 
@@ -118,15 +135,18 @@ mod tests {
         let (ours, theirs) = ([4.0, 1.0, 2.0, 3.0, 5.0], [2.0, 1.0, 2.0, 1.0, 2.0]);
         let row = Row::of_rounds(("c", "m", "u"), &ours, "b", &theirs, Better::More);
         assert_eq!(row.ours, Measured { median: 3.0, quartiles: [2.0, 4.0] });
-        assert_eq!(row.theirs, Measured { median: 2.0, quartiles: [1.0, 2.0] });
-        assert_eq!(row.ratio, Measured { median: 1.5, quartiles: [1.0, 2.5] });
+        let against = row.against.unwrap();
+        assert_eq!(against.theirs, Measured { median: 2.0, quartiles: [1.0, 2.0] });
+        assert_eq!(against.ratio, Measured { median: 1.5, quartiles: [1.0, 2.5] });
         let row = Row::of_rounds(("c", "m", "u"), &[4.0], "b", &[2.0], Better::Less);
-        assert_eq!(row.ratio, Measured { median: 0.5, quartiles: [0.5; 2] });
+        assert_eq!(row.against.unwrap().ratio, Measured { median: 0.5, quartiles: [0.5; 2] });
     }
 
     #[test]
     fn what_is_written_is_read() {
-        let rows = [Row::of_rounds(("c", "m", "u"), &[4.0, 2.0], "b", &[2.0, 3.0], Better::Less)];
+        let with = |theirs| Row::of_rounds(("c", "m", "u"), &[4.0, 2.0], "b", theirs, Better::Less);
+        let rows = [with(&[2.0, 3.0]), with(&[])];
+        assert!(rows[0].against.is_some() && rows[1].against.is_none());
         assert_eq!(parse(&to_json(&rows)).unwrap(), rows);
     }
 
@@ -137,7 +157,7 @@ mod tests {
         let row = r#"{"case": "a_1t", "metric": "throughput", "unit": "M/s", "ours": 3.0, "ours_quartiles": [2, 4],
             "baseline": "b", "baseline_value": 2.0, "baseline_quartiles": [1, 2.5], "ratio": 1.5, "ratio_quartiles": [1, 2]}"#;
         let rows = parse(&format!("[{row}]")).unwrap();
-        assert_eq!(rows[0].ratio, Measured { median: 1.5, quartiles: [1.0, 2.0] });
+        assert_eq!(rows[0].against.unwrap().ratio, Measured { median: 1.5, quartiles: [1.0, 2.0] });
         let error = parse(&format!("[{}]", row.replace("1.5", "null"))).unwrap_err();
         assert!(error.to_string().contains("a_1t"), "{error}");
     }

@@ -13,6 +13,8 @@ pub struct Setting {
     cpus: usize,
     kernel: String,
     load: String,
+    /// Others' programs that took part, with their versions.
+    others: Vec<String>,
 }
 
 impl Setting {
@@ -27,14 +29,21 @@ impl Setting {
             cpus: std::thread::available_parallelism().map_or(1, usize::from),
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             load: read("/proc/loadavg").split_whitespace().next().unwrap_or("unknown").to_owned(),
+            others: Vec::new(),
         }
+    }
+
+    /// With others' programs.
+    pub fn beside(self, others: Vec<String>) -> Self {
+        Self { others, ..self }
     }
 }
 
 impl fmt::Display for Setting {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { date, commit, cpu, cpus, kernel, load } = self;
-        write!(out, "{date}, commit {commit}, {cpu}, {cpus} CPUs, Linux {kernel}, load {load} before the run")
+        let Self { date, commit, cpu, cpus, kernel, load, others } = self;
+        write!(out, "{date}, commit {commit}, {cpu}, {cpus} CPUs, Linux {kernel}, load {load} before the run")?;
+        others.iter().try_for_each(|other| write!(out, ", {other}"))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::row::{Measured, Row};
+use super::row::{Against, Measured, Row};
 
 /// A case's rows under each other, with every figure and its quartiles.
 pub fn for_terminal(rows: &[Row]) -> String {
@@ -13,7 +13,12 @@ pub fn for_terminal(rows: &[Row]) -> String {
             before = Some((&row.case, &row.metric));
             let _ = writeln!(text, "{} {}: {} {}", row.case, row.metric, figure(&row.ours), row.unit);
         }
-        let _ = writeln!(text, "  {:<22} {:<24} {} ×", row.baseline, figure(&row.theirs), figure(&row.ratio));
+        let _ = match &row.against {
+            Some(Against { theirs, ratio }) => {
+                writeln!(text, "  {:<22} {:<24} {} ×", row.baseline, figure(theirs), figure(ratio))
+            }
+            None => writeln!(text, "  {:<22} absent", row.baseline),
+        };
     }
     text
 }
@@ -35,7 +40,12 @@ pub fn for_markdown(rows: &[Row]) -> String {
         let what = if first.metric == "throughput" { String::new() } else { format!(" {}", first.metric) };
         let _ = write!(table, "| {}{what} | {} {} |", first.case, figure(&first.ours), first.unit);
         for row in line {
-            let _ = write!(table, " {}: **{} ×** |", rounded(row.theirs.median), figure(&row.ratio));
+            let _ = match &row.against {
+                Some(Against { theirs, ratio }) => {
+                    write!(table, " {}: **{} ×** |", rounded(theirs.median), figure(ratio))
+                }
+                None => write!(table, " absent |"),
+            };
         }
         table.push('\n');
     }
@@ -76,8 +86,7 @@ mod tests {
             unit: unit.into(),
             ours,
             baseline: baseline.into(),
-            theirs,
-            ratio,
+            against: Some(Against { theirs, ratio }),
         }
     }
 
@@ -99,6 +108,13 @@ mod tests {
             | case | ours | z |\n|---|---|---|\n\
             | b_1t | 123 (120–130) M/s | 50.0: **2.47 (2.40–2.60) ×** |\n";
         assert_eq!(for_markdown(&rows), expected);
+    }
+
+    #[test]
+    fn what_is_absent_has_no_figure() {
+        let rows = [Row { against: None, ..row("a", "throughput", "x") }, row("a", "throughput", "y")];
+        assert!(for_markdown(&rows).ends_with("| a | 123 (120–130) M/s | absent | 50.0: **2.47 (2.40–2.60) ×** |\n"));
+        assert!(for_terminal(&rows).lines().nth(1).is_some_and(|line| line.ends_with("x                      absent")));
     }
 
     #[test]

@@ -2,12 +2,20 @@
 
 use crate::run::phase::Kind;
 
-/// How the engine is given its datagrams.
+/// How the engine is given its events.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Backend {
     Xdp,
     Recvmmsg,
     Gro,
+    Tcp,
+}
+
+/// Others' servers, measured where they are installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Server {
+    Nats,
+    Redis,
 }
 
 /// Who receives.
@@ -16,28 +24,44 @@ pub enum Receiver {
     Engine(Backend),
     /// A receiver without a pipeline, by the name that the program `walk` has for it.
     Walk(&'static str),
+    Server(Server),
 }
 
 #[derive(Clone, Copy, Debug)]
 pub struct Contestant {
     pub name: &'static str,
     pub receiver: Receiver,
+    /// Of datagrams; a stream has one.
     pub topics: u32,
+    /// Of a stream.
+    pub connections: u32,
+}
+
+/// How something is sent.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Load {
+    /// Over the link as fast as it goes. With ids, one event in a hundred is a duplicate.
+    Datagrams { kind: Kind, ids: bool },
+    /// Over TCP, this much a write; `None`: as fast as it is taken in.
+    Stream { write_bytes: u32, events_per_s: Option<f64> },
 }
 
 /// The first contestant is ours, and is held against each of the others.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     pub name: &'static str,
-    pub load: Kind,
+    pub load: Load,
+    /// Zero for a stream, which has no datagrams.
     pub events_per_datagram: u32,
-    /// Events have ids, and one in a hundred is a duplicate.
-    pub ids: bool,
     pub contestants: &'static [Contestant],
 }
 
 const fn contestant(name: &'static str, receiver: Receiver, topics: u32) -> Contestant {
-    Contestant { name, receiver, topics }
+    Contestant { name, receiver, topics, connections: 0 }
+}
+
+const fn over_tcp(name: &'static str, receiver: Receiver, connections: u32) -> Contestant {
+    Contestant { name, receiver, topics: 1, connections }
 }
 
 const IN_KERNEL: &[Contestant] = &[
@@ -64,13 +88,20 @@ const TOPICS: &[Contestant] = &[
     contestant("100 k topics", Receiver::Engine(Backend::Xdp), 100_000),
 ];
 
+const SERVERS: &[Contestant] = &[
+    over_tcp("engine, TCP", Receiver::Engine(Backend::Tcp), 1),
+    over_tcp("NATS", Receiver::Server(Server::Nats), 1),
+    over_tcp("Redis", Receiver::Server(Server::Redis), 1),
+];
+
 /// 23 events of 64 bytes fill a datagram of an ordinary MTU.
 pub const CASES: &[Case] = &[
     in_kernel("xdp_23ev", 23, false, IN_KERNEL),
     in_kernel("xdp_23ev_ids", 23, true, IN_KERNEL),
     in_kernel("xdp_1ev", 1, false, IN_KERNEL),
     in_kernel("topics_23ev", 23, false, TOPICS),
-    Case { load: Kind::Gso, ..in_kernel("gso_23ev", 23, false, FROM_SOCKET) },
+    Case { load: Load::Datagrams { kind: Kind::Gso, ids: false }, ..in_kernel("gso_23ev", 23, false, FROM_SOCKET) },
+    stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, events_per_s: None }, SERVERS),
 ];
 
 const fn in_kernel(
@@ -79,7 +110,11 @@ const fn in_kernel(
     ids: bool,
     contestants: &'static [Contestant],
 ) -> Case {
-    Case { name, load: Kind::TestRun, events_per_datagram, ids, contestants }
+    Case { name, load: Load::Datagrams { kind: Kind::TestRun, ids }, events_per_datagram, contestants }
+}
+
+const fn stream(name: &'static str, load: Load, contestants: &'static [Contestant]) -> Case {
+    Case { name, load, events_per_datagram: 0, contestants }
 }
 
 /// The cases with this in their names.
@@ -88,13 +123,24 @@ pub fn select(only: &str) -> Vec<&'static Case> {
 }
 
 #[cfg(test)]
+pub fn by_name(name: &str) -> &'static Case {
+    CASES.iter().find(|case| case.name == name).expect("a case by this name")
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn every_case_holds_the_engine_on_xdp_against_others() {
+    fn every_case_holds_the_engine_against_others() {
         for case in CASES {
-            assert_eq!(case.contestants[0].receiver, Receiver::Engine(Backend::Xdp), "{}", case.name);
+            let is_stream = matches!(case.load, Load::Stream { .. });
+            let expected = if is_stream { Backend::Tcp } else { Backend::Xdp };
+            assert_eq!(case.contestants[0].receiver, Receiver::Engine(expected), "{}", case.name);
+            assert_eq!(case.events_per_datagram == 0, is_stream, "{}", case.name);
+            for contestant in case.contestants {
+                assert_eq!(contestant.connections > 0, is_stream, "{}: {}", case.name, contestant.name);
+            }
             let mut names: Vec<_> = case.contestants.iter().map(|contestant| contestant.name).collect();
             names.sort_unstable();
             names.dedup();

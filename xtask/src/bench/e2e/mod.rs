@@ -1,16 +1,27 @@
-//! `cargo xtask bench e2e`: the engine beside what one would otherwise do, on a veth link of its own.
+//! `cargo xtask bench e2e`: the engine beside what one would otherwise do, on a veth link of its own, and over TCP on
+//! loopback.
+//!
+//! ```text
+//!   case ─► round      one measurement, of datagrams over the link
+//!            ├ stream  or of messages over TCP, to the engine or to others' servers (server)
+//!            ├ engine  the engine as a receiver
+//!            └ child   a program that takes part
+//! ```
 //!
 //! A round measures every contestant of a case once, in turns, each with a receiver of its own and the same load from
 //! another CPU. What is compared are the figures within a round.
 
 pub mod case;
-mod receiver;
+mod child;
+mod engine;
 mod round;
+mod server;
+mod stream;
 
 use std::fs;
 use std::path::PathBuf;
 
-use self::case::{Case, Contestant};
+use self::case::{Case, Contestant, Receiver};
 use self::round::{Place, Round};
 use super::row::{self, Better, Row};
 use super::setting::Setting;
@@ -43,6 +54,7 @@ pub struct Programs {
     pub eventstream: PathBuf,
     pub blast: PathBuf,
     pub walk: PathBuf,
+    pub publish: PathBuf,
 }
 
 /// How much is measured.
@@ -67,14 +79,15 @@ struct Metric {
     name: &'static str,
     unit: &'static str,
     better: Better,
-    of: fn(&Round) -> f64,
+    /// `None` where it means nothing.
+    of: fn(&Round) -> Option<f64>,
 }
 
 const METRICS: &[Metric] = &[
     Metric { name: "throughput", unit: "M/s", better: Better::More, of: |round| round.throughput },
-    Metric { name: "delivered", unit: "%", better: Better::More, of: |round| round.delivered },
-    Metric { name: "busy", unit: "%", better: Better::Less, of: |round| round.busy },
-    Metric { name: "CPU", unit: "ns/event", better: Better::Less, of: |round| round.cpu },
+    Metric { name: "delivered", unit: "%", better: Better::More, of: |round| Some(round.delivered) },
+    Metric { name: "busy", unit: "%", better: Better::Less, of: |round| Some(round.busy) },
+    Metric { name: "CPU", unit: "ns/event", better: Better::Less, of: |round| Some(round.cpu) },
 ];
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -86,7 +99,7 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Run)?;
     let programs = build()?;
     // Taken before the run, whose own load it would otherwise show.
-    let setting = Setting::of_machine();
+    let setting = Setting::of_machine().beside(others(&cases));
     let stop = Stop::on_signals()?;
     let (rows, failures) = measure(&programs, &cases, if arguments.quick { QUICK } else { FULL }, &stop)?;
     println!("\n{setting}\n{}", table::for_terminal(&rows));
@@ -99,15 +112,28 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if arguments.readme { section::E2E.write(&setting, &rows) } else { Ok(()) }
 }
 
+/// Others' servers in these cases, with their versions.
+fn others(cases: &[&Case]) -> Vec<String> {
+    let mut others: Vec<String> =
+        cases.iter().flat_map(|case| stream::servers(case.contestants)).map(|server| server.described()).collect();
+    others.dedup();
+    others
+}
+
 fn build() -> Result<Programs> {
     println!("Building the engine, the load generator and the receivers.");
     let mut command = cargo();
     command.args(["build", "--release", "--package", "eventstream", "--bin", "eventstream"]);
-    command.args(["--package", "eventstream-benches", "--bin", "blast", "--bin", "walk"]);
+    command.args(["--package", "eventstream-benches", "--bin", "blast", "--bin", "walk", "--bin", "publish"]);
     visible(&mut command)?;
     let folder = target_directory()?.join("release");
     let program = |name: &str| folder.join(name);
-    Ok(Programs { eventstream: program("eventstream"), blast: program("blast"), walk: program("walk") })
+    Ok(Programs {
+        eventstream: program("eventstream"),
+        blast: program("blast"),
+        walk: program("walk"),
+        publish: program("publish"),
+    })
 }
 
 /// Rows of the cases that could be measured, and why the others could not.
@@ -139,14 +165,22 @@ fn prepare(link: &Link) -> Result<()> {
     process::capture(tool("ethtool").args(["-K", &link.iface, "gro", "on"])).map(drop)
 }
 
-/// The figures of each contestant, round by round.
+/// Whether it has to be left out, being another's and not installed.
+fn is_absent(contestant: &Contestant) -> bool {
+    matches!(contestant.receiver, Receiver::Server(server) if server.program().is_none())
+}
+
+/// The figures of each contestant, round by round; none of one that is absent.
 fn rounds(place: &Place, case: &Case, extent: Extent, number: usize) -> Result<Vec<Vec<Round>>> {
     let count = case.contestants.len();
     let mut rounds = vec![Vec::new(); count];
     for turn in 0..extent.rounds {
         // Beginning with another one each time: who comes first after a pause may find another machine.
         for index in (0..count).map(|step| (turn + step) % count) {
-            let contestant: &Contestant = &case.contestants[index];
+            let contestant = &case.contestants[index];
+            if is_absent(contestant) {
+                continue;
+            }
             let producer = producer(number, turn);
             let round = place
                 .measure(case, contestant, extent.seconds, producer)
@@ -160,8 +194,11 @@ fn rounds(place: &Place, case: &Case, extent: Extent, number: usize) -> Result<V
 fn compare(case: &Case, rounds: &[Vec<Round>]) -> Vec<Row> {
     let mut rows = Vec::new();
     for metric in METRICS {
-        let values = |index: usize| rounds[index].iter().map(metric.of).collect::<Vec<_>>();
+        let values = |index: usize| rounds[index].iter().filter_map(metric.of).collect::<Vec<_>>();
         let ours = values(0);
+        if ours.is_empty() {
+            continue;
+        }
         for (index, contestant) in case.contestants.iter().enumerate().skip(1) {
             let what = (case.name, metric.name, metric.unit);
             rows.push(Row::of_rounds(what, &ours, contestant.name, &values(index), metric.better));
@@ -192,19 +229,30 @@ impl Drop for Folder {
 mod tests {
     use super::*;
 
+    fn round(throughput: Option<f64>, cpu: f64) -> Round {
+        Round { throughput, delivered: 50.0, busy: 100.0, cpu }
+    }
+
     #[test]
     fn less_is_better_for_what_costs() {
-        let case = &case::CASES[3];
-        let round = |throughput, cpu| Round { throughput, delivered: 50.0, busy: 100.0, cpu };
-        let rounds = [vec![round(30.0, 20.0)], vec![round(10.0, 60.0)], vec![round(60.0, 10.0)]];
+        let case = case::by_name("topics_23ev");
+        let rounds = [(30.0, 20.0), (10.0, 60.0), (60.0, 10.0)].map(|(rate, cpu)| vec![round(Some(rate), cpu)]);
         let rows = compare(case, &rounds);
         assert_eq!(rows.len(), METRICS.len() * 2);
         let ratio = |metric: &str, baseline: &str| {
             let row = rows.iter().find(|row| row.metric == metric && row.baseline == baseline).unwrap();
-            row.ratio.median
+            row.against.unwrap().ratio.median
         };
         assert_eq!((ratio("throughput", "1 topic"), ratio("CPU", "1 topic")), (3.0, 3.0));
         assert_eq!((ratio("throughput", "100 k topics"), ratio("CPU", "100 k topics")), (0.5, 0.5));
         assert_eq!(ratio("delivered", "1 topic"), 1.0);
+    }
+
+    #[test]
+    fn what_is_absent_is_in_every_row_and_what_means_nothing_in_none() {
+        let rows = compare(case::by_name("tcp_1conn"), &[vec![round(None, 20.0)], vec![], vec![round(None, 10.0)]]);
+        assert_eq!(rows.len(), (METRICS.len() - 1) * 2);
+        assert!(rows.iter().all(|row| row.metric != "throughput"));
+        assert!(rows.iter().all(|row| (row.baseline == "NATS") == row.against.is_none()), "{rows:?}");
     }
 }

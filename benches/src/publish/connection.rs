@@ -1,0 +1,114 @@
+//! A connection that writes batches whole and listens to what is answered meanwhile.
+
+use std::io::{self, ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::os::fd::AsFd;
+use std::time::Instant;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use super::STALLED;
+use super::protocol::{Answers, Protocol};
+use crate::stop;
+
+const ANSWER_BYTES: usize = 64 << 10;
+/// A wait is cut short to see whether a signal has come.
+const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
+
+pub(super) struct Connection {
+    protocol: Protocol,
+    stream: TcpStream,
+    /// Messages the kernel has taken whole.
+    pub sent: u64,
+    answers: Answers,
+    /// The server has closed.
+    is_over: bool,
+}
+
+impl Connection {
+    pub fn open(protocol: Protocol, remote: SocketAddr) -> Result<Self, String> {
+        let stream = TcpStream::connect(remote).map_err(|error| error.to_string())?;
+        let prepared = stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true));
+        prepared.map_err(|error| error.to_string())?;
+        let mut connection = Self { protocol, stream, sent: 0, answers: Answers::default(), is_over: false };
+        connection.write(protocol.greeting(), 0)?;
+        Ok(connection)
+    }
+
+    /// Writes all of a batch. A signal does not cut one in two: no stream ends inside a message.
+    pub fn write(&mut self, mut batch: &[u8], messages: u64) -> Result<(), String> {
+        let mut since = Instant::now();
+        while !batch.is_empty() {
+            match self.stream.write(batch) {
+                Ok(count) => {
+                    batch = &batch[count..];
+                    since = Instant::now();
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT, since)?,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => {
+                    // Its reason may be among what it has said.
+                    self.listen()?;
+                    return Err(error.to_string());
+                }
+            }
+        }
+        self.sent += messages;
+        if self.protocol.is_talkative() { self.listen() } else { Ok(()) }
+    }
+
+    pub fn say_farewell(&mut self) -> Result<(), String> {
+        match self.protocol.farewell() {
+            Some(words) => self.write(words, 0),
+            None => self.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Waits until the server has taken in everything.
+    pub fn wait_for_farewell(&mut self) -> Result<(), String> {
+        let (protocol, since) = (self.protocol, Instant::now());
+        let wanted = protocol.answers(self.sent);
+        let closes = protocol.farewell().is_none();
+        while if closes { !self.is_over } else { self.answers.count < wanted } {
+            if self.is_over {
+                return Err(format!("the server has closed, {} answers of {wanted}", self.answers.count));
+            }
+            self.wait(PollFlags::IN, since)?;
+        }
+        Ok(())
+    }
+
+    /// Waits a moment for `what`, and listens if there is something to hear.
+    fn wait(&mut self, what: PollFlags, since: Instant) -> Result<(), String> {
+        if since.elapsed() > STALLED {
+            return Err(format!("nothing was read or answered for {} s", STALLED.as_secs()));
+        }
+        if stop::is_requested() && what == PollFlags::IN {
+            return Err("interrupted".to_owned());
+        }
+        let mut files = [PollFd::from_borrowed_fd(self.stream.as_fd(), what | PollFlags::IN)];
+        match poll(&mut files, Some(&WAIT)) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(io::Error::from(error).to_string()),
+        }
+        let has_answers = files[0].revents().intersects(PollFlags::IN | PollFlags::HUP | PollFlags::ERR);
+        if has_answers { self.listen() } else { Ok(()) }
+    }
+
+    /// Reads what the server has said so far.
+    fn listen(&mut self) -> Result<(), String> {
+        let mut bytes = [0; ANSWER_BYTES];
+        loop {
+            match self.stream.read(&mut bytes) {
+                Ok(0) => {
+                    self.is_over = true;
+                    return Ok(());
+                }
+                Ok(count) => self.answers.take(self.protocol, &bytes[..count])?,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+    }
+}

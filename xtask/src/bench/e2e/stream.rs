@@ -1,0 +1,161 @@
+//! A measurement over TCP on loopback: the same messages from the same program, to whichever server it is.
+//!
+//! What the server says it has taken in has to be what was sent: a stream loses nothing. Connecting and closing are not
+//! within the CPU time; the load waits for it to be looked at.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::case::{Contestant, Receiver, Server};
+use super::child::Process;
+use super::engine::{Engine, free_tcp_port};
+use super::round::{Facts, Place, Round, SETTLE};
+use crate::process::{self, bound_to_us};
+use crate::{Error, Result};
+
+/// Beyond its seconds: a server that is slow may have much to read at the end.
+const OVERTIME: Duration = Duration::from_secs(30);
+
+/// What is written, and how fast.
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
+    pub write_bytes: u32,
+    pub events_per_s: Option<f64>,
+}
+
+/// What the load says at its end.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Sent {
+    events: u64,
+    seconds: f64,
+}
+
+impl Place<'_> {
+    pub(super) fn stream(&self, stream: &Stream, contestant: &Contestant, seconds: f64) -> Result<Round> {
+        let port = free_tcp_port()?;
+        match contestant.receiver {
+            Receiver::Engine(backend) => {
+                let engine = Engine { backend, ..self.engine(port) };
+                let receiver = Process::start(engine.command()?, self.stop)?;
+                let (sent, cpu_seconds) = self.send(stream, contestant, seconds, port, &receiver)?;
+                receiver.end()?;
+                round(stream, sent, engine.taken()?.events, cpu_seconds)
+            }
+            Receiver::Server(server) => {
+                let monitor = free_tcp_port()?;
+                let command = server.command(self.cpus.receiver, port, monitor, &self.folder)?;
+                let receiver = Process::start_server(command, port, self.stop)?;
+                let (sent, cpu_seconds) = self.send(stream, contestant, seconds, port, &receiver)?;
+                round(stream, sent, server.messages(port, monitor)?, cpu_seconds)
+            }
+            Receiver::Walk(way) => Err(Error::failed(format!("walk {way} receives no streams"))),
+        }
+    }
+
+    /// What was sent, and the receiver's CPU time meanwhile.
+    fn send(
+        &self,
+        stream: &Stream,
+        contestant: &Contestant,
+        seconds: f64,
+        port: u16,
+        receiver: &Process,
+    ) -> Result<(Sent, f64)> {
+        let mut command = bound_to_us(&self.programs.publish);
+        command.args(arguments(stream, contestant, seconds, port, self.cpus.generator)).stdin(Stdio::piped());
+        let mut load = Process::start(command, self.stop)?;
+        let before = receiver.cpu_seconds()?;
+        load.go_on()?;
+        load.wait_for("SENT", Duration::from_secs_f64(seconds) + OVERTIME, self.stop)?;
+        process::sleep(SETTLE, self.stop);
+        let cpu_seconds = receiver.cpu_seconds()? - before;
+        load.go_on()?;
+        Ok((sent(&load.ended(self.stop)?)?, cpu_seconds))
+    }
+}
+
+fn arguments(stream: &Stream, contestant: &Contestant, seconds: f64, port: u16, cpu: usize) -> Vec<String> {
+    let protocol = match contestant.receiver {
+        Receiver::Server(server) => server.protocol(),
+        Receiver::Engine(_) | Receiver::Walk(_) => "eventstream",
+    };
+    let mut list = vec![protocol.to_owned()];
+    let mut add = |key: &str, value: String| list.extend([format!("--{key}"), value]);
+    add("port", port.to_string());
+    add("seconds", seconds.to_string());
+    add("write-bytes", stream.write_bytes.to_string());
+    add("rate", stream.events_per_s.map_or_else(|| "max".into(), |rate| rate.to_string()));
+    add("connections", contestant.connections.to_string());
+    add("cpu", cpu.to_string());
+    list
+}
+
+/// The load's last line.
+fn sent(said: &[String]) -> Result<Sent> {
+    let last = said.last().map(String::as_str).unwrap_or_default();
+    let report: Value = serde_json::from_str(last).unwrap_or_default();
+    let (events, behind) = (report["sent_events"].as_u64(), report["behind_events"].as_u64());
+    match (events, report["seconds"].as_f64(), behind) {
+        (Some(events), Some(seconds), Some(0)) => Ok(Sent { events, seconds }),
+        (Some(_), Some(_), Some(behind)) => {
+            Err(Error::failed(format!("the pace could not be kept: {behind} events were due and not sent")))
+        }
+        _ => Err(Error::failed(format!("the load did not say what it sent: {last:?}"))),
+    }
+}
+
+fn round(stream: &Stream, sent: Sent, taken: u64, cpu_seconds: f64) -> Result<Round> {
+    if taken != sent.events {
+        return Err(Error::failed(format!("{taken} events taken in of {} that were sent", sent.events)));
+    }
+    let is_paced = stream.events_per_s.is_some();
+    let Sent { events, seconds } = sent;
+    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, cpu_seconds })
+}
+
+/// Which of others' servers a case is about.
+pub fn servers(contestants: &[Contestant]) -> impl Iterator<Item = Server> {
+    contestants.iter().filter_map(|contestant| match contestant.receiver {
+        Receiver::Server(server) => Some(server),
+        Receiver::Engine(_) | Receiver::Walk(_) => None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::case::{Case, Load, by_name};
+    use super::*;
+
+    fn stream(case: &Case) -> Stream {
+        let Load::Stream { write_bytes, events_per_s } = case.load else { panic!("{} is no stream", case.name) };
+        Stream { write_bytes, events_per_s }
+    }
+
+    #[test]
+    fn every_server_is_sent_the_same_in_its_own_protocol() {
+        let case = by_name("tcp_1conn");
+        let lists: Vec<_> =
+            case.contestants.iter().map(|contestant| arguments(&stream(case), contestant, 1.5, 5, 0)).collect();
+        assert_eq!(lists.iter().map(|list| list[0].as_str()).collect::<Vec<_>>(), ["eventstream", "nats", "redis"]);
+        assert!(lists.windows(2).all(|pair| pair[0][1..] == pair[1][1..]), "{lists:?}");
+    }
+
+    #[test]
+    fn a_load_that_fell_behind_or_lost_something_has_no_figures() {
+        let line = |behind: u64| format!(r#"{{"seconds":2.0,"sent_events":1000000,"behind_events":{behind}}}"#);
+        let all = sent(&[line(0)]).unwrap();
+        assert_eq!(all, Sent { events: 1_000_000, seconds: 2.0 });
+        assert!(sent(&[line(5)]).unwrap_err().to_string().contains('5'));
+        assert!(sent(&[]).is_err());
+        let stream = stream(by_name("tcp_1conn"));
+        let figures = round(&stream, all, 1_000_000, 1.0).unwrap();
+        assert_eq!((figures.throughput, figures.delivered, figures.cpu), (Some(0.5), 100.0, 1_000.0));
+        let error = round(&stream, all, 999_999, 1.0).unwrap_err();
+        assert!(error.to_string().contains("999999 events taken in of 1000000"), "{error}");
+        assert!(
+            round(&Stream { events_per_s: Some(5e5), ..stream }, all, 1_000_000, 1.0).unwrap().throughput.is_none()
+        );
+    }
+}
