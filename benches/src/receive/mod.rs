@@ -5,12 +5,14 @@
 //!   bare      rx ring ─► count                 how fast frames can be had at all
 //!   recvmmsg  socket, 64 datagrams a call ─► walk
 //!   gro       the same, the kernel joining datagrams
+//!   recv-spin socket, one datagram a call ─► how long ago was it to be sent?
 //! ```
 //!
-//! All of them look again at once when nothing has come, and after a while wait in `poll`: at the ceiling they spin, and
-//! where the load is less, their CPU time says so.
+//! All of them look again at once when nothing has come, and all but the last after a while wait in `poll`. How busy they
+//! were is the time in which they found something.
 
 mod socket;
+mod spin;
 mod walk;
 mod xdp;
 
@@ -43,6 +45,8 @@ pub enum Way {
     Recvmmsg,
     /// The kernel's UDP socket with UDP_GRO.
     Gro,
+    /// The kernel's UDP socket, a datagram a call and never waiting; the time from its sent time on is recorded.
+    RecvSpin,
 }
 
 /// Receives events, does nothing with them, and says how many they were. SIGINT or SIGTERM ends it.
@@ -65,10 +69,24 @@ pub struct Cli {
 pub struct Report {
     /// From the first datagram to the last.
     pub seconds: f64,
+    /// The part of it in which there was something to receive.
+    pub busy_seconds: f64,
     /// Datagrams the kernel dropped at the socket; with `gro` runs of them.
     pub dropped: u64,
     #[serde(flatten)]
     pub seen: Seen,
+    /// From the first frame's sent time until the datagram had been received; where that is recorded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ns: Option<Latency>,
+}
+
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct Latency {
+    pub count: u64,
+    pub p50: u64,
+    pub p99: u64,
+    pub p999: u64,
+    pub max: u64,
 }
 
 /// Receives until a signal comes. `ready` is called once what is sent arrives.
@@ -78,41 +96,59 @@ pub fn run(cli: &Cli, ready: impl FnOnce()) -> Result<Report, String> {
     match (cli.way, &cli.iface) {
         (Way::Recvmmsg, _) => socket::receive(cli.port, false, ready),
         (Way::Gro, _) => socket::receive(cli.port, true, ready),
+        (Way::RecvSpin, _) => spin::receive(cli.port, ready),
         (way, Some(iface)) => xdp::receive(iface, cli.port, way == Way::Bare, ready),
         (_, None) => Err("--iface: AF_XDP needs an interface".to_owned()),
     }
 }
 
-/// Tells when to spin and when to wait, and how long datagrams came.
+/// Tells when to spin and when to wait, how long datagrams came, and how much of that time there were none.
 #[derive(Debug, Default)]
 struct Watch {
     first: Option<Instant>,
-    /// When looking in vain began; `None` while something comes.
-    idle_since: Option<Instant>,
+    /// When looking in vain began, and when it was last found to be in vain; `None` while something comes.
+    vain: Option<(Instant, Instant)>,
+    /// In vain, between the first and the last datagram.
+    idle: Duration,
 }
 
 impl Watch {
-    /// Something came. The clock is read only where a run of datagrams begins or ends.
+    /// Something came. The clock is read only at the first: what the look itself took is no idleness, and when the last
+    /// one before it ended is known.
     #[inline]
     fn found(&mut self) {
+        if let Some((since, until)) = self.vain.take()
+            && self.first.is_some()
+        {
+            self.idle += until - since;
+        }
         if self.first.is_none() {
             self.first = Some(Instant::now());
         }
-        self.idle_since = None;
     }
 
     /// Nothing came: true when it is time to wait.
     #[inline]
     fn in_vain(&mut self) -> bool {
         let now = Instant::now();
-        let since = *self.idle_since.get_or_insert(now);
+        let (since, until) = self.vain.get_or_insert((now, now));
+        *until = now;
         std::hint::spin_loop();
-        now - since >= SPIN
+        now - *since >= SPIN
+    }
+
+    /// Waiting is over.
+    fn waited(&mut self) {
+        self.in_vain();
     }
 
     fn seconds(&self) -> f64 {
-        let last = self.idle_since.unwrap_or_else(Instant::now);
+        let last = self.vain.map_or_else(Instant::now, |(since, _)| since);
         self.first.map_or(0.0, |first| last.saturating_duration_since(first).as_secs_f64())
+    }
+
+    fn busy_seconds(&self) -> f64 {
+        self.seconds() - self.idle.as_secs_f64()
     }
 }
 
@@ -140,6 +176,26 @@ mod tests {
         watch.found();
         assert!(!watch.in_vain(), "and begins anew");
         assert!(watch.seconds() >= 0.0);
+    }
+
+    #[test]
+    fn idle_is_what_lies_between_datagrams_and_neither_before_nor_behind_them() {
+        let pause = |watch: &mut Watch| {
+            watch.in_vain();
+            std::thread::sleep(Duration::from_millis(20));
+            watch.waited();
+        };
+        let mut watch = Watch::default();
+        pause(&mut watch);
+        watch.found();
+        assert_eq!(watch.idle, Duration::ZERO, "before the first");
+        pause(&mut watch);
+        watch.found();
+        let idle = watch.idle;
+        assert!(idle >= Duration::from_millis(20));
+        pause(&mut watch);
+        assert_eq!(watch.idle, idle, "behind the last");
+        assert!(watch.busy_seconds() >= 0.0 && watch.busy_seconds() <= watch.seconds() - 0.02);
     }
 
     #[test]

@@ -18,13 +18,7 @@ const RUN_BYTES: usize = 65_536;
 const RECEIVE_BUFFER_BYTES: u32 = 8 << 20;
 
 pub fn receive(port: u16, gro: bool, ready: impl FnOnce()) -> Result<Report, String> {
-    let socket = UdpSocket::bind(&UdpSocketOptions {
-        address: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
-        port,
-        reuse_port: false,
-        receive_buffer_bytes: RECEIVE_BUFFER_BYTES,
-        gro: if gro { Gro::On } else { Gro::Off },
-    })?;
+    let socket = bind(port, if gro { Gro::On } else { Gro::Off })?;
     let slot_bytes = if gro { RUN_BYTES } else { DATAGRAM_BYTES };
     let region = Region::map(BATCH * slot_bytes).map_err(|error| format!("memory for datagrams: {error}"))?;
     let mut pool = FramePool::new(0, region, &PoolSpec { slot_bytes, reliable: false });
@@ -33,6 +27,13 @@ pub fn receive(port: u16, gro: bool, ready: impl FnOnce()) -> Result<Report, Str
     let report = serve(&socket, &pool, &mut slots).map_err(|error| format!("--port {port}: {error}"));
     slots.into_iter().for_each(|slot| pool.give_back(slot));
     report
+}
+
+/// As the engine binds its own.
+pub(super) fn bind(port: u16, gro: Gro) -> Result<UdpSocket, String> {
+    let address = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
+    let receive_buffer_bytes = RECEIVE_BUFFER_BYTES;
+    UdpSocket::bind(&UdpSocketOptions { address, port, reuse_port: false, receive_buffer_bytes, gro })
 }
 
 fn serve(socket: &UdpSocket, pool: &FramePool, slots: &mut [Slot]) -> io::Result<Report> {
@@ -48,6 +49,7 @@ fn serve(socket: &UdpSocket, pool: &FramePool, slots: &mut [Slot]) -> io::Result
             watch.found();
         } else if watch.in_vain() {
             wait_for(socket.as_fd())?;
+            watch.waited();
         }
         for (index, slot) in slots[..count].iter().enumerate() {
             let message = messages.message(index);
@@ -59,5 +61,6 @@ fn serve(socket: &UdpSocket, pool: &FramePool, slots: &mut [Slot]) -> io::Result
             }
         }
     }
-    Ok(Report { seconds: watch.seconds(), dropped: u64::from(socket.drops()?), seen })
+    let (seconds, busy_seconds) = (watch.seconds(), watch.busy_seconds());
+    Ok(Report { seconds, busy_seconds, dropped: u64::from(socket.drops()?), seen, latency_ns: None })
 }

@@ -59,6 +59,15 @@ fn walk(mut rest: &[u8]) -> Option<(u64, u64)> {
     Some((events, hash))
 }
 
+/// When the first frame says that it was to be sent.
+#[inline]
+pub fn sent_time(datagram: &[u8]) -> Option<u64> {
+    let head = *datagram.get(LENGTH_BYTES)?;
+    let id = if head & FLAG_ID == 0 { 0 } else { ID_BYTES };
+    let time = datagram.get(LENGTH_BYTES + HEADER_BYTES + id..)?.first_chunk()?;
+    (head & FLAG_TIME != 0).then(|| u64::from_be_bytes(*time))
+}
+
 /// Eight bytes at a time, the last eight once more if need be: what a fast hash of a short text is today.
 #[inline]
 fn hash_of(topic: &[u8]) -> u64 {
@@ -83,8 +92,19 @@ mod tests {
     fn datagram(mix: Mix) -> Vec<u8> {
         let layout = mix.layout().unwrap();
         let mut bytes = layout.template();
-        Stamper::new(&layout, 0).stamp(&mut bytes, 0);
+        Stamper::new(&layout, 0).stamp(&mut bytes, 77);
         bytes
+    }
+
+    #[test]
+    fn a_sent_time_is_found_behind_an_id_and_without_one() {
+        for ids in [false, true] {
+            let mix = Mix { ids, timestamps: true, ..Mix::default() };
+            assert_eq!(sent_time(&datagram(mix.clone())), Some(77));
+            assert_eq!(sent_time(&datagram(Mix { timestamps: false, ..mix })), None);
+        }
+        assert_eq!(sent_time(&[]), None);
+        assert_eq!(sent_time(&[0, 0, 0, 9, FLAG_TIME, 0, 1, 2]), None);
     }
 
     #[test]

@@ -37,6 +37,7 @@ fn serve(queue: &mut XskQueue<XskRings>, pool: &mut FramePool, bare: bool) -> st
                 && let Some(file) = queue.file()
             {
                 wait_for(file)?;
+                watch.waited();
             }
             continue;
         }
@@ -55,7 +56,7 @@ fn serve(queue: &mut XskQueue<XskRings>, pool: &mut FramePool, bare: bool) -> st
     }
     let statistics = queue.statistics()?;
     let dropped = statistics.rx_dropped + statistics.rx_ring_full;
-    Ok(Report { seconds: watch.seconds(), dropped, seen })
+    Ok(Report { seconds: watch.seconds(), busy_seconds: watch.busy_seconds(), dropped, seen, latency_ns: None })
 }
 
 #[inline]
