@@ -60,3 +60,19 @@ fn servers_that_are_installed_are_measured_over_tcp() {
         assert_eq!(row.against.is_some(), xtask::process::find_program(&program).is_some(), "{row:?}");
     }
 }
+
+#[test]
+fn however_many_connections_there_are_the_pace_is_the_same() {
+    let Some((rows, others)) = rows("however_many_connections_there_are_the_pace_is_the_same", "tcp_10k") else {
+        return;
+    };
+    assert_eq!(rows.len(), 3 * others, "no throughput, which is the load's choice");
+}
+
+#[test]
+fn how_old_events_are_is_measured_at_a_pace() {
+    let Some((rows, others)) = rows("how_old_events_are_is_measured_at_a_pace", "latency_10k") else { return };
+    for metric in ["delivered", "busy", "CPU", "p50", "p99"] {
+        assert_eq!(rows.iter().filter(|row| row.metric == metric).count(), others, "{metric}");
+    }
+}

@@ -42,6 +42,8 @@ pub struct Contestant {
 pub enum Load {
     /// Over the link as fast as it goes. With ids, one event in a hundred is a duplicate.
     Datagrams { kind: Kind, ids: bool },
+    /// Over the link at so many events a second, each with the time at which it was to be sent.
+    Timed { events_per_s: u64 },
     /// Over TCP, this much a write; `None`: as fast as it is taken in.
     Stream { write_bytes: u32, events_per_s: Option<f64> },
 }
@@ -83,15 +85,26 @@ const FROM_SOCKET: &[Contestant] = &[
 ];
 
 const TOPICS: &[Contestant] = &[
-    contestant("1 k topics", Receiver::Engine(Backend::Xdp), 1_000),
-    contestant("1 topic", Receiver::Engine(Backend::Xdp), 1),
     contestant("100 k topics", Receiver::Engine(Backend::Xdp), 100_000),
+    contestant("1 topic", Receiver::Engine(Backend::Xdp), 1),
+    contestant("1 k topics", Receiver::Engine(Backend::Xdp), 1_000),
 ];
 
 const SERVERS: &[Contestant] = &[
     over_tcp("engine, TCP", Receiver::Engine(Backend::Tcp), 1),
     over_tcp("NATS", Receiver::Server(Server::Nats), 1),
     over_tcp("Redis", Receiver::Server(Server::Redis), 1),
+];
+
+const CONNECTIONS: &[Contestant] = &[
+    over_tcp("10 k connections", Receiver::Engine(Backend::Tcp), 10_000),
+    over_tcp("1 connection", Receiver::Engine(Backend::Tcp), 1),
+    over_tcp("100 connections", Receiver::Engine(Backend::Tcp), 100),
+];
+
+const SPINNING: &[Contestant] = &[
+    contestant("engine, AF_XDP", Receiver::Engine(Backend::Xdp), 1_000),
+    contestant("recv()", Receiver::Walk("recv-spin"), 1_000),
 ];
 
 /// 23 events of 64 bytes fill a datagram of an ordinary MTU.
@@ -102,6 +115,12 @@ pub const CASES: &[Case] = &[
     in_kernel("topics_23ev", 23, false, TOPICS),
     Case { load: Load::Datagrams { kind: Kind::Gso, ids: false }, ..in_kernel("gso_23ev", 23, false, FROM_SOCKET) },
     stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, events_per_s: None }, SERVERS),
+    // At a pace that the engine keeps with ease, so that it reads every write by itself and no two at once.
+    stream("tcp_10k", Load::Stream { write_bytes: 16 << 10, events_per_s: Some(2e6) }, CONNECTIONS),
+    timed("latency_10k", 10_000, 1),
+    timed("latency_100k", 100_000, 1),
+    // One event a datagram would be more packets than one CPU can send.
+    timed("latency_1m", 1_000_000, 23),
 ];
 
 const fn in_kernel(
@@ -115,6 +134,10 @@ const fn in_kernel(
 
 const fn stream(name: &'static str, load: Load, contestants: &'static [Contestant]) -> Case {
     Case { name, load, events_per_datagram: 0, contestants }
+}
+
+const fn timed(name: &'static str, events_per_s: u64, events_per_datagram: u32) -> Case {
+    Case { name, load: Load::Timed { events_per_s }, events_per_datagram, contestants: SPINNING }
 }
 
 /// The cases with this in their names.

@@ -8,13 +8,13 @@ use std::process::Command;
 use serde_json::Value;
 
 use super::case::Backend;
+use super::server::ask;
 use crate::process::bound_to_us;
 use crate::run::report::{Totals, is_balanced};
 use crate::{Error, Result};
 
 /// Everything is worked on: what would be shed under load is no event less, only less work.
 const CONFIG: &str = "\
-admin: {enabled: false}
 log: {level: error}
 control:
   socket: SOCKET
@@ -22,11 +22,30 @@ control:
   emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
 ";
 
-/// Datagrams and events that a receiver says it has worked on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a receiver says.
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Taken {
+    /// Worked on, as are the events.
     pub datagrams: u64,
     pub events: u64,
+    /// The time in which it found something to do.
+    pub busy_seconds: f64,
+    pub latency: Option<Latency>,
+}
+
+/// From an event's sent time to its handler, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Latency {
+    pub p50: f64,
+    pub p99: f64,
+}
+
+impl Latency {
+    /// Of a report's object with percentiles in nanoseconds.
+    pub fn of_json(value: &Value) -> Option<Self> {
+        let micros = |key: &str| Some(value[key].as_f64()? / 1e3);
+        Some(Latency { p50: micros("p50")?, p99: micros("p99")? })
+    }
 }
 
 /// One engine to be started.
@@ -39,6 +58,10 @@ pub struct Engine<'a> {
     pub cpu: usize,
     pub backend: Backend,
     pub port: u16,
+    /// Where it can be asked over HTTP while it runs.
+    pub admin: Option<u16>,
+    /// Never waits.
+    pub spins: bool,
 }
 
 impl Engine<'_> {
@@ -60,14 +83,29 @@ impl Engine<'_> {
         let mut text = CONFIG.replace("SOCKET", &self.folder.join("control.sock").to_string_lossy());
         let (udp, tcp) = if self.backend == Backend::Tcp { (0, self.port) } else { (self.port, 0) };
         text += &format!("listen: {{udp_port: {udp}, tcp_port: {tcp}}}\n");
+        text += &match self.admin {
+            Some(port) => format!("admin: {{enabled: true, port: {port}}}\n"),
+            None => "admin: {enabled: false}\n".to_owned(),
+        };
         if self.backend == Backend::Gro {
             text += "udp: {gro: on}\n";
+        }
+        if self.spins {
+            text += "layout: {idle: busy_spin}\n";
         }
         text
     }
 
     fn report_file(&self) -> PathBuf {
         self.folder.join("report.json")
+    }
+
+    /// How long it has been busy so far. Unlike its CPU time this leaves out what it spent looking in vain.
+    pub fn busy_seconds(&self) -> Result<f64> {
+        let port = self.admin.ok_or_else(|| Error::failed("an engine without a port to ask it on"))?;
+        let answer = ask(port, "GET /report HTTP/1.0\r\n\r\n")?;
+        let body = answer.split_once("\r\n\r\n").map(|(_, body)| body).unwrap_or_default();
+        busy_seconds(&parsed(body)?)
     }
 
     /// What its report says, once it has ended.
@@ -80,8 +118,7 @@ impl Engine<'_> {
 
 /// One whose books do not balance, or that did not receive as it was to, says nothing.
 fn taken(report: &str, backend: Backend) -> Result<Taken> {
-    let report: Value =
-        serde_json::from_str(report).map_err(|error| Error::failed(format!("the engine's report: {error}")))?;
+    let report = parsed(report)?;
     if !is_balanced(&report) {
         return Err(Error::failed(format!("the ledger does not balance: {}", report["ledger"]["imbalances"])));
     }
@@ -92,7 +129,26 @@ fn taken(report: &str, backend: Backend) -> Result<Taken> {
     }
     let totals = Totals::of(&report);
     // A duplicate has been recognised, which is the work asked for. What was shed or lost was not worked on.
-    Ok(Taken { datagrams: totals.parsed, events: totals.processed + totals.duplicate })
+    Ok(Taken {
+        datagrams: totals.parsed,
+        events: totals.processed + totals.duplicate,
+        busy_seconds: busy_seconds(&report)?,
+        latency: Latency::of_json(&report["latency_ns"]["send_to_handler"]),
+    })
+}
+
+fn parsed(report: &str) -> Result<Value> {
+    serde_json::from_str(report).map_err(|error| Error::failed(format!("the engine's report: {error}")))
+}
+
+/// Of all its threads on the data path. Before anything has come it is zero.
+fn busy_seconds(report: &Value) -> Result<f64> {
+    let runners = report["runners"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let busy_ns: Option<u64> = runners.iter().map(|runner| runner["busy_ns"].as_u64()).sum();
+    match busy_ns {
+        Some(busy_ns) if !runners.is_empty() => Ok(busy_ns as f64 / 1e9),
+        _ => Err(Error::failed("the engine's report does not say how long it was busy")),
+    }
 }
 
 /// For both families, as the engine binds it. The XDP program steers it before it is bound, so it is chosen here.
@@ -115,8 +171,19 @@ mod tests {
     fn an_engine_counts_only_with_balanced_books_and_the_right_way_in() {
         let report = r#"{"ledger": {"balanced": true, "imbalances": [], "datagrams": {"parsed": 7},
             "events": {"processed": {"realtime": 5, "batch": 2}, "duplicate": 1, "lost": {"a": 9}}},
-            "queues": [{"mode": "xdp-native-copy"}, {"mode": "socket"}]}"#;
-        assert_eq!(taken(report, Backend::Xdp).unwrap(), Taken { datagrams: 7, events: 8 });
+            "queues": [{"mode": "xdp-native-copy"}, {"mode": "socket"}],
+            "runners": [{"busy_ns": 1500000000}, {"busy_ns": 500000000}],
+            "latency_ns": {"send_to_handler": {"p50": 2500, "p99": 11000}}}"#;
+        let latency = Some(Latency { p50: 2.5, p99: 11.0 });
+        let expected = Taken { datagrams: 7, events: 8, busy_seconds: 2.0, latency };
+        assert_eq!(taken(report, Backend::Xdp).unwrap(), expected);
+        let unstamped = report.replace("send_to_handler", "rx_to_handler");
+        assert_eq!(taken(&unstamped, Backend::Xdp).unwrap().latency, None);
+        let before = report.replace("1500000000", "0").replace("500000000", "0");
+        assert_eq!(taken(&before, Backend::Xdp).unwrap().busy_seconds, 0.0);
+        assert!(taken(&report.replace("runners", "threads"), Backend::Xdp).is_err());
+        let error = taken(&report.replace("busy_ns", "rounds"), Backend::Xdp).unwrap_err();
+        assert!(error.to_string().contains("busy"), "{error}");
         let error = taken(&report.replace("true", "false"), Backend::Xdp).unwrap_err();
         assert!(error.to_string().contains("balance"), "{error}");
         let without = report.replace("xdp-native-copy", "socket");
@@ -128,10 +195,15 @@ mod tests {
     #[test]
     fn an_engine_listens_where_the_load_goes() {
         let (program, folder) = (Path::new("/e"), Path::new("/f"));
-        let engine = |backend| Engine { program, folder, iface: "e0", cpu: 1, backend, port: 5 };
+        let engine =
+            |backend| Engine { program, folder, iface: "e0", cpu: 1, backend, port: 5, admin: None, spins: false };
         assert!(engine(Backend::Xdp).config().contains("{udp_port: 5, tcp_port: 0}"));
         assert!(engine(Backend::Tcp).config().contains("{udp_port: 0, tcp_port: 5}"));
         assert!(engine(Backend::Gro).config().contains("gro: on"));
         assert!(engine(Backend::Tcp).config().contains("socket: /f/control.sock"));
+        let plain = engine(Backend::Xdp).config();
+        assert!(plain.contains("admin: {enabled: false}") && !plain.contains("busy_spin"), "{plain}");
+        let other = Engine { admin: Some(7), spins: true, ..engine(Backend::Xdp) }.config();
+        assert!(other.contains("admin: {enabled: true, port: 7}") && other.contains("idle: busy_spin"), "{other}");
     }
 }

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::case::{Backend, Case, Contestant, Load as Way, Receiver};
 use super::child::Process;
-use super::engine::{Engine, Taken, free_udp_port};
+use super::engine::{Engine, Latency, Taken, free_udp_port};
 use super::stream::Stream;
 use super::{Cpus, Programs};
 use crate::blast::merged;
@@ -29,10 +29,12 @@ pub struct Round {
     pub throughput: Option<f64>,
     /// Per cent of the datagrams sent, the others were dropped; of a stream, of its events.
     pub delivered: f64,
-    /// CPU time of the receiver in per cent of the generator's time.
+    /// The receiver's share of the generator's time, in per cent, in which it found something to do.
     pub busy: f64,
-    /// CPU nanoseconds an event.
+    /// Nanoseconds of that an event.
     pub cpu: f64,
+    /// Where events have a sent time.
+    pub latency: Option<Latency>,
 }
 
 /// What figures are made of.
@@ -46,7 +48,8 @@ pub struct Facts {
     pub arrived: u64,
     /// Worked on.
     pub events: u64,
-    pub cpu_seconds: f64,
+    pub busy_seconds: f64,
+    pub latency: Option<Latency>,
 }
 
 /// Where the measurements of a run are made.
@@ -67,6 +70,11 @@ impl Place<'_> {
                 let load = load_of(kind, ids, case.events_per_datagram);
                 self.datagrams(&load, contestant, seconds, producer)
             }
+            Way::Timed { events_per_s } => {
+                let rate = Rate::EventsPerS(events_per_s);
+                let load = Load { rate, ..load_of(Kind::AfXdp, false, case.events_per_datagram) };
+                self.datagrams(&load, contestant, seconds, producer)
+            }
             Way::Stream { write_bytes, events_per_s } => {
                 self.stream(&Stream { write_bytes, events_per_s }, contestant, seconds)
             }
@@ -76,32 +84,34 @@ impl Place<'_> {
     /// An engine on the receiver's CPU.
     pub(super) fn engine(&self, port: u16) -> Engine<'_> {
         let (program, iface, cpu) = (&self.programs.eventstream, &self.link.iface, self.cpus.receiver);
-        Engine { program, folder: &self.folder, iface, cpu, backend: Backend::Xdp, port }
+        Engine { program, folder: &self.folder, iface, cpu, backend: Backend::Xdp, port, admin: None, spins: false }
     }
 
     fn datagrams(&self, load: &Load, contestant: &Contestant, seconds: f64, producer: u64) -> Result<Round> {
         let port = free_udp_port()?;
+        let is_paced = load.rate != Rate::Max;
         let (command, engine) = match contestant.receiver {
             Receiver::Engine(backend) => {
-                let engine = Engine { backend, ..self.engine(port) };
+                let engine = Engine { backend, spins: is_paced, ..self.engine(port) };
                 (engine.command()?, Some(engine))
             }
             Receiver::Walk(way) => (self.walk(way, port), None),
             Receiver::Server(_) => return Err(Error::failed("it receives no datagrams")),
         };
         let receiver = Process::start(command, self.stop)?;
-        let before = receiver.cpu_seconds()?;
         let sent = self.load(load, contestant, port, seconds, producer)?;
         process::sleep(SETTLE, self.stop);
-        let cpu_seconds = receiver.cpu_seconds()? - before;
         let said = receiver.end()?;
-        let taken = match engine {
+        check_pace(load, &sent, seconds)?;
+        let Taken { datagrams, events, busy_seconds, latency } = match engine {
             Some(engine) => engine.taken()?,
             None => of_walk(&said, contestant, load.events_per_datagram)?,
         };
-        let (arrived, events) = (taken.datagrams, taken.events);
-        let is_paced = load.rate != Rate::Max;
-        Round::new(&Facts { seconds: sent.seconds, is_paced, sent: sent.datagrams, arrived, events, cpu_seconds })
+        if is_paced && latency.is_none() {
+            return Err(Error::failed("it does not say how old events were"));
+        }
+        let (seconds, sent) = (sent.seconds, sent.datagrams);
+        Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency })
     }
 
     fn walk(&self, way: &str, port: u16) -> Command {
@@ -129,11 +139,24 @@ fn load_of(kind: Kind, ids: bool, events_per_datagram: u32) -> Load {
     Load { kind, path: Path::Link, queues: "0", rate: Rate::Max, events_per_datagram, duplicates, tick_ms: None }
 }
 
-/// Without duplicates there need be no ids.
+/// What is late is sent all the same and is in the latencies; what was never sent is not, and so may not be.
+fn check_pace(load: &Load, sent: &Sent, seconds: f64) -> Result<()> {
+    let Rate::EventsPerS(rate) = load.rate else { return Ok(()) };
+    let due = rate as f64 * seconds;
+    if (sent.events as f64) < 0.999 * due {
+        return Err(Error::failed(format!("the pace could not be kept: {} of {due:.0} events were sent", sent.events)));
+    }
+    Ok(())
+}
+
+/// Without duplicates there need be no ids; at a pace it is of interest how old events are.
 fn arguments(load: &Load, contestant: &Contestant, target: &Target, slot: &Slot) -> Vec<String> {
     let mut list = load::arguments(load, target, slot);
     if load.duplicates == 0.0 {
         list.retain(|argument| argument != "--ids");
+    }
+    if load.rate != Rate::Max {
+        list.push("--timestamps".to_owned());
     }
     merged(list, &["--topics".to_owned(), contestant.topics.to_string()])
 }
@@ -153,16 +176,18 @@ fn of_walk(said: &[String], contestant: &Contestant, events_per_datagram: u32) -
     // Who does not look inside knows of no events.
     let looks_inside = contestant.receiver != Receiver::Walk("bare");
     let events = if looks_inside { count("events")? } else { datagrams * u64::from(events_per_datagram) };
-    Ok(Taken { datagrams, events })
+    let busy_seconds = report["busy_seconds"].as_f64();
+    let busy_seconds = busy_seconds.ok_or_else(|| Error::failed(format!("{name}: how long was it busy? {last:?}")))?;
+    Ok(Taken { datagrams, events, busy_seconds, latency: Latency::of_json(&report["latency_ns"]) })
 }
 
 impl Round {
     pub fn new(facts: &Facts) -> Result<Self> {
-        let Facts { seconds, is_paced, sent, arrived, events, cpu_seconds } = *facts;
-        if arrived == 0 || events == 0 || seconds <= 0.0 || cpu_seconds <= 0.0 {
+        let Facts { seconds, is_paced, sent, arrived, events, busy_seconds, latency } = *facts;
+        if arrived == 0 || events == 0 || seconds <= 0.0 || busy_seconds <= 0.0 {
             return Err(Error::failed(format!(
                 "nothing to measure: {sent} sent in {seconds:.3} s, {arrived} taken in, {events} events, \
-                 {cpu_seconds:.2} s of CPU time"
+                 {busy_seconds:.3} s busy"
             )));
         }
         if arrived > sent {
@@ -171,8 +196,9 @@ impl Round {
         Ok(Round {
             throughput: (!is_paced).then_some(events as f64 / seconds / 1e6),
             delivered: 100.0 * arrived as f64 / sent as f64,
-            busy: 100.0 * cpu_seconds / seconds,
-            cpu: 1e9 * cpu_seconds / events as f64,
+            busy: 100.0 * busy_seconds / seconds,
+            cpu: 1e9 * busy_seconds / events as f64,
+            latency,
         })
     }
 }
@@ -184,28 +210,59 @@ mod tests {
 
     #[test]
     fn figures_follow_from_what_was_sent_and_taken() {
-        let facts =
-            Facts { seconds: 2.0, is_paced: false, sent: 4_000, arrived: 1_000, events: 4_000_000, cpu_seconds: 1.0 };
+        let facts = Facts {
+            seconds: 2.0,
+            is_paced: false,
+            sent: 4_000,
+            arrived: 1_000,
+            events: 4_000_000,
+            busy_seconds: 1.0,
+            latency: None,
+        };
         let round = Round::new(&facts).unwrap();
-        assert_eq!(round, Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0 });
+        assert_eq!(round, Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0, latency: None });
         assert_eq!(Round::new(&Facts { is_paced: true, ..facts }).unwrap().throughput, None);
         assert!(Round::new(&Facts { arrived: 0, events: 0, ..facts }).is_err());
-        assert!(Round::new(&Facts { cpu_seconds: 0.0, ..facts }).is_err());
+        assert!(Round::new(&Facts { busy_seconds: 0.0, ..facts }).is_err());
         assert!(Round::new(&Facts { arrived: 4_001, ..facts }).is_err(), "more than was sent");
     }
 
     #[test]
     fn a_receivers_last_line_is_what_it_received() {
-        let line = r#"{"seconds":1.5,"dropped":3,"datagrams":10,"events":230,"malformed":0,"hash":5}"#.to_owned();
+        let line =
+            r#"{"seconds":1.5,"busy_seconds":0.5,"dropped":3,"datagrams":10,"events":230,"malformed":0,"hash":5}"#
+                .to_owned();
         let said = ["warming up".to_owned(), line.clone()];
         let [_, walk, bare, ..] = by_name("xdp_23ev").contestants else { panic!("a walk and a bare one") };
-        assert_eq!(of_walk(&said, walk, 23).unwrap(), Taken { datagrams: 10, events: 230 });
+        let expected = Taken { datagrams: 10, events: 230, busy_seconds: 0.5, latency: None };
+        assert_eq!(of_walk(&said, walk, 23).unwrap(), expected);
         let without = [line.replace("230", "0")];
-        assert_eq!(of_walk(&without, bare, 23).unwrap(), Taken { datagrams: 10, events: 230 });
+        assert_eq!(of_walk(&without, bare, 23).unwrap(), expected);
+        let timed = [line.replace("}", r#","latency_ns":{"p50":4100,"p99":11500}}"#)];
+        assert_eq!(of_walk(&timed, walk, 23).unwrap().latency, Some(Latency { p50: 4.1, p99: 11.5 }));
         let malformed = [line.replace(r#""malformed":0"#, r#""malformed":2"#)];
         assert!(of_walk(&malformed, walk, 23).unwrap_err().to_string().contains("2 malformed"));
         let error = of_walk(&[], walk, 23).unwrap_err();
         assert!(error.to_string().contains("AF_XDP walk"), "{error}");
+    }
+
+    #[test]
+    fn a_pace_that_was_not_kept_is_an_error() {
+        let sent = Sent { events: 14_990, ..Sent::default() };
+        let at = |rate| Load { rate, ..load_of(Kind::AfXdp, false, 1) };
+        assert!(check_pace(&at(Rate::EventsPerS(10_000)), &sent, 1.5).is_ok());
+        let error = check_pace(&at(Rate::EventsPerS(20_000)), &sent, 1.5).unwrap_err();
+        assert!(error.to_string().contains("14990 of 30000"), "{error}");
+        assert!(check_pace(&at(Rate::Max), &sent, 1.5).is_ok());
+    }
+
+    #[test]
+    fn at_a_pace_events_have_sent_times() {
+        let target = Target { link: None, udp_port: 5, tcp_port: 0 };
+        let load = Load { rate: Rate::EventsPerS(10_000), ..load_of(Kind::AfXdp, false, 1) };
+        let slot = Slot { seconds: 1.0, rate: Slot::rate_of(&load, 0.0), producer: 7, cpu: 0 };
+        let text = arguments(&load, &by_name("latency_10k").contestants[0], &target, &slot).join(" ");
+        assert!(text.contains("--timestamps") && text.contains("--rate 10000") && !text.contains("--ids"), "{text}");
     }
 
     #[test]
@@ -218,6 +275,7 @@ mod tests {
             let load = load_of(kind, ids, case.events_per_datagram);
             arguments(&load, &case.contestants[at], &target, &slot).join(" ")
         };
+        assert!(!text("xdp_1ev", 0).contains("--timestamps"));
         let plain = text("xdp_23ev", 0);
         assert!(!plain.contains("--ids") && plain.contains("--duplicates 0"), "{plain}");
         assert!(plain.contains("--events-per-datagram 23") && plain.ends_with("--topics 1000"), "{plain}");

@@ -83,7 +83,7 @@ impl Server {
 }
 
 /// Everything that is answered until the server closes.
-fn ask(port: u16, question: &str) -> Result<String> {
+pub fn ask(port: u16, question: &str) -> Result<String> {
     let exchange = || {
         let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_read_timeout(Some(ANSWER_WITHIN))?;

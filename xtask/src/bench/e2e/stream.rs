@@ -1,7 +1,7 @@
 //! A measurement over TCP on loopback: the same messages from the same program, to whichever server it is.
 //!
 //! What the server says it has taken in has to be what was sent: a stream loses nothing. Connecting and closing are not
-//! within the CPU time; the load waits for it to be looked at.
+//! within the time it was busy; the load waits for that to be looked at.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -37,42 +37,45 @@ impl Place<'_> {
         let port = free_tcp_port()?;
         match contestant.receiver {
             Receiver::Engine(backend) => {
-                let engine = Engine { backend, ..self.engine(port) };
+                let engine = Engine { backend, admin: Some(free_tcp_port()?), ..self.engine(port) };
                 let receiver = Process::start(engine.command()?, self.stop)?;
-                let (sent, cpu_seconds) = self.send(stream, contestant, seconds, port, &receiver)?;
+                let busy = || engine.busy_seconds();
+                let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 receiver.end()?;
-                round(stream, sent, engine.taken()?.events, cpu_seconds)
+                round(stream, sent, engine.taken()?.events, busy_seconds)
             }
             Receiver::Server(server) => {
                 let monitor = free_tcp_port()?;
                 let command = server.command(self.cpus.receiver, port, monitor, &self.folder)?;
                 let receiver = Process::start_server(command, port, self.stop)?;
-                let (sent, cpu_seconds) = self.send(stream, contestant, seconds, port, &receiver)?;
-                round(stream, sent, server.messages(port, monitor)?, cpu_seconds)
+                // It waits without looking.
+                let busy = || receiver.cpu_seconds();
+                let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
+                round(stream, sent, server.messages(port, monitor)?, busy_seconds)
             }
             Receiver::Walk(way) => Err(Error::failed(format!("walk {way} receives no streams"))),
         }
     }
 
-    /// What was sent, and the receiver's CPU time meanwhile.
+    /// What was sent, and how long the receiver was busy meanwhile.
     fn send(
         &self,
         stream: &Stream,
         contestant: &Contestant,
         seconds: f64,
         port: u16,
-        receiver: &Process,
+        busy: impl Fn() -> Result<f64>,
     ) -> Result<(Sent, f64)> {
         let mut command = bound_to_us(&self.programs.publish);
         command.args(arguments(stream, contestant, seconds, port, self.cpus.generator)).stdin(Stdio::piped());
         let mut load = Process::start(command, self.stop)?;
-        let before = receiver.cpu_seconds()?;
+        let before = busy()?;
         load.go_on()?;
         load.wait_for("SENT", Duration::from_secs_f64(seconds) + OVERTIME, self.stop)?;
         process::sleep(SETTLE, self.stop);
-        let cpu_seconds = receiver.cpu_seconds()? - before;
+        let busy_seconds = busy()? - before;
         load.go_on()?;
-        Ok((sent(&load.ended(self.stop)?)?, cpu_seconds))
+        Ok((sent(&load.ended(self.stop)?)?, busy_seconds))
     }
 }
 
@@ -106,13 +109,14 @@ fn sent(said: &[String]) -> Result<Sent> {
     }
 }
 
-fn round(stream: &Stream, sent: Sent, taken: u64, cpu_seconds: f64) -> Result<Round> {
+fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64) -> Result<Round> {
     if taken != sent.events {
         return Err(Error::failed(format!("{taken} events taken in of {} that were sent", sent.events)));
     }
     let is_paced = stream.events_per_s.is_some();
     let Sent { events, seconds } = sent;
-    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, cpu_seconds })
+    let latency = None;
+    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, busy_seconds, latency })
 }
 
 /// Which of others' servers a case is about.
@@ -140,6 +144,18 @@ mod tests {
             case.contestants.iter().map(|contestant| arguments(&stream(case), contestant, 1.5, 5, 0)).collect();
         assert_eq!(lists.iter().map(|list| list[0].as_str()).collect::<Vec<_>>(), ["eventstream", "nats", "redis"]);
         assert!(lists.windows(2).all(|pair| pair[0][1..] == pair[1][1..]), "{lists:?}");
+    }
+
+    #[test]
+    fn however_many_connections_the_pace_and_the_writes_are_the_same() {
+        let case = by_name("tcp_10k");
+        let texts = case.contestants.iter().map(|one| arguments(&stream(case), one, 1.5, 5, 0).join(" "));
+        let without = |text: String| {
+            let (before, after) = text.split_once(" --connections ").expect("a number of connections");
+            (before.to_owned(), after.split_once(' ').map(|(_, rest)| rest.to_owned()))
+        };
+        let rest: Vec<_> = texts.map(without).collect();
+        assert!(rest[0].0.contains("--rate 2000000") && rest.iter().all(|one| *one == rest[0]), "{rest:?}");
     }
 
     #[test]
