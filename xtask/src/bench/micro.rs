@@ -53,5 +53,5 @@ pub fn run(arguments: &Arguments) -> Result<()> {
     if let Some(path) = &arguments.json {
         fs::write(path, &text).map_err(|error| Error::of_io(&path.to_string_lossy(), &error))?;
     }
-    if arguments.readme { section::MICRO.write(&setting, &rows) } else { Ok(()) }
+    if arguments.readme { section::MICRO.write(&setting, &rows, "") } else { Ok(()) }
 }

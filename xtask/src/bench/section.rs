@@ -28,11 +28,11 @@ impl Section {
         format!("<!-- End of what `cargo xtask bench {} --readme` has written. -->", self.0)
     }
 
-    /// Puts what was measured into the README.
-    pub fn write(self, setting: &Setting, rows: &[Row]) -> Result<()> {
+    /// Puts what was measured into the README, and `more` behind it.
+    pub fn write(self, setting: &Setting, rows: &[Row], more: &str) -> Result<()> {
         let path = workspace_root().join("README.md");
         let text = fs::read_to_string(&path).map_err(|error| Error::of_io("README.md", &error))?;
-        let body = format!("{MEASURED}{setting}.\n\n{}", table::for_markdown(rows));
+        let body = format!("{MEASURED}{setting}.\n\n{}{more}", table::for_markdown(rows));
         let text = self.replace(&text, &body).map_err(Error::Failed)?;
         fs::write(&path, text).map_err(|error| Error::of_io("README.md", &error))
     }

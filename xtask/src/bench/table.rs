@@ -60,7 +60,7 @@ fn figure(measured: &Measured) -> String {
 }
 
 /// Three digits that count.
-fn rounded(value: f64) -> String {
+pub fn rounded(value: f64) -> String {
     let digits = if value >= 100.0 {
         0
     } else if value >= 10.0 {

@@ -6,12 +6,14 @@
 //!            ├ stream  or of messages over TCP, to the engine or to others' servers (server)
 //!            ├ engine  the engine as a receiver
 //!            └ child   a program that takes part
+//!   chart  rows as pictures
 //! ```
 //!
 //! A round measures every contestant of a case once, in turns, each with a receiver of its own and the same load from
 //! another CPU. What is compared are the figures within a round.
 
 pub mod case;
+mod chart;
 mod child;
 mod engine;
 mod round;
@@ -26,7 +28,7 @@ use self::round::{Place, Round};
 use super::row::{self, Better, Row};
 use super::setting::Setting;
 use super::{section, table};
-use crate::process::{cargo, target_directory, tool, visible};
+use crate::process::{cargo, target_directory, tool, visible, workspace_root};
 use crate::run::{allowed_cpus, producer};
 use crate::signals::Stop;
 use crate::testbed::{Link, Options, Testbed};
@@ -43,7 +45,7 @@ pub struct Arguments {
     /// Only the cases whose names contain this, such as xdp_1ev or topics.
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Replace the tables in the README.
+    /// Replace the tables in the README, and the charts.
     #[arg(long, conflicts_with_all = ["quick", "only"])]
     readme: bool,
 }
@@ -63,6 +65,9 @@ pub struct Extent {
     pub rounds: usize,
     pub seconds: f64,
 }
+
+/// Where the charts are, from the workspace's root.
+const CHARTS: &str = "benches/charts";
 
 const FULL: Extent = Extent { rounds: 5, seconds: 1.5 };
 const QUICK: Extent = Extent { rounds: 2, seconds: 0.5 };
@@ -112,7 +117,8 @@ pub fn run(arguments: &Arguments) -> Result<()> {
         return Err(Error::failed(failures.join("; ")));
     }
     if arguments.readme {
-        section::E2E.write(&setting, &rows)?;
+        let charts = chart::write(&workspace_root().join(CHARTS), CHARTS, &rows)?;
+        section::E2E.write(&setting, &rows, &charts)?;
     }
     Ok(())
 }
