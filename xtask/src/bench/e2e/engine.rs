@@ -62,6 +62,8 @@ pub struct Engine<'a> {
     pub admin: Option<u16>,
     /// Never waits.
     pub spins: bool,
+    /// How many of the load's topics its configuration has, all of one class: they are to differ in their number alone.
+    pub topic_entries: u32,
 }
 
 impl Engine<'_> {
@@ -89,6 +91,10 @@ impl Engine<'_> {
         };
         if self.backend == Backend::Gro {
             text += "udp: {gro: on}\n";
+        }
+        if self.topic_entries > 0 {
+            let entry = |number| format!("- {{name: load/{number:06}, class: realtime}}\n");
+            text += &("topics:\n".to_owned() + &(0..self.topic_entries).map(entry).collect::<String>());
         }
         if self.spins {
             text += "layout: {idle: busy_spin}\n";
@@ -195,8 +201,17 @@ mod tests {
     #[test]
     fn an_engine_listens_where_the_load_goes() {
         let (program, folder) = (Path::new("/e"), Path::new("/f"));
-        let engine =
-            |backend| Engine { program, folder, iface: "e0", cpu: 1, backend, port: 5, admin: None, spins: false };
+        let engine = |backend| Engine {
+            program,
+            folder,
+            iface: "e0",
+            cpu: 1,
+            backend,
+            port: 5,
+            admin: None,
+            spins: false,
+            topic_entries: 0,
+        };
         assert!(engine(Backend::Xdp).config().contains("{udp_port: 5, tcp_port: 0}"));
         assert!(engine(Backend::Tcp).config().contains("{udp_port: 0, tcp_port: 5}"));
         assert!(engine(Backend::Gro).config().contains("gro: on"));
@@ -205,5 +220,10 @@ mod tests {
         assert!(plain.contains("admin: {enabled: false}") && !plain.contains("busy_spin"), "{plain}");
         let other = Engine { admin: Some(7), spins: true, ..engine(Backend::Xdp) }.config();
         assert!(other.contains("admin: {enabled: true, port: 7}") && other.contains("idle: busy_spin"), "{other}");
+        let known = Engine { topic_entries: 2, ..engine(Backend::Xdp) }.config();
+        assert!(
+            known
+                .ends_with("topics:\n- {name: load/000000, class: realtime}\n- {name: load/000001, class: realtime}\n")
+        );
     }
 }

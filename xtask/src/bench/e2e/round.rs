@@ -84,7 +84,8 @@ impl Place<'_> {
     /// An engine on the receiver's CPU.
     pub(super) fn engine(&self, port: u16) -> Engine<'_> {
         let (program, iface, cpu) = (&self.programs.eventstream, &self.link.iface, self.cpus.receiver);
-        Engine { program, folder: &self.folder, iface, cpu, backend: Backend::Xdp, port, admin: None, spins: false }
+        let folder = &self.folder;
+        Engine { program, folder, iface, cpu, backend: Backend::Xdp, port, admin: None, spins: false, topic_entries: 0 }
     }
 
     fn datagrams(&self, load: &Load, contestant: &Contestant, seconds: f64, producer: u64) -> Result<Round> {
@@ -92,7 +93,8 @@ impl Place<'_> {
         let is_paced = load.rate != Rate::Max;
         let (command, engine) = match contestant.receiver {
             Receiver::Engine(backend) => {
-                let engine = Engine { backend, spins: is_paced, ..self.engine(port) };
+                let topic_entries = if contestant.has_entries { contestant.topics } else { 0 };
+                let engine = Engine { backend, spins: is_paced, topic_entries, ..self.engine(port) };
                 (engine.command()?, Some(engine))
             }
             Receiver::Walk(way) => (self.walk(way, port), None),
