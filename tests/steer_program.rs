@@ -15,7 +15,9 @@ mod surroundings;
 
 use std::io::{self, Write as _};
 
+use eventstream::runtime::clock::kernel_now;
 use eventstream_steer::maps::{AddressKey, MODE_REFUSE, MODE_STEER, QUEUE_COUNT, ROW_COUNT, SteerConfig, row};
+use eventstream_steer::stamp::{is_due, stamped_time};
 use eventstream_steer::{Policy, Verdict, decide};
 use kernel::{Counts, Receiver, Steer, XDP_DROP, XDP_PASS, XDP_REDIRECT};
 use packets::{Case, Checksum, FRAME_ROOM, GROUP_V4, OWN_V4, OWN_V6, PORT, UdpPacket, cases};
@@ -121,6 +123,40 @@ fn without_a_socket_in_the_map_our_packets_pass_and_are_counted_so() {
     check(&mut steer, &packet, Verdict::Steered, "socket of the queue");
     drop(socket);
     check(&mut steer, &packet, Verdict::NoSocket, "socket closed");
+}
+
+#[test]
+fn steered_packets_that_are_due_are_stamped_and_no_others() {
+    if is_skipped("steered_packets_that_are_due_are_stamped_and_no_others") {
+        return;
+    }
+    let mut steer = configured();
+    let ours = UdpPacket::new(OWN_V4, 64).build();
+    for _ in 0..2 {
+        assert_eq!(steer.run_with_metadata(&ours), (XDP_PASS, Vec::new()), "without a socket");
+    }
+    let socket = XskSocket::new().expect("AF_XDP socket");
+    steer.add_socket(0, &socket);
+    // The test stays on no CPU, and each CPU counts for itself: all that is steered tells which packets may be due.
+    let (mut stamped, mut newest) = (0, 0);
+    for steered in 1..=200 {
+        let before = kernel_now();
+        let (action, metadata) = steer.run_with_metadata(&ours);
+        assert_eq!(action, XDP_REDIRECT, "packet {steered}");
+        if metadata.is_empty() {
+            continue;
+        }
+        let time = stamped_time(metadata[..].try_into().expect("a stamp's size")).expect("a stamp");
+        assert!(time > newest && (before..=kernel_now()).contains(&time), "packet {steered}: {time}");
+        (stamped, newest) = (stamped + 1, time);
+    }
+    let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+    let least = (1..=200 / cpus).filter(|steered| is_due(*steered)).count() as u64;
+    assert!((least..=4 + cpus).contains(&stamped), "{stamped} stamps");
+    steer.configure(config(true, false));
+    for _ in 0..64 * cpus {
+        assert_eq!(steer.run_with_metadata(&ours), (XDP_DROP, Vec::new()), "refused");
+    }
 }
 
 #[test]

@@ -14,6 +14,7 @@ mod checksum;
 pub mod decision;
 pub mod maps;
 pub mod packet;
+pub mod stamp;
 
 #[cfg(not(target_arch = "bpf"))]
 mod object;

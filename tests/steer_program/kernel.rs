@@ -81,6 +81,11 @@ pub struct Receiver {
 }
 
 fn run(program: &ProgramMut<'_>, packet: &[u8], from: Receiver, out: Option<&mut [u8]>) -> u32 {
+    run_to(program, packet, from, out).0
+}
+
+/// The action, and how many bytes of metadata and packet came out.
+fn run_to(program: &ProgramMut<'_>, packet: &[u8], from: Receiver, out: Option<&mut [u8]>) -> (u32, usize) {
     // struct xdp_md: data, data_end, data_meta, ingress_ifindex, rx_queue_index, egress_ifindex.
     let words = [0, packet.len() as u32, 0, from.interface_index, from.queue, 0];
     let mut context: Vec<u8> = words.iter().flat_map(|word| word.to_ne_bytes()).collect();
@@ -90,7 +95,8 @@ fn run(program: &ProgramMut<'_>, packet: &[u8], from: Receiver, out: Option<&mut
         data_out: out,
         ..ProgramInput::default()
     };
-    program.test_run(input).expect("test run").return_value
+    let output = program.test_run(input).expect("test run");
+    (output.return_value, output.data.map_or(0, |data| data.len()))
 }
 
 /// What the steering program counted in one row.
@@ -140,6 +146,17 @@ impl Steer {
 
     pub fn run(&self, packet: &[u8], from: Receiver) -> u32 {
         run(&program(&self.0, maps::STEER_PROGRAM), packet, from, None)
+    }
+
+    /// The action, and what the program laid before the packet; the packet itself must be as it was.
+    pub fn run_with_metadata(&self, packet: &[u8]) -> (u32, Vec<u8>) {
+        let mut out = vec![0; packet.len() + 256];
+        let program = program(&self.0, maps::STEER_PROGRAM);
+        let (action, length) = run_to(&program, packet, Receiver::default(), Some(&mut out));
+        out.truncate(length);
+        let unchanged = out.split_off(length - packet.len());
+        assert_eq!(unchanged, packet);
+        (action, out)
     }
 
     pub fn attach(&self, interface_index: u32) {

@@ -35,6 +35,17 @@ impl XdpPacket {
     }
 }
 
+/// The metadata before the packet as a `T`, if so much was asked for.
+#[inline(always)]
+pub fn metadata<T>(context: &XdpContext) -> Option<*mut T> {
+    const { assert!(align_of::<T>() == 1, "packets align nothing") };
+    let start = context.metadata();
+    if opaque(start + size_of::<T>()) > context.metadata_end() {
+        return None;
+    }
+    Some(start as *mut T)
+}
+
 /// The same address, of which the compiler knows nothing: it would move the constant to the other side of a comparison
 /// (`end - 8`), and the verifier allows no arithmetic on the end of a packet.
 #[inline(always)]

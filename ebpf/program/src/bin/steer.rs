@@ -1,18 +1,20 @@
 //! Steers the engine's datagrams into the AF_XDP socket of their receive queue; everything else passes.
 //!
 //! Runs in the NIC's softirq, once per packet. All it decides is in [`eventstream_steer::decide`]; here are the maps
-//! and the counting. Invariant: every run adds one to its queue's `RUNS` and, at its end, one to one of its `VERDICTS`,
-//! independently, so that userspace can compare the two.
+//! and the counting, and the stamps that say when a packet was seen. Invariant: every run adds one to its queue's `RUNS`
+//! and, at its end, one to one of its `VERDICTS`, independently, so that userspace can compare the two.
 #![no_std]
 #![no_main]
 
 use aya_ebpf::bindings::xdp_action;
 use aya_ebpf::btf_maps::{Array, HashMap, PerCpuArray, XskMap};
+use aya_ebpf::helpers::generated::{bpf_ktime_get_ns, bpf_xdp_adjust_meta};
 use aya_ebpf::macros::{btf_map, xdp};
 use aya_ebpf::programs::XdpContext;
 use eventstream_steer::maps::{self, AddressKey, SteerConfig};
+use eventstream_steer::stamp::{STAMP_BYTES, is_due, stamp};
 use eventstream_steer::{Policy, Verdict, decide};
-use eventstream_xdp::XdpPacket;
+use eventstream_xdp::{XdpPacket, metadata};
 
 #[btf_map]
 static CONFIG: Array<SteerConfig, 1> = Array::new();
@@ -57,11 +59,29 @@ impl Policy for Maps {
     }
 }
 
+/// Adds one, and answers what that makes.
 #[inline(always)]
-fn count(counter: Option<*mut u64>) {
-    if let Some(counter) = counter {
-        // SAFETY: a pointer to this CPU's own value from a map look-up; the program is not re-entered on a CPU.
-        unsafe { *counter += 1 };
+fn count(counter: Option<*mut u64>) -> u64 {
+    let Some(counter) = counter else { return 0 };
+    // SAFETY: a pointer to this CPU's own value from a map look-up; the program is not re-entered on a CPU.
+    unsafe { *counter += 1 };
+    // SAFETY: as above.
+    unsafe { *counter }
+}
+
+/// Lays a stamp before the packet, where the driver has room for it. Nothing may be read of the packet afterwards through
+/// pointers from before.
+#[inline(always)]
+fn lay_stamp(context: &XdpContext) {
+    // SAFETY: the helper takes nothing and always answers.
+    let now = unsafe { bpf_ktime_get_ns() };
+    // SAFETY: the context is the kernel's own, and the helper checks the room.
+    if unsafe { bpf_xdp_adjust_meta(context.ctx, -(STAMP_BYTES as i32)) } != 0 {
+        return;
+    }
+    if let Some(place) = metadata(context) {
+        // SAFETY: `metadata` compared the place with the packet's start, and the verifier checks that it did.
+        unsafe { *place = stamp(now) };
     }
 }
 
@@ -75,9 +95,14 @@ pub fn steer(context: XdpContext) -> u32 {
     if verdict == Verdict::Steered && SOCKETS.redirect(queue, xdp_action::XDP_PASS.into()).is_err() {
         verdict = Verdict::NoSocket;
     }
-    count(VERDICTS.get_ptr_mut(maps::verdict_index(row, verdict)));
+    let counted = count(VERDICTS.get_ptr_mut(maps::verdict_index(row, verdict)));
     match verdict {
-        Verdict::Steered => xdp_action::XDP_REDIRECT,
+        Verdict::Steered => {
+            if is_due(counted) {
+                lay_stamp(&context);
+            }
+            xdp_action::XDP_REDIRECT
+        }
         Verdict::Refused | Verdict::Filtered => xdp_action::XDP_DROP,
         _ => xdp_action::XDP_PASS,
     }
