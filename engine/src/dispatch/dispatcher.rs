@@ -12,10 +12,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::link::Link;
+use super::shedding::Shedding;
 use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
 use super::{UNNAMED_TOPICS, topic_word};
-use crate::control::{State, StateCell};
+use crate::control::StateCell;
 use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
 use crate::frame::{Class, PRIORITY_MASK, Priority};
@@ -386,28 +387,6 @@ impl Router {
         self.settled[usize::from(event.pool())] += 1;
         let kept = self.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
         self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
-    }
-}
-
-/// What a state sends to the dead letter queue.
-#[derive(Clone, Copy)]
-struct Shedding {
-    below: Priority,
-    reason: DeadLetterReason,
-}
-
-impl Shedding {
-    const fn of(state: State) -> Option<Self> {
-        match state {
-            State::Dropping => Some(Self { below: Priority::Medium, reason: DeadLetterReason::ShedDropping }),
-            State::Emergency => Some(Self { below: Priority::Critical, reason: DeadLetterReason::ShedEmergency }),
-            _ => None,
-        }
-    }
-
-    #[inline]
-    fn hits(self, event: &Event) -> bool {
-        event.shape().priority() < self.below
     }
 }
 

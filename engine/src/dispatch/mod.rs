@@ -3,6 +3,7 @@
 
 mod dispatcher;
 mod link;
+mod shedding;
 mod spill;
 mod topic_table;
 
