@@ -21,6 +21,7 @@ use eventstream::frame::{FrameHeader, Priority, encode};
 use eventstream::metrics::{Counter, MalformedReason};
 use eventstream::nic::{self, Attach, ChecksumPolicy, Mode, NetEvent, Require, Switch, XdpOptions};
 use eventstream_steer::Verdict;
+use eventstream_steer::stamp::STAMP_INTERVAL;
 use libbpf_rs::ObjectBuilder;
 use link::{ENGINE, Link, RawSender, SENDER, ip, with_link};
 use receiver::Receiver;
@@ -96,6 +97,36 @@ fn both_queues_receive_and_every_datagram_is_counted() {
             assert!(verdicts.steered() > 0, "queue {queue} got nothing");
         }
         receiver.check_balance();
+    });
+}
+
+/// Metadata reaches the socket in copy mode: one datagram in so many tells how long it was in the rx ring.
+#[test]
+fn stamps_say_how_long_packets_were_in_the_ring() {
+    const TEST: &str = "stamps_say_how_long_packets_were_in_the_ring";
+    on_link(TEST, |link| {
+        for attach in [Attach::Native, Attach::Generic] {
+            let options = XdpOptions { attach, ..XdpOptions::new(ENGINE, PORT) };
+            let Some(mut receiver) = receiver(TEST, &options) else { return };
+            for round in 0..10 {
+                link.at_sender(move || send("198.18.0.1:8082", round * 200, 200));
+                receiver.wait_until_steered((round + 1) * 200);
+                // Nobody looks for so long, and a little longer: the clocks are compared to within some error.
+                let pause = Duration::from_millis(20);
+                std::thread::sleep(pause + Duration::from_millis(1));
+                let before = receiver.waited.len();
+                receiver.step_until("a round", |r| r.received.len() as u64 == (round + 1) * 600);
+                let waited = &receiver.waited[before..];
+                assert!(waited.iter().all(|ns| u128::from(*ns) >= pause.as_nanos()), "{attach:?}: {waited:?}");
+            }
+            // Frames of three events; each queue and CPU stamps its first packet and one in 64 then.
+            let stamped = receiver.waited.len() as u64 / 3;
+            let queues = receiver.modes.len() as u64;
+            let cpus = std::thread::available_parallelism().map_or(1, usize::from) as u64;
+            let expected = 2000 / STAMP_INTERVAL;
+            assert!((expected - 1..=expected + queues * cpus).contains(&stamped), "{attach:?}: {stamped} of 2000");
+            receiver.check_balance();
+        }
     });
 }
 

@@ -11,7 +11,7 @@ use eventstream::metrics::{Counter, MalformedReason};
 use eventstream::nic::{Interface, NetWatch, NicSetup, QueueMode, QueueVerdicts, SteerProgram};
 use eventstream::queue::mpsc;
 use eventstream::runtime::agent::{Agent, Blocking, Cycle};
-use eventstream::runtime::clock::kernel_now;
+use eventstream::runtime::clock::{Clock, kernel_now};
 use rustix::event::{PollFd, PollFlags};
 
 pub struct Receiver {
@@ -26,6 +26,8 @@ pub struct Receiver {
     releaser: Releaser,
     /// Payload of each event received, in order.
     pub received: Vec<Vec<u8>>,
+    /// How long those with a stamp had been in the ring.
+    pub waited: Vec<u32>,
 }
 
 impl Receiver {
@@ -36,9 +38,10 @@ impl Receiver {
         let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
         let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
         let state = StateCell::new(State::Running);
+        let clock = Clock::calibrated();
         let agent = |ready: eventstream::nic::XskReady| {
             let spec = IntakeSpec { pool: ready.pool, queue: producers.remove(0), parser: parser.clone(), waker: None };
-            let backend = XdpBackend::new(ready.rings);
+            let backend = XdpBackend::new(ready.rings, clock.clone());
             let agent = IngestAgent::new(format!("xdp-{}", ready.queue), backend, Intake::new(spec), state.clone());
             (ready.queue, agent)
         };
@@ -46,7 +49,7 @@ impl Receiver {
         let releaser = Releaser::new(frames.clone());
         let program = program.expect("a program");
         let received = Vec::new();
-        Self { program, watch, modes, interface, state, agents, events, frames, releaser, received }
+        Self { program, watch, modes, interface, state, agents, events, frames, releaser, received, waited: Vec::new() }
     }
 
     /// One round of all agents and of a dispatcher that ends every event at once.
@@ -57,6 +60,8 @@ impl Receiver {
             agent.housekeeping(cycle.now);
         }
         while let Some(event) = self.events.take() {
+            let run = self.frames.run_of_one(&event);
+            self.waited.extend((run.waited_ns > 0).then_some(run.waited_ns));
             self.received.push(self.frames.view(&event).payload().to_vec());
             self.releaser.release(event);
         }
@@ -102,6 +107,16 @@ impl Receiver {
 
     pub fn steered(&self) -> u64 {
         self.verdicts().iter().map(|(_, verdicts)| verdicts.steered()).sum()
+    }
+
+    /// Waits until the program has seen so many of our packets and is done with them. Nothing is taken off the rings.
+    pub fn wait_until_steered(&mut self, count: u64) {
+        let start = Instant::now();
+        while self.steered() < count {
+            assert!(start.elapsed() < Duration::from_secs(5), "not within 5 s: {:?}", self.verdicts());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        self.program.wait_for_runs();
     }
 
     /// Every equation of the ledger that is about datagrams, queue by queue.

@@ -245,7 +245,7 @@ impl Sources {
             agents.insert(plan.name, agent);
         };
         for ready in self.xsk {
-            let backend = XdpBackend::new(ready.rings);
+            let backend = XdpBackend::new(ready.rings, context.clock.clone());
             place(context, ready.pool, Transport::Udp, config.xdp.max_priority, boxed(backend));
         }
         for (backend, pool) in self.udp {

@@ -19,6 +19,15 @@ use crate::runtime::waker::Waker;
 /// nothing per event.
 const CLAIM_EVENTS: usize = 256;
 
+/// When a datagram came.
+#[derive(Clone, Copy, Debug)]
+pub struct Arrival {
+    /// When the engine took it.
+    pub consumed_ns: Nanos,
+    /// How long it had waited in the rx ring; zero where nobody knows.
+    pub waited_ns: u32,
+}
+
 /// What an intake is made of.
 pub struct IntakeSpec {
     pub pool: FramePool,
@@ -77,7 +86,8 @@ impl Intake {
     /// The caller has counted the datagram as consumed or received; here it becomes parsed or malformed.
     #[inline]
     pub fn datagram(&mut self, slot: Slot, offset: usize, length: usize, arrival_ns: Nanos, peer: Peer) -> usize {
-        self.datagram_while(slot, offset, length, arrival_ns, peer, |_| {})
+        let arrival = Arrival { consumed_ns: arrival_ns, waited_ns: 0 };
+        self.datagram_while(slot, offset, length, arrival, peer, |_| {})
     }
 
     /// The same, and calls `meanwhile` between the datagram's validation and the publication of its events.
@@ -87,7 +97,7 @@ impl Intake {
         slot: Slot,
         offset: usize,
         length: usize,
-        arrival_ns: Nanos,
+        arrival: Arrival,
         peer: Peer,
         meanwhile: impl FnOnce(&FramePool),
     ) -> usize {
@@ -101,7 +111,7 @@ impl Intake {
         }
         meanwhile(&self.pool);
         self.counters.add(Counter::DATAGRAMS_PARSED, 1);
-        self.accept(slot, offset, arrival_ns, peer)
+        self.accept(slot, offset, arrival, peer)
     }
 
     /// Takes in a run of datagrams of one sender that the kernel has put behind one another at the start of `slot`:
@@ -142,21 +152,23 @@ impl Intake {
             self.pool.give_back(slot);
             return 0;
         }
-        self.accept(slot, 0, arrival_ns, peer)
+        self.accept(slot, 0, Arrival { consumed_ns: arrival_ns, waited_ns: 0 }, peer)
     }
 
     /// Makes events of the validated `frames`, whose offsets count from `offset` in the slot, and publishes them in
     /// chunks; what the queue has no room for waits in `pending`. Returns their number.
     #[inline]
-    fn accept(&mut self, slot: Slot, offset: usize, arrival_ns: Nanos, peer: Peer) -> usize {
+    fn accept(&mut self, slot: Slot, offset: usize, arrival: Arrival, peer: Peer) -> usize {
+        let Arrival { consumed_ns, waited_ns } = arrival;
         let count = self.frames.len();
         self.counters.add(Counter::EVENTS_ACCEPTED, (count as u64).wrapping_add(miscount()));
-        let mut maker = self.pool.seal(slot, count as u32, arrival_ns, peer);
+        let mut maker = self.pool.seal(slot, count as u32, consumed_ns.saturating_sub(waited_ns.into()), peer);
         let mut rest = self.frames.as_slice();
         let (mut ignored_acks, mut backpressured) = (0, 0);
         let mut make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
             ignored_acks += u64::from(frame.shape.has(FLAG_ACK));
-            let route = Route { shape: frame.shape, topic: frame.topic_hash, connection: 0, arrival_delta_ns: 0 };
+            let route =
+                Route { shape: frame.shape, topic: frame.topic_hash, connection: 0, arrival_delta_ns: waited_ns };
             maker.make(frame.offset + offset as u32, frame.length, route)
         };
         while !rest.is_empty() {

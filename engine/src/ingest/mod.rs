@@ -9,7 +9,7 @@ pub mod tcp;
 pub mod udp;
 pub mod xdp;
 
-pub use intake::{Intake, IntakeSpec};
+pub use intake::{Arrival, Intake, IntakeSpec};
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;

@@ -13,15 +13,16 @@
 
 use std::os::fd::BorrowedFd;
 
+use eventstream_steer::stamp::STAMP_BYTES;
 use eventstream_steer::{Datagram, Packet};
 
-use super::{Backend, Intake};
+use super::{Arrival, Backend, Intake};
 use crate::control::State;
 use crate::memory::{FramePool, Peer};
 use crate::metrics::{Counter, MalformedReason};
-use crate::nic::{Batch, Received, Rings, XskQueue, XskRings};
+use crate::nic::{Batch, Received, Rings, StampReader, XskQueue, XskRings};
 use crate::runtime::agent::{Blocking, Cycle};
-use crate::runtime::clock::Nanos;
+use crate::runtime::clock::{Clock, Nanos};
 
 /// How long the rx ring must stay empty to count as drained: longer than a NAPI pass, whose packets become visible at
 /// its end. A pass is at most 64 packets, far under a millisecond; the rest is for interrupts in the middle of it.
@@ -52,6 +53,9 @@ pub struct XdpBackend<R: Rings = XskRings> {
     queue: XskQueue<R>,
     /// Consumed and not yet handed to the intake.
     batch: Batch,
+    /// When the batch was taken off the rx ring.
+    consumed_ns: Nanos,
+    stamps: StampReader,
     drain: Drain,
     last_wake: Nanos,
     now: Nanos,
@@ -60,9 +64,17 @@ pub struct XdpBackend<R: Rings = XskRings> {
 
 impl<R: Rings> XdpBackend<R> {
     /// The intake this backend is stepped with must own the pool that was opened with `queue`.
-    pub fn new(queue: XskQueue<R>) -> Self {
-        let batch = XskQueue::<R>::batch();
-        Self { queue, batch, drain: Drain::Open, last_wake: 0, now: 0, starving: false }
+    pub fn new(queue: XskQueue<R>, clock: Clock) -> Self {
+        Self {
+            queue,
+            batch: XskQueue::<R>::batch(),
+            consumed_ns: 0,
+            stamps: StampReader::new(clock),
+            drain: Drain::Open,
+            last_wake: 0,
+            now: 0,
+            starving: false,
+        }
     }
 
     /// Refills, then receives. Refilling first gives the kernel frames as early as possible.
@@ -78,6 +90,8 @@ impl<R: Rings> XdpBackend<R> {
             return;
         }
         self.drain = Drain::Open;
+        // Not the round's time: other sources may have had their turn since, and the stages behind them.
+        self.consumed_ns = self.stamps.now();
         let in_pieces = receipt.in_pieces as u64;
         intake.counters.add(Counter::DATAGRAMS_CONSUMED, receipt.packets as u64 + in_pieces);
         intake.counters.add(Counter::RX_DESCRIPTOR_INVALID, receipt.invalid as u64);
@@ -96,6 +110,18 @@ impl<R: Rings> XdpBackend<R> {
         }
     }
 
+    /// When a packet came: how long it was in the ring too, if the program has stamped it.
+    #[inline]
+    fn arrival(&mut self, pool: &FramePool, received: &Received) -> Arrival {
+        let consumed_ns = self.consumed_ns;
+        let before = pool.bytes(&received.slot).get(..received.offset).and_then(<[u8]>::last_chunk::<STAMP_BYTES>);
+        let Some(waited) = before.and_then(|before| self.stamps.waited(before, consumed_ns)) else {
+            return Arrival { consumed_ns, waited_ns: 0 };
+        };
+        // Zero would say that nobody knows. What waits 4.3 s is beyond what anybody wants to tell apart.
+        Arrival { consumed_ns, waited_ns: waited.clamp(1, u64::from(u32::MAX)) as u32 }
+    }
+
     /// Hands a packet on. The program has looked at the headers already; they are read again because what lies in
     /// the frame is input, and where the payload is follows from nothing else.
     ///
@@ -103,7 +129,7 @@ impl<R: Rings> XdpBackend<R> {
     /// waits for its own line: a third of the whole pipeline's time. Half of the lines are asked for now and half after the
     /// parsing: a core can wait for ten to sixteen, and stands still while it asks for more.
     #[inline]
-    fn hand_on(intake: &mut Intake, received: Received, ahead: Option<&Received>, now: Nanos) {
+    fn hand_on(intake: &mut Intake, received: Received, ahead: Option<&Received>, arrival: Arrival) {
         let Received { slot, offset, length } = received;
         let half = ahead.map_or(0, |ahead| ahead.length / 2).next_multiple_of(CACHE_LINE_BYTES);
         if let Some(ahead) = ahead {
@@ -114,7 +140,7 @@ impl<R: Rings> XdpBackend<R> {
             intake.pool.give_back(slot);
             return;
         };
-        intake.datagram_while(slot, offset + payload_at, payload_bytes, now, peer, |pool| {
+        intake.datagram_while(slot, offset + payload_at, payload_bytes, arrival, peer, |pool| {
             if let Some(ahead) = ahead {
                 pool.prefetch_range(&ahead.slot, ahead.offset + half, ahead.length.saturating_sub(half));
             }
@@ -149,7 +175,8 @@ impl<R: Rings> Backend for XdpBackend<R> {
         }
         let mut handed_on = 0;
         while let Some(received) = self.batch.pop_front() {
-            Self::hand_on(intake, received, self.batch.get(PREFETCH_AHEAD - 1), cycle.now);
+            let arrival = self.arrival(&intake.pool, &received);
+            Self::hand_on(intake, received, self.batch.get(PREFETCH_AHEAD - 1), arrival);
             handed_on += 1;
             if intake.is_blocked() {
                 break;
@@ -174,6 +201,7 @@ impl<R: Rings> Backend for XdpBackend<R> {
     }
 
     fn housekeeping(&mut self, intake: &mut Intake, _now: Nanos) {
+        self.stamps.compare_clocks();
         // Fails only when the socket is gone; what was read last stays.
         if let Ok(statistics) = self.queue.statistics() {
             intake.counters.set(Counter::KERNEL_RX_DROPPED, statistics.rx_dropped);
@@ -202,6 +230,11 @@ impl<R: Rings> Backend for XdpBackend<R> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use eventstream_steer::stamp::stamp;
+
     use super::*;
     use crate::frame::{FrameHeader, Limits, Parser, Priority, Transport, encode};
     use crate::ingest::IntakeSpec;
@@ -220,6 +253,8 @@ mod tests {
         events: mpsc::Consumer<Event>,
         frames: Frames,
         now: Nanos,
+        /// What the backend's clock says.
+        time: Arc<AtomicU64>,
     }
 
     fn bench(slots: usize, depth: usize) -> Bench {
@@ -232,7 +267,9 @@ mod tests {
         let limits = Limits { frame_bytes: 1 << 20, topic_bytes: 255 };
         let parser = Parser::new(limits, Transport::Udp, Priority::Critical, 7);
         let intake = Intake::new(IntakeSpec { pool, queue: producers.remove(0), parser, waker: None });
-        Bench { backend: XdpBackend::new(queue), rings, intake, events, frames, now: 0 }
+        let time = Arc::new(AtomicU64::new(0));
+        let backend = XdpBackend::new(queue, Clock::manual(time.clone()));
+        Bench { backend, rings, intake, events, frames, now: 0, time }
     }
 
     fn packet(payload: &[u8]) -> Vec<u8> {
@@ -266,11 +303,18 @@ mod tests {
 
         /// What the kernel does: the packet's bytes into the next frame of the fill ring, its name into the rx ring.
         fn deliver(&mut self, packet: &[u8]) {
+            self.deliver_behind(&[], packet);
+        }
+
+        /// The same with metadata before the packet.
+        fn deliver_behind(&mut self, metadata: &[u8], packet: &[u8]) {
             let slot = self.rings.kernel.lock().unwrap().fill.pop_front().unwrap();
             let position = u64::from(slot) * SLOT as u64;
             // Through the pool, because the test has no other way into the region.
             let mut token = self.intake.pool.from_kernel(position).unwrap();
-            self.intake.pool.bytes_mut(&mut token)[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);
+            let bytes = self.intake.pool.bytes_mut(&mut token);
+            bytes[HEADROOM - metadata.len()..HEADROOM].copy_from_slice(metadata);
+            bytes[HEADROOM..HEADROOM + packet.len()].copy_from_slice(packet);
             assert_eq!(self.intake.pool.into_kernel(token), slot);
             let descriptor =
                 Descriptor { address: position + HEADROOM as u64, length: packet.len() as u64, continues: false };
@@ -308,6 +352,28 @@ mod tests {
         bench.release(taken);
         assert_eq!(bench.intake.pool.reclaim(), 1);
         assert_eq!((bench.count(Counter::DATAGRAMS_CONSUMED), bench.count(Counter::DATAGRAMS_PARSED)), (1, 1));
+    }
+
+    #[test]
+    fn a_stamp_tells_how_long_a_packet_was_in_the_ring() {
+        let mut bench = bench(64, 1024);
+        bench.time.store(5_000, Ordering::Relaxed);
+        bench.step();
+        bench.deliver(&packet(&events(2)));
+        bench.deliver_behind(stamp(4_300).as_flattened(), &packet(&events(3)));
+        bench.deliver_behind(stamp(4_000).as_flattened(), &packet(&events(1))); // older than the one before: a leftover
+        assert_eq!(bench.step(), 3);
+        let taken = bench.take();
+        assert!(taken.iter().all(|event| bench.frames.arrival_ns(event) == 5_000));
+        let waited: Vec<_> = taken.iter().map(|event| bench.frames.run_of_one(event).waited_ns).collect();
+        assert_eq!(waited, [0, 0, 700, 700, 700, 0]);
+        let mut runs = Vec::new();
+        let mut releaser = Releaser::new(bench.frames.clone());
+        for event in taken {
+            releaser.release_timed(event, |run| runs.push((run.arrived_ns, run.waited_ns, run.count)));
+        }
+        releaser.flush_timed(|run| runs.push((run.arrived_ns, run.waited_ns, run.count)));
+        assert_eq!(runs, [(5_000, 0, 2), (5_000, 700, 3), (5_000, 0, 1)]);
     }
 
     #[test]

@@ -19,7 +19,8 @@ pub struct Route {
     pub topic: u32,
     /// TCP connection, or zero.
     pub connection: u32,
-    /// Nanoseconds between the slot's first arrival and this event's.
+    /// Nanoseconds between the slot's time and this event's arrival. The slot's time is its first arrival where several share
+    /// it, and the time that the kernel saw the packet where that is known.
     pub arrival_delta_ns: u32,
 }
 
@@ -232,6 +233,12 @@ impl Frames {
         arrival + u64::from(event.arrival_delta_ns)
     }
 
+    /// The event as a run of its own.
+    pub fn run_of_one(&self, event: &Event) -> Run {
+        let waited_ns = self.pool(event).waited_ns(event.arrival_delta_ns);
+        Run { arrived_ns: self.arrival_ns(event), waited_ns, count: 1 }
+    }
+
     /// The frame in its parts.
     #[inline]
     pub fn view<'a>(&'a self, event: &'a Event) -> FrameView<'a> {
@@ -310,6 +317,15 @@ impl EventSlot {
     }
 }
 
+/// Events of one slot that arrived together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    pub arrived_ns: Nanos,
+    /// How long before that the kernel had seen them; zero where nobody knows.
+    pub waited_ns: u32,
+    pub count: u32,
+}
+
 /// Ends events, giving their slots' references up in runs.
 pub struct Releaser {
     frames: Frames,
@@ -326,12 +342,12 @@ impl Releaser {
 
     #[inline]
     pub fn release(&mut self, event: Event) {
-        self.release_timed(event, |_, _| {});
+        self.release_timed(event, |_| {});
     }
 
-    /// Releases, and tells `ended` of each run of events that arrived together, once it is whole: when that was, and how many.
+    /// Releases, and tells `ended` of each run of events that arrived together, once it is whole.
     #[inline(always)]
-    pub fn release_timed(&mut self, event: Event, ended: impl FnOnce(Nanos, u32)) {
+    pub fn release_timed(&mut self, event: Event, ended: impl FnOnce(Run)) {
         if !self.slot.has(&event) || event.arrival_delta_ns != self.arrival_delta_ns {
             self.flush_timed(ended);
             self.slot = self.frames.slot(&event);
@@ -344,12 +360,12 @@ impl Releaser {
     /// Gives up what was gathered; called at the end of each batch.
     #[inline]
     pub fn flush(&mut self) {
-        self.flush_timed(|_, _| {});
+        self.flush_timed(|_| {});
     }
 
     /// The same, and tells of the last run.
     #[inline]
-    pub fn flush_timed(&mut self, ended: impl FnOnce(Nanos, u32)) {
+    pub fn flush_timed(&mut self, ended: impl FnOnce(Run)) {
         let count = std::mem::take(&mut self.count);
         if count > 0 {
             let pool = &self.frames.0[usize::from(self.slot.pool)];
@@ -359,7 +375,8 @@ impl Releaser {
                 // those gathered here are not yet.
                 unsafe { *arrival_ns }
             });
-            ended(arrival + u64::from(self.arrival_delta_ns), count);
+            let waited_ns = pool.waited_ns(self.arrival_delta_ns);
+            ended(Run { arrived_ns: arrival + u64::from(self.arrival_delta_ns), waited_ns, count });
             pool.release(slot, count);
         }
     }

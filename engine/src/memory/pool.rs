@@ -58,6 +58,20 @@ impl PoolShared {
         &self.gauges.watch
     }
 
+    /// How long the kernel had seen an event before it arrived, if that is what its delta says: in a slot that gathers
+    /// several arrivals it is the time since the first of them.
+    #[inline(always)]
+    pub(super) fn waited_ns(&self, arrival_delta_ns: u32) -> u32 {
+        if arrival_delta_ns == 0 { 0 } else { self.waited_if_alone_ns(arrival_delta_ns) }
+    }
+
+    #[cold]
+    fn waited_if_alone_ns(&self, arrival_delta_ns: u32) -> u32 {
+        // Relaxed: set before the first event of the pool was made.
+        let gathers = self.reliable || self.peer_per_event.load(Ordering::Relaxed);
+        if gathers { 0 } else { arrival_delta_ns }
+    }
+
     /// Gives up `count` references; the last one returns the slot.
     #[inline]
     pub(super) fn release(&self, slot: u32, count: u32) {

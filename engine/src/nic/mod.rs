@@ -29,6 +29,7 @@ mod options;
 mod program;
 mod queue;
 mod rings;
+mod stamps;
 mod udp_socket;
 mod umem;
 mod xsk;
@@ -45,6 +46,7 @@ pub use queue::{BURST, Batch, Receipt, Received, XskQueue};
 #[cfg(test)]
 pub(crate) use rings::fake;
 pub use rings::{Descriptor, Rings, XskStatistics};
+pub use stamps::StampReader;
 #[cfg(test)]
 pub(crate) use udp_socket::send_in_segments;
 pub use udp_socket::{Gro, Message, Messages, UdpSocket, UdpSocketOptions};

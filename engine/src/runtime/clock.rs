@@ -16,6 +16,9 @@ pub type Nanos = u64;
 /// bounds the rate error to about 5 ppm, below what the quartz itself promises.
 const CALIBRATION: Duration = Duration::from_millis(20);
 
+/// Half of it is how wrong a comparison of clocks can be. A system call is well below, an interrupt above.
+const COMPARISON_MAX_NS: Nanos = 2_000;
+
 /// A clock that can be cloned to every agent. Tests step a [`Clock::manual`] one by hand.
 #[derive(Clone, Debug)]
 pub struct Clock(Source);
@@ -61,6 +64,28 @@ impl Clock {
             Source::Kernel => kernel_now(),
             Source::Manual(time) => time.load(Ordering::Relaxed),
         }
+    }
+
+    /// What to add to this clock for CLOCK_MONOTONIC as the kernel tells it: the counter's calibration is good to some ppm,
+    /// and what is compared with the kernel's own times must not drift away from them. `None` when the thread was
+    /// interrupted between the readings: what was known before is better. Two readings of the counter and a call.
+    pub fn to_kernel(&self) -> Option<i64> {
+        self.to(kernel_now)
+    }
+
+    /// What to add to this clock for nanoseconds since the UNIX epoch; as [`to_kernel`](Self::to_kernel).
+    pub fn to_unix(&self) -> Option<i64> {
+        self.to(unix_now)
+    }
+
+    fn to(&self, other: impl Fn() -> u64) -> Option<i64> {
+        if let Source::Manual(_) = self.0 {
+            return Some(0); // tests know one time
+        }
+        let before = self.now();
+        let there = other();
+        let took = self.now().saturating_sub(before);
+        (took <= COMPARISON_MAX_NS).then(|| there.wrapping_sub(before + took / 2) as i64)
     }
 
     /// What the clock reads, for the report.
@@ -139,6 +164,17 @@ mod tests {
             assert!(ours + 1_000_000 > before && ours < after + 1_000_000, "{before} {ours} {after}");
             std::thread::sleep(Duration::from_millis(5));
         }
+    }
+
+    #[test]
+    fn the_way_to_another_clock_is_found() {
+        let clock = Clock::calibrated();
+        let found = |to: fn(&Clock) -> Option<i64>| (0..1000).find_map(|_| to(&clock)).expect("once undisturbed");
+        let (to_kernel, to_unix) = (found(Clock::to_kernel), found(Clock::to_unix));
+        assert!(to_kernel.abs() < 1_000_000, "{to_kernel}");
+        let (before, now, after) = (unix_now(), clock.now().wrapping_add_signed(to_unix), unix_now());
+        assert!(now + 1_000_000 > before && now < after + 1_000_000, "{before} {now} {after}");
+        assert_eq!(Clock::manual(Arc::default()).to_unix(), Some(0));
     }
 
     #[test]

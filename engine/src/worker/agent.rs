@@ -17,7 +17,7 @@ use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
 use crate::frame::Class;
-use crate::memory::{Event, Frames, Releaser};
+use crate::memory::{Event, Frames, Releaser, Run};
 use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
@@ -149,7 +149,7 @@ impl<H: Handler> Worker<H> {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
         }
         let Self { latency, releaser, .. } = self;
-        let record = |arrived, count| latency.record(started.saturating_sub(arrived), u64::from(count));
+        let record = |run: Run| latency.record(started.saturating_sub(run.arrived_ns), u64::from(run.count));
         self.spec.rings[ring].take_each(count, |event| releaser.release_timed(event, record));
         releaser.flush_timed(record);
         self.counters.add(Counter::processed(self.spec.class), count as u64 - self.burst.duplicates);
