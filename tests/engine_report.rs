@@ -5,11 +5,12 @@ use std::io::Write as _;
 use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
-use eventstream::admin::{ledger_table, prometheus};
+use eventstream::admin::{ledger_table, prometheus, time_table};
 use eventstream::config::Config;
 use eventstream::control::State;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{FrameHeader, Priority, encode};
+use eventstream::runtime::clock::unix_now;
 use eventstream_tests::client::PATIENCE;
 
 /// The state changes when the test says so and not when the machine is busy.
@@ -64,6 +65,42 @@ fn a_full_table_says_how_far_back_it_remembers() {
     assert!(text.contains(&format!("eventstream_dedup_effective_window_ns {}\n", dedup.effective_window_ns)), "{text}");
     assert!(text.contains("eventstream_links_stalled 0\n"), "{text}");
     assert!(ledger_table(&report).contains("ids forgotten before their window"));
+}
+
+#[test]
+fn latencies_are_there_as_far_as_anything_was_measured() {
+    let engine = start("");
+    let control = engine.control();
+    let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+    client.connect(("127.0.0.1", control.ports().udp)).unwrap();
+    let send = |sent_time_ns| {
+        let mut bytes = Vec::new();
+        let header = FrameHeader { sent_time_ns, ..FrameHeader::new(Priority::High) };
+        (0..3).for_each(|_| encode(&mut bytes, &header, b"t", b""));
+        client.send(&bytes).unwrap();
+    };
+    send(None);
+    wait_for(&control, "the first", |control| control.ledger().events.processed.realtime == 3);
+    let first = serde_json::to_value(control.report()).unwrap();
+    assert!(first["latency_ns"]["send_to_handler"].is_null() && first["latency_ns"]["rx_to_consumed"].is_null());
+    send(Some(unix_now() - 5_000_000_000));
+    send(Some(unix_now() + 5_000_000_000)); // a clock that is ahead says nothing
+    wait_for(&control, "all", |control| control.ledger().events.processed.realtime == 9);
+    let report = engine.drain();
+    let (json, text) = (serde_json::to_value(&report).unwrap(), prometheus(&report));
+    let latency = &json["latency_ns"];
+    assert_eq!((&latency["rx_is"], &latency["rx_to_handler"]), (&"consumed".into(), &latency["consumed_to_handler"]));
+    assert_eq!((latency["rx_to_handler"]["count"].as_u64(), latency["rx_to_consumed"].is_null()), (Some(9), true));
+    assert!(latency["consumed_to_dispatched"]["count"].as_u64() >= Some(1));
+    let sent = &latency["send_to_handler"];
+    assert_eq!(sent["count"], 1, "once for the events of a datagram");
+    assert!(sent["p50"].as_u64() >= Some(5_000_000_000), "{sent}");
+    let busy = report.runners.iter().map(|runner| runner.busy_ns).sum::<u64>() as f64 / 9.0;
+    assert!(busy > 0.0 && (report.busy_ns_per_event - busy).abs() < 1.0, "{busy} {}", report.busy_ns_per_event);
+    for name in ["rx_to_handler_ns{quantile=\"0.5\"}", "send_to_handler_ns{quantile=\"1\"}", "runner_busy_ns_total{"] {
+        assert!(text.contains(&format!("eventstream_{name}")), "{name}: {text}");
+    }
+    assert!(time_table(&report).contains("send to handler"));
 }
 
 #[test]

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
-use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table};
+use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table, time_table};
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
 use eventstream::metrics::{MemoryReport, Report};
@@ -214,7 +214,7 @@ fn run(options: &RunOptions) -> Result<ExitCode, String> {
         .build()
         .map_err(|error| format!("runtime: {error}"))?;
     let report = runtime.block_on(serve(options, config))?;
-    print!("{}", ledger_table(&report));
+    print!("{}{}", ledger_table(&report), time_table(&report));
     if let Some(path) = &options.report {
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;

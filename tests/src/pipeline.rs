@@ -250,6 +250,7 @@ impl Maker<'_> {
             dedup: self.spec.dedup,
             gaps: self.spec.gaps.then(|| GapTable::new(64)),
             accounts,
+            clock: self.clock.clone(),
         };
         let agent = Dispatcher::new(spec);
         self.observed.blocks.push(agent.counters().block());

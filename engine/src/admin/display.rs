@@ -2,12 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::metrics::{ByReason, Report};
+use crate::metrics::{ByReason, Report, RunnerReport, Rx};
 
 /// Prints what happened between two reports.
 #[derive(Debug, Default)]
 pub struct StatusLine {
     last: Option<(f64, Totals)>,
+    loads: Loads,
 }
 
 #[derive(Clone, Copy, Debug, Default)]
@@ -16,6 +17,18 @@ struct Totals {
     events: u64,
     bytes: u64,
     drops: u64,
+}
+
+/// Busy and elapsed time of each runner.
+type Loads = Vec<(u64, u64)>;
+
+/// The share of its time that the busiest runner was busy between two looks, in percent.
+fn busiest(now: &Loads, before: &Loads) -> u64 {
+    let share = |(index, (busy, elapsed)): (usize, &(u64, u64))| {
+        let (busy_before, elapsed_before) = before.get(index).copied().unwrap_or_default();
+        busy.saturating_sub(busy_before) * 100 / elapsed.saturating_sub(elapsed_before).max(1)
+    };
+    now.iter().enumerate().map(share).max().unwrap_or(0).min(100)
 }
 
 fn total(reasons: &ByReason) -> u64 {
@@ -57,8 +70,11 @@ impl StatusLine {
         let queued: u64 = report.depths.values().sum();
         let pool = &report.frames;
         let latency = &report.latency_ns.rx_to_handler;
+        let loads = report.runners.iter().map(|runner| (runner.busy_ns, runner.elapsed_ns)).collect();
+        let busy = busiest(&loads, &self.loads);
+        self.loads = loads;
         format!(
-            "{:>5.0}s {:<9} {:>7} dgram/s {:>7} events/s {:>6.2} Gbit/s  queued {:>6}  frames {:>3}% free  drops {:>7}/s  dead {:>6}  rx→handler p50 {} p99 {} µs",
+            "{:>5.0}s {:<9} {:>7} dgram/s {:>7} events/s {:>6.2} Gbit/s  queued {:>6}  frames {:>3}% free  drops {:>7}/s  dead {:>6}  busy {:>3}%  rx→handler p50 {} p99 {} µs",
             report.seconds,
             report.state,
             rate(now.datagrams, before.datagrams),
@@ -68,6 +84,7 @@ impl StatusLine {
             (pool.free + pool.kernel) * 100 / pool.slots.max(1),
             rate(now.drops, before.drops),
             short(total(&ledger.events.dead_lettered) as f64),
+            busy,
             micros(latency.p50),
             micros(latency.p99),
         )
@@ -116,6 +133,25 @@ pub fn ledger_table(report: &Report) -> String {
     let _ = writeln!(out, "balanced: {}", report.ledger.balanced);
     for imbalance in &report.ledger.imbalances {
         let _ = writeln!(out, "  {imbalance}");
+    }
+    out
+}
+
+/// The closing table of times: how long events waited, and what they cost.
+pub fn time_table(report: &Report) -> String {
+    let latency = &report.latency_ns;
+    let mut out = format!("{:<44}{:>10}{:>10}{:>10}{:>10}\n", "time in µs", "p50", "p99", "p99.9", "max");
+    for (name, span) in latency.named() {
+        let mut name = name.replace("_to_", " to ");
+        if name == "rx to handler" && latency.rx_is == Rx::Consumed {
+            name += " (rx = consumed: no stamps)";
+        }
+        let [p50, p99, p999, max] = [span.p50, span.p99, span.p999, span.max].map(micros);
+        let _ = writeln!(out, "  {name:<42}{p50:>10}{p99:>10}{p999:>10}{max:>10}");
+    }
+    for RunnerReport { name, busy_share, busy_ns_per_event, .. } in &report.runners {
+        let what = format!("runner {name} busy");
+        let _ = writeln!(out, "{what:<44}{:>9.1}%{busy_ns_per_event:>10.1} ns an event", busy_share * 100.0);
     }
     out
 }

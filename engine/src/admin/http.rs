@@ -62,6 +62,11 @@ pub fn prometheus(report: &Report) -> String {
         counter("dedup_ids_evicted_early", "", dedup.evicted_early);
         counter("dedup_events_unremembered", "", dedup.unremembered);
     }
+    for runner in &report.runners {
+        let labels = format!("{{runner=\"{}\"}}", runner.name);
+        counter("runner_busy_ns", &labels, runner.busy_ns);
+        counter("runner_elapsed_ns", &labels, runner.elapsed_ns);
+    }
     let mut gauge = |name: &str, labels: &str, value: u64| {
         let _ = writeln!(out, "eventstream_{name}{labels} {value}");
     };
@@ -81,10 +86,13 @@ pub fn prometheus(report: &Report) -> String {
         gauge("frames", &format!("{{pool=\"{owner}\",where=\"kernel\"}}"), pool.kernel);
         gauge("frames", &format!("{{pool=\"{owner}\",where=\"in_flight\"}}"), pool.in_flight);
     }
-    let latency = &report.latency_ns.rx_to_handler;
-    for (quantile, value) in [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999), ("1", latency.max)]
-    {
-        gauge("rx_to_handler_ns", &format!("{{quantile=\"{quantile}\"}}"), value);
+    for (span, latency) in report.latency_ns.named() {
+        let quantiles = [("0.5", latency.p50), ("0.99", latency.p99), ("0.999", latency.p999), ("1", latency.max)];
+        for (quantile, value) in quantiles {
+            gauge(&format!("{span}_ns"), &format!("{{quantile=\"{quantile}\"}}"), value);
+        }
     }
+    gauge("rx_is", &format!("{{from=\"{}\"}}", report.latency_ns.rx_is.as_str()), 1);
+    let _ = writeln!(out, "eventstream_busy_ns_per_event {:.1}", report.busy_ns_per_event);
     out
 }

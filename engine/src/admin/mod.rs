@@ -9,6 +9,6 @@ mod http;
 mod signals;
 
 pub use control_socket::{ControlSocket, Request, ask, existing_private_folder, private_folder};
-pub use display::{StatusLine, ledger_table};
+pub use display::{StatusLine, ledger_table, time_table};
 pub use http::{prometheus, serve as serve_http};
 pub use signals::{Signal, Signals};

@@ -15,18 +15,19 @@ use super::link::Link;
 use super::shedding::Shedding;
 use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
+use super::waits::Waits;
 use super::{UNNAMED_TOPICS, topic_word};
 use crate::control::StateCell;
 use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
 use crate::frame::{Class, PRIORITY_MASK, Priority};
 use crate::memory::{Event, EventSlot, Frames, Releaser};
-use crate::metrics::{Counter, Counters, DeadLetterReason};
+use crate::metrics::{Counter, Counters, DeadLetterReason, Spans};
 use crate::queue::mpsc::{self, Taken};
 use crate::queue::spsc::Peek;
 use crate::queue::{ClassSet, Feedback, Progress};
 use crate::runtime::agent::{Agent, Cycle};
-use crate::runtime::clock::Nanos;
+use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::DeadLetterSender;
 
 /// Events a duty cycle takes: at least what a source brings in one of its own (64 datagrams of 23 events), so that on a
@@ -49,6 +50,7 @@ pub struct DispatcherSpec {
     pub dedup: [bool; 3],
     pub gaps: Option<GapTable>,
     pub accounts: Vec<SourceAccount>,
+    pub clock: Clock,
 }
 
 /// A source that can be made to wait.
@@ -130,12 +132,25 @@ struct Router {
     releaser: Releaser,
     /// Where the event at hand lies.
     slot: EventSlot,
+    waits: Waits,
 }
 
 impl Dispatcher {
     pub fn new(spec: DispatcherSpec) -> Self {
-        let DispatcherSpec { name, queue, links, spill, frames, topics, state, dead_letters, dedup, gaps, accounts } =
-            spec;
+        let DispatcherSpec {
+            name,
+            queue,
+            links,
+            spill,
+            frames,
+            topics,
+            state,
+            dead_letters,
+            dedup,
+            gaps,
+            accounts,
+            clock,
+        } = spec;
         let workers = Class::ALL.map(|class| {
             let first = links.iter().position(|link| link.class() == class).unwrap_or(0);
             (first, links.iter().filter(|link| link.class() == class).count())
@@ -169,12 +184,18 @@ impl Dispatcher {
             gaps,
             accounts,
             state,
+            waits: Waits::new(clock),
         };
         Self { name, queue, router, stalled_links: Arc::default() }
     }
 
     pub fn counters(&self) -> &Counters {
         &self.router.counters
+    }
+
+    /// How long events had waited when they were visible to the workers.
+    pub fn spans(&self) -> Spans {
+        self.router.waits.spans()
     }
 
     /// How many links' workers stand still.
@@ -280,12 +301,19 @@ impl Router {
         progress
     }
 
+    /// Makes the event's slot the one at hand.
+    #[inline(always)]
+    fn look_at(&mut self, event: &Event) {
+        if !self.slot.has(event) {
+            self.slot = self.frames.slot(event);
+            self.waits.taken(self.frames.arrival_ns(event));
+        }
+    }
+
     /// Sends one event where it belongs. It is looked at where it lies in the queue, and copied once, to its ring.
     #[inline(always)]
     fn dispatch(&mut self, event: Taken<'_, Event>, now: Nanos) {
-        if !self.slot.has(&event) {
-            self.slot = self.frames.slot(&event);
-        }
+        self.look_at(&event);
         let route = self.route(&self.table, &event);
         let (_, word, link) = route;
         let Self { links, slot, .. } = self;
@@ -313,7 +341,7 @@ impl Router {
         match shedding {
             Some(shedding) if shedding.hits(&event) => self.dead_letter(event.take(), route.0, shedding.reason, now),
             _ => {
-                self.slot = self.frames.slot(&event);
+                self.look_at(&event);
                 self.forward(event.take(), route, now);
             }
         }
@@ -409,6 +437,7 @@ impl Agent for Dispatcher {
             router.change_table();
         }
         let shedding = Shedding::of(router.state.get());
+        router.slot = EventSlot::NONE; // it may have come back for others since
         let large = router.table.is_large().then(|| router.table.clone());
         let watches = shedding.is_some() || router.gaps.is_some() || router.transition.is_some();
         let dispatch = |event: Taken<'_, Event>| {
@@ -437,6 +466,7 @@ impl Agent for Dispatcher {
             self.queue.release();
         }
         router.publish();
+        router.waits.publish();
         count
     }
 

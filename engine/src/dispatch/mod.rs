@@ -6,6 +6,7 @@ mod link;
 mod shedding;
 mod spill;
 mod topic_table;
+mod waits;
 
 pub use dispatcher::{Dispatcher, DispatcherSpec, SourceAccount};
 pub use link::{Link, LinkSpec};

@@ -327,10 +327,12 @@ fn dispatcher(
         dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
         gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
         accounts: parts.accounts,
+        clock: context.clock.clone(),
     };
     let agent = Dispatcher::new(spec);
     context.observers.blocks.push(agent.counters().block());
     context.observers.stalled_links.push(agent.stalled_links_gauge());
+    context.observers.spans.extend(agent.spans());
     Box::new(agent)
 }
 
@@ -377,7 +379,7 @@ fn worker<F: HandlerFactory>(
     observers.blocks.push(agent.counters().block());
     observers.held.push(agent.held_gauge());
     observers.lags.push(agent.lag_gauge());
-    observers.latencies.push(agent.latency());
+    observers.spans.extend(agent.spans());
     Box::new(agent)
 }
 

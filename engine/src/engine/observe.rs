@@ -10,8 +10,8 @@ use crate::frame::Class;
 use crate::ingest::DrainStatus;
 use crate::memory::{FramePool, Placement, Policy, PoolGauges};
 use crate::metrics::{
-    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Histogram, LatencySummary, Ledger, MemoryReport,
-    PoolLevels, Processed, Totals,
+    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Latencies, Ledger, MemoryReport, PoolLevels,
+    Processed, Spans, Totals,
 };
 use crate::storage::DeadLetterGauges;
 
@@ -44,7 +44,7 @@ pub(super) struct Observers {
     pub pending: Vec<Arc<AtomicU64>>,
     pub held: Vec<Arc<AtomicU64>>,
     pub lags: Vec<Arc<AtomicU64>>,
-    pub latencies: Vec<Histogram>,
+    pub spans: Spans,
     pub drains: Vec<(String, DrainStatus)>,
     pub dead_letters: Option<Arc<DeadLetterGauges>>,
     /// Per dispatcher: links whose workers stand still.
@@ -158,8 +158,8 @@ impl Observers {
         Totals(&self.blocks).sum(counter)
     }
 
-    pub fn latency(&self) -> LatencySummary {
-        Histogram::summarize(&self.latencies)
+    pub fn latencies(&self) -> Latencies {
+        Latencies::read(&self.spans)
     }
 
     pub fn frames(&self) -> FrameLevels {

@@ -269,6 +269,7 @@ fn boxed<B: Backend + 'static>(backend: B) -> Make {
         observers.pending.push(intake.pending_gauge());
         observers.pool(plan.name.clone(), &intake.pool);
         let agent = IngestAgent::new(plan.name.clone(), backend, intake, context.state.clone());
+        context.observers.spans.extend(agent.spans());
         context.observers.drains.push((plan.name.clone(), agent.drain_status()));
         Box::new(agent)
     })

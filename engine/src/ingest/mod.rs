@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::control::{State, StateCell};
+use crate::metrics::Spans;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::Nanos;
 
@@ -43,6 +44,11 @@ pub trait Backend: Send {
 
     /// Called once, after everything else: gives back the slots it holds.
     fn end(&mut self, _intake: &mut Intake) {}
+
+    /// What this backend measures, before anything is.
+    fn spans(&self) -> Spans {
+        Spans::new()
+    }
 
     fn blocking(&self) -> Blocking {
         Blocking::Allowed
@@ -83,6 +89,10 @@ impl<B: Backend> IngestAgent<B> {
 
     pub fn drain_status(&self) -> DrainStatus {
         self.drain.clone()
+    }
+
+    pub fn spans(&self) -> Spans {
+        self.backend.spans()
     }
 
     pub fn intake(&self) -> &Intake {

@@ -19,7 +19,7 @@ use eventstream_steer::{Datagram, Packet};
 use super::{Arrival, Backend, Intake};
 use crate::control::State;
 use crate::memory::{FramePool, Peer};
-use crate::metrics::{Counter, MalformedReason};
+use crate::metrics::{Counter, Histogram, MalformedReason, Span, Spans};
 use crate::nic::{Batch, Received, Rings, StampReader, XskQueue, XskRings};
 use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
@@ -56,6 +56,7 @@ pub struct XdpBackend<R: Rings = XskRings> {
     /// When the batch was taken off the rx ring.
     consumed_ns: Nanos,
     stamps: StampReader,
+    rx_to_consumed: Histogram,
     drain: Drain,
     last_wake: Nanos,
     now: Nanos,
@@ -70,6 +71,7 @@ impl<R: Rings> XdpBackend<R> {
             batch: XskQueue::<R>::batch(),
             consumed_ns: 0,
             stamps: StampReader::new(clock),
+            rx_to_consumed: Histogram::default(),
             drain: Drain::Open,
             last_wake: 0,
             now: 0,
@@ -118,6 +120,7 @@ impl<R: Rings> XdpBackend<R> {
         let Some(waited) = before.and_then(|before| self.stamps.waited(before, consumed_ns)) else {
             return Arrival { consumed_ns, waited_ns: 0 };
         };
+        self.rx_to_consumed.record(waited, 1);
         // Zero would say that nobody knows. What waits 4.3 s is beyond what anybody wants to tell apart.
         Arrival { consumed_ns, waited_ns: waited.clamp(1, u64::from(u32::MAX)) as u32 }
     }
@@ -198,6 +201,10 @@ impl<R: Rings> Backend for XdpBackend<R> {
 
     fn drained(&self) -> bool {
         self.batch.is_empty() && self.drain == Drain::Over
+    }
+
+    fn spans(&self) -> Spans {
+        vec![(Span::RxToConsumed, self.rx_to_consumed.clone())]
     }
 
     fn housekeeping(&mut self, intake: &mut Intake, _now: Nanos) {
@@ -374,6 +381,8 @@ mod tests {
         }
         releaser.flush_timed(|run| runs.push((run.arrived_ns, run.waited_ns, run.count)));
         assert_eq!(runs, [(5_000, 0, 2), (5_000, 700, 3), (5_000, 0, 1)]);
+        let summary = Histogram::summarize([&bench.backend.rx_to_consumed]);
+        assert_eq!((summary.count, summary.max), (1, 700));
     }
 
     #[test]

@@ -5,14 +5,16 @@
 
 mod counter;
 mod histogram;
+mod latency;
 mod ledger;
 mod report;
 
 pub use counter::{Counter, DeadLetterReason, LostReason, MalformedReason};
 pub use histogram::{Histogram, LatencySummary};
+pub use latency::{Latencies, Rx, Span, Spans};
 pub use ledger::{ByReason, Datagrams, DeadLetters, Ledger, Processed, Totals};
 pub use report::{
-    DedupLevels, FrameLevels, Latencies, MemoryReport, NapiReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
+    DedupLevels, FrameLevels, MemoryReport, NapiReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
 };
 
 use std::sync::Arc;

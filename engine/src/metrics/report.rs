@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{LatencySummary, Ledger};
+use super::{Latencies, Ledger};
 
 /// What a queue got, and why not more.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -19,11 +19,6 @@ pub struct Rates {
     pub datagrams_per_s: f64,
     pub events_per_s: f64,
     pub bits_per_s: f64,
-}
-
-#[derive(Clone, Copy, Debug, Default, Serialize)]
-pub struct Latencies {
-    pub rx_to_handler: LatencySummary,
 }
 
 /// Levels of one pool, or of all together.
@@ -82,6 +77,12 @@ pub struct RunnerReport {
     pub cpu: Option<u32>,
     pub idle: String,
     pub agents: Vec<String>,
+    /// Time since the thread's start, and how much of it went into rounds that found work.
+    pub elapsed_ns: u64,
+    pub busy_ns: u64,
+    pub busy_share: f64,
+    /// Busy time by all events that the engine has accepted: what an event costs on this runner.
+    pub busy_ns_per_event: f64,
     /// Why it could not be pinned.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -108,6 +109,8 @@ pub struct Report {
     pub rates: Rates,
     pub ledger: Ledger,
     pub latency_ns: Latencies,
+    /// Summed over the runners: what an event costs from rx to the end of its handler.
+    pub busy_ns_per_event: f64,
     pub frames: FrameLevels,
     /// Absent where no class and no topic asks for deduplication.
     #[serde(skip_serializing_if = "Option::is_none")]

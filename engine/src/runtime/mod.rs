@@ -8,4 +8,4 @@ mod runner;
 pub mod waker;
 
 pub use idle::IdleStrategy;
-pub use runner::{RunnerHandle, RunnerSpec, Shutdown};
+pub use runner::{RunnerHandle, RunnerLoad, RunnerSpec, Shutdown};

@@ -48,6 +48,26 @@ impl Shutdown {
     }
 }
 
+/// How much of a runner's time goes into rounds that find work. Written by its thread, read by anybody.
+#[derive(Debug)]
+pub struct RunnerLoad {
+    started_ns: Nanos,
+    /// Zero as long as the thread runs.
+    ended_ns: AtomicU64,
+    busy_ns: AtomicU64,
+}
+
+impl RunnerLoad {
+    /// Time from the thread's start to `now` or to its end, and the busy part of it as last published, about a millisecond
+    /// ago or before the thread blocked. By the engine's clock: what interrupted the thread is in it.
+    pub fn get(&self, now: Nanos) -> (Nanos, Nanos) {
+        // Relaxed: figures for a report, that order nothing.
+        let ended = self.ended_ns.load(Ordering::Relaxed);
+        let elapsed = if ended == 0 { now } else { ended }.saturating_sub(self.started_ns);
+        (elapsed, self.busy_ns.load(Ordering::Relaxed).min(elapsed))
+    }
+}
+
 /// A running runner.
 pub struct RunnerHandle {
     pub name: String,
@@ -55,6 +75,7 @@ pub struct RunnerHandle {
     waker: Waker,
     /// Rounds of housekeeping done: two more than at some moment mean that everything counted by then is published.
     rounds: Arc<AtomicU64>,
+    load: Arc<RunnerLoad>,
     pub pinned: Result<Option<u32>, String>,
 }
 
@@ -65,6 +86,10 @@ impl RunnerHandle {
 
     pub fn housekeeping_rounds(&self) -> u64 {
         self.rounds.load(Ordering::Acquire)
+    }
+
+    pub fn load(&self) -> Arc<RunnerLoad> {
+        self.load.clone()
     }
 
     pub fn is_finished(&self) -> bool {
@@ -87,7 +112,10 @@ impl RunnerSpec {
         let rounds = Arc::new(AtomicU64::new(0));
         let (name, waker) = (self.name.clone(), self.waker.clone());
         let poll = EpollSet::new(&self.waker, &self.agents)?;
-        let runner = Runner { spec: self, poll, rounds: rounds.clone(), idle_rounds: 0, sources };
+        let started_ns = self.clock.now();
+        let load = Arc::new(RunnerLoad { started_ns, ended_ns: AtomicU64::new(0), busy_ns: AtomicU64::new(0) });
+        let (counted, told) = (rounds.clone(), load.clone());
+        let runner = Runner { spec: self, poll, rounds: counted, load: told, busy_ns: 0, idle_rounds: 0, sources };
         // The kernel keeps 15 bytes of a thread's name.
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let _ = report.send(pin(runner.spec.cpu));
@@ -95,7 +123,7 @@ impl RunnerSpec {
             runner.run();
         })?;
         let pinned = pinned.recv().unwrap_or_else(|_| Err("the thread ended before it was pinned".into()));
-        Ok(RunnerHandle { name, thread, waker, rounds, pinned })
+        Ok(RunnerHandle { name, thread, waker, rounds, load, pinned })
     }
 }
 
@@ -148,6 +176,9 @@ struct Runner {
     spec: RunnerSpec,
     poll: EpollSet,
     rounds: Arc<AtomicU64>,
+    load: Arc<RunnerLoad>,
+    /// Spent in rounds that found work, from one reading of the clock to the next.
+    busy_ns: Nanos,
     idle_rounds: u32,
     /// How many of the agents, at the front, are sources.
     sources: usize,
@@ -156,9 +187,13 @@ struct Runner {
 impl Runner {
     fn run(mut self) {
         self.spec.agents.iter_mut().for_each(|agent| agent.start());
-        let (mut busy, mut next_housekeeping) = (false, 0);
+        let (mut busy, mut before, mut next_housekeeping) = (false, 0, 0);
         loop {
             let now = self.spec.clock.now();
+            if busy {
+                self.busy_ns += now.saturating_sub(before);
+            }
+            before = now;
             busy = self.step(now, busy) > 0;
             if now >= next_housekeeping {
                 self.housekeeping(now);
@@ -174,7 +209,9 @@ impl Runner {
             }
         }
         self.spec.agents.iter_mut().for_each(|agent| agent.close());
-        self.housekeeping(self.spec.clock.now());
+        let now = self.spec.clock.now();
+        self.housekeeping(now);
+        self.load.ended_ns.store(now, Ordering::Relaxed);
     }
 
     /// One round, depth first: the agents behind the sources are stepped after each source that brought something, so
@@ -201,6 +238,7 @@ impl Runner {
 
     fn housekeeping(&mut self, now: Nanos) {
         self.spec.agents.iter_mut().for_each(|agent| agent.housekeeping(now));
+        self.load.busy_ns.store(self.busy_ns, Ordering::Relaxed);
         self.rounds.fetch_add(1, Ordering::Release);
     }
 
@@ -223,6 +261,7 @@ impl Runner {
         if self.step(now, false) > 0 {
             self.spec.waker.unpark();
             self.idle_rounds = 0;
+            self.busy_ns += self.spec.clock.now().saturating_sub(now);
             return;
         }
         self.housekeeping(now);
@@ -289,6 +328,10 @@ mod tests {
         }
         shutdown.request();
         handle.wake();
+        let load = handle.load();
         assert!(handle.join());
+        let (elapsed, busy) = load.get(0);
+        assert!(busy > 0 && busy < elapsed, "{busy} of {elapsed}");
+        assert_eq!(load.get(Nanos::MAX), (elapsed, busy), "it ran until its end and no longer");
     }
 }

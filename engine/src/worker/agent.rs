@@ -12,13 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::burst::{BURST, Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
 use super::retry::{RetryQueue, Waiting};
+use super::waits::Waits;
 use crate::control::{State, StateCell};
 use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
-use crate::frame::Class;
-use crate::memory::{Event, Frames, Releaser, Run};
-use crate::metrics::{Counter, Counters, DeadLetterReason, Histogram};
+use crate::frame::{Class, FLAG_TIME};
+use crate::memory::{Event, Frames, Releaser};
+use crate::metrics::{Counter, Counters, DeadLetterReason, Spans};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
@@ -48,7 +49,7 @@ pub struct WorkerSpec<H> {
 pub struct Worker<H> {
     spec: WorkerSpec<H>,
     counters: Counters,
-    latency: Histogram,
+    waits: Waits,
     releaser: Releaser,
     burst: Burst,
     held: Arc<AtomicU64>,
@@ -60,7 +61,7 @@ impl<H: Handler> Worker<H> {
     pub fn new(spec: WorkerSpec<H>) -> Self {
         Self {
             counters: Counters::default(),
-            latency: Histogram::default(),
+            waits: Waits::new(&spec.clock),
             releaser: Releaser::new(spec.frames.clone()),
             burst: Burst::new(),
             held: Arc::default(),
@@ -73,9 +74,9 @@ impl<H: Handler> Worker<H> {
         &self.counters
     }
 
-    /// rx→handler.
-    pub fn latency(&self) -> Histogram {
-        self.latency.clone()
+    /// How long events had waited when their burst began.
+    pub fn spans(&self) -> Spans {
+        self.waits.spans()
     }
 
     /// Events that wait for a retry.
@@ -148,10 +149,10 @@ impl<H: Handler> Worker<H> {
         if let Some(claimer) = &self.spec.claimer {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
         }
-        let Self { latency, releaser, .. } = self;
-        let record = |run: Run| latency.record(started.saturating_sub(run.arrived_ns), u64::from(run.count));
-        self.spec.rings[ring].take_each(count, |event| releaser.release_timed(event, record));
-        releaser.flush_timed(record);
+        let Self { waits, releaser, .. } = self;
+        let ended = |run| waits.ended(run, started);
+        self.spec.rings[ring].take_each(count, |event| releaser.release_timed(event, ended));
+        releaser.flush_timed(ended);
         self.counters.add(Counter::processed(self.spec.class), count as u64 - self.burst.duplicates);
         self.counters.add(Counter::DUPLICATE, self.burst.duplicates);
     }
@@ -161,7 +162,7 @@ impl<H: Handler> Worker<H> {
     fn finish_one_by_one(&mut self, ring: usize, count: usize, started: Nanos, now: Nanos) {
         let class = self.spec.class;
         for event in self.spec.rings[ring].peek(0..count) {
-            self.latency.record(started.saturating_sub(self.spec.frames.arrival_ns(event)), 1);
+            self.waits.ended(self.spec.frames.run_of_one(event), started);
         }
         let mut tokens = std::mem::take(&mut self.burst.tokens);
         tokens.sort_unstable_by_key(|(index, _)| *index);
@@ -204,6 +205,9 @@ impl<H: Handler> Worker<H> {
             if let Some(first) = self.spec.rings[ring].peek(0..1).next() {
                 let arrived = self.spec.frames.arrival_ns(first);
                 self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
+                if first.shape().has(FLAG_TIME) {
+                    self.waits.sent(self.spec.rings[ring].peek(0..count), &self.spec.frames, started);
+                }
             }
             self.claim(ring, count, now);
             self.handle(ring, count);
@@ -347,6 +351,7 @@ impl<H: Handler> Agent for Worker<H> {
         if let Some(claimer) = &mut self.spec.claimer {
             claimer.housekeep(now);
         }
+        self.waits.compare_clocks(&self.spec.clock);
         self.counters.flush();
     }
 

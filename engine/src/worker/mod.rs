@@ -8,6 +8,7 @@ mod agent;
 mod burst;
 mod handler;
 mod retry;
+mod waits;
 
 pub use agent::{Worker, WorkerSpec};
 pub use handler::{CountingHandler, EventView, Handler, HandlerFactory, Outcome};

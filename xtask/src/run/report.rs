@@ -27,6 +27,9 @@ pub struct Totals {
     pub lost: u64,
     pub in_flight: u64,
     pub bits: f64,
+    /// Of all runners: the time they have run, and how much of it went into rounds that found work.
+    pub elapsed_ns: u64,
+    pub busy_ns: u64,
 }
 
 /// Adds up every number below a value: a counter, or counters by reason, class or queue.
@@ -45,6 +48,10 @@ impl Totals {
         let datagrams = &ledger["datagrams"];
         let kernel = &datagrams["kernel"];
         let events = &ledger["events"];
+        let runners = |key: &str| {
+            let runners = report["runners"].as_array();
+            runners.map_or(0, |runners| runners.iter().map(|runner| sum(&runner[key])).sum())
+        };
         Totals {
             program_runs: sum(&datagrams["program_runs"]),
             refused: sum(&datagrams["refused"]),
@@ -64,6 +71,8 @@ impl Totals {
             in_flight: sum(&events["in_flight"]),
             // The engine's rates are means over its run so far.
             bits: report["rates"]["bits_per_s"].as_f64().unwrap_or(0.0) * report["seconds"].as_f64().unwrap_or(0.0),
+            elapsed_ns: runners("elapsed_ns"),
+            busy_ns: runners("busy_ns"),
         }
     }
 
@@ -88,7 +97,19 @@ impl Totals {
             // A level and no count: what is still there now.
             in_flight: self.in_flight,
             bits: (self.bits - earlier.bits).max(0.0),
+            elapsed_ns: less(self.elapsed_ns, earlier.elapsed_ns),
+            busy_ns: less(self.busy_ns, earlier.busy_ns),
         }
+    }
+
+    /// The share of the runners' time in which they found work.
+    fn busy_share(&self) -> f64 {
+        self.busy_ns as f64 / self.elapsed_ns.max(1) as f64
+    }
+
+    /// What an event took of that time.
+    fn busy_ns_per_event(&self) -> f64 {
+        self.busy_ns as f64 / self.accepted.max(1) as f64
     }
 
     /// Datagrams the XDP program sent to a socket that had no room for them.
@@ -154,6 +175,8 @@ impl PhaseResult {
                 "events_per_s": per_second(engine.processed as f64),
                 "bits_per_s": per_second(engine.bits),
             },
+            "busy_share": engine.busy_share(),
+            "busy_ns_per_event": engine.busy_ns_per_event(),
             "loss": loss,
             "load": self.sent.to_json(),
             "events": {
@@ -188,7 +211,13 @@ pub fn table(phases: &[PhaseResult]) -> String {
     for phase in phases {
         let (sent, engine) = (&phase.sent, &phase.engine);
         let rate = if sent.seconds > 0.0 { engine.processed as f64 / sent.seconds / 1e6 } else { 0.0 };
-        text.push_str(&format!("\n{}: {:.1} s, {rate:.2} million events/s handled\n", phase.name, sent.seconds));
+        text.push_str(&format!(
+            "\n{}: {:.1} s, {rate:.2} million events/s handled, busy {:.0}%, {:.1} ns an event\n",
+            phase.name,
+            sent.seconds,
+            engine.busy_share() * 100.0,
+            engine.busy_ns_per_event(),
+        ));
         let mut line = |what: &str, count: i64, always: bool| {
             if always || count != 0 {
                 text.push_str(&format!("  {what:<44} {:>16}\n", grouped(count)));
@@ -238,6 +267,7 @@ mod tests {
         json!({
             "seconds": seconds,
             "rates": {"bits_per_s": bits_per_s},
+            "runners": [{"elapsed_ns": parsed * 10, "busy_ns": parsed * 4}, {"elapsed_ns": parsed * 10, "busy_ns": parsed}],
             "ledger": {
                 "balanced": true,
                 "datagrams": {
@@ -272,6 +302,8 @@ mod tests {
         let phase = after.since(&before);
         assert_eq!((phase.parsed, phase.accepted, phase.rx_dropped, phase.processed), (250, 70, 2, 0));
         assert_eq!(phase.bits, 6000.0);
+        assert_eq!((phase.elapsed_ns, phase.busy_ns), (5000, 1250));
+        assert_eq!((phase.busy_share(), phase.busy_ns_per_event()), (0.25, 1250.0 / 70.0));
     }
 
     #[test]

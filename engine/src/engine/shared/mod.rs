@@ -19,7 +19,7 @@ use crate::frame::Class;
 use crate::metrics::{Ledger, MemoryReport, NapiReport, QueueReport, Rates, Report, RunnerReport};
 use crate::nic::{NapiThreads, NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
-use crate::runtime::{RunnerHandle, Shutdown};
+use crate::runtime::{RunnerHandle, RunnerLoad, Shutdown};
 use crate::topology::Plan;
 
 /// What an engine is made of once its threads run.
@@ -71,7 +71,7 @@ pub(super) struct Shared {
     ports: Ports,
     claiming: [bool; 3],
     control_ended: AtomicBool,
-    runner_reports: Vec<RunnerReport>,
+    runner_reports: Vec<(RunnerReport, Arc<RunnerLoad>)>,
     napi_reports: Vec<NapiReport>,
     guarded: Mutex<Guarded>,
 }
@@ -382,6 +382,21 @@ impl Shared {
         }
     }
 
+    fn runners(&self, accepted: u64) -> Vec<RunnerReport> {
+        let now = self.clock.now();
+        let with_load = |(report, load): &(RunnerReport, Arc<RunnerLoad>)| {
+            let (elapsed_ns, busy_ns) = load.get(now);
+            RunnerReport {
+                elapsed_ns,
+                busy_ns,
+                busy_share: busy_ns as f64 / elapsed_ns.max(1) as f64,
+                busy_ns_per_event: busy_ns as f64 / accepted.max(1) as f64,
+                ..report.clone()
+            }
+        };
+        self.runner_reports.iter().map(with_load).collect()
+    }
+
     fn report(&self) -> Report {
         self.report_with(&mut self.lock())
     }
@@ -390,20 +405,22 @@ impl Shared {
         let ledger = self.ledger_with(guarded);
         let seconds = self.started.elapsed().as_secs_f64();
         let datagrams = ledger.datagrams.consumed + ledger.datagrams.socket_received;
+        let runners = self.runners(ledger.events.accepted);
         let bytes = self.observers.sum(crate::metrics::Counter::BYTES_RECEIVED);
         Report {
             run_id: self.run_id.clone(),
             seconds,
             state: guarded.controller.state().name().into(),
             queues: self.queue_reports(guarded),
-            runners: self.runner_reports.clone(),
+            busy_ns_per_event: runners.iter().map(|runner| runner.busy_ns_per_event).sum(),
+            runners,
             napi_threads: self.napi_reports.clone(),
             rates: Rates {
                 datagrams_per_s: datagrams as f64 / seconds,
                 events_per_s: ledger.events.accepted as f64 / seconds,
                 bits_per_s: bytes as f64 * 8.0 / seconds,
             },
-            latency_ns: crate::metrics::Latencies { rx_to_handler: self.observers.latency() },
+            latency_ns: self.observers.latencies(),
             memory: self.observers.memory.clone(),
             frames: self.observers.frames(),
             dedup: self.observers.dedup(),
@@ -420,12 +437,14 @@ fn program(guarded: &mut Guarded) -> Option<&mut SteerProgram> {
     guarded.nic.as_mut()?.program.as_mut()
 }
 
-fn runner_report((plan, handle): (&crate::topology::RunnerPlan, &RunnerHandle)) -> RunnerReport {
-    RunnerReport {
+fn runner_report((plan, handle): (&crate::topology::RunnerPlan, &RunnerHandle)) -> (RunnerReport, Arc<RunnerLoad>) {
+    let report = RunnerReport {
         name: plan.name.clone(),
         cpu: handle.pinned.clone().ok().flatten(),
         idle: plan.idle.as_str().into(),
         agents: plan.agents.iter().map(|agent| agent.name.clone()).collect(),
         error: handle.pinned.clone().err(),
-    }
+        ..RunnerReport::default()
+    };
+    (report, handle.load())
 }
