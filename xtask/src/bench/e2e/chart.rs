@@ -92,16 +92,17 @@ fn chart(metric: &str, rows: &[&Row]) -> String {
 /// Lines at round numbers, and what they count.
 fn axis(svg: &mut String, most: f64, scale: f64, bottom: f64, label: &str) {
     let step = step(most);
-    let mut at = 0.0;
-    while at <= most {
+    for number in 0..=(most / step) as u32 {
+        let at = f64::from(number) * step;
         let x = NAMES_WIDTH + at * scale;
+        // What a step of 0.2 adds up to has digits of which nobody wants to know.
+        let shown = (at * 1e3).round() / 1e3;
         let _ = writeln!(
             svg,
             "<line x1=\"{x:.1}\" y1=\"4\" x2=\"{x:.1}\" y2=\"{bottom}\" stroke=\"{TEXT}\" stroke-opacity=\"0.3\"/>\
-             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{at}</text>",
+             <text x=\"{x:.1}\" y=\"{}\" text-anchor=\"middle\">{shown}</text>",
             bottom + 16.0
         );
-        at += step;
     }
     let _ = writeln!(svg, "<text x=\"{NAMES_WIDTH}\" y=\"{}\">{}</text>", bottom + 34.0, escaped(label));
 }
@@ -155,6 +156,8 @@ mod tests {
         assert_eq!(svg.matches("<rect").count(), 4, "{svg}");
         assert_eq!(svg.matches(OURS).count(), 2);
         assert!(svg.contains("x &amp; y") && svg.contains("throughput, M/s") && !svg.contains("absent"), "{svg}");
+        let small = Row::of_rounds(("a", "throughput", "M/s"), &[0.9], "x", &[0.5], Better::More);
+        assert!(chart("throughput", &[&small]).contains(">0.6<"), "no digits of the addition");
         assert!(svg.contains(">25.0<") && svg.contains(">47.0<"), "{svg}");
     }
 
