@@ -5,7 +5,7 @@ use crate::memory::{Event, EventSlot, Frames, Run};
 use crate::metrics::{Histogram, Span, Spans};
 use crate::runtime::clock::{Clock, Nanos};
 
-/// A worker's histograms. Recorded once for each run of events that arrived together.
+/// A worker's histograms.
 pub(super) struct Waits {
     consumed_to_handler: Histogram,
     rx_to_handler: Histogram,
@@ -39,7 +39,7 @@ impl Waits {
         self.to_unix = clock.to_unix().unwrap_or(self.to_unix);
     }
 
-    /// The events of a burst that begins with one that carries its time: the first of each frame is recorded. A sender whose
+    /// The events of a burst that begins with one that carries its time: the first of each slot is recorded. A sender whose
     /// clock is ahead by more than the event was under way says nothing about latency.
     #[cold]
     pub(super) fn sent<'a>(&self, events: impl Iterator<Item = &'a Event>, frames: &Frames, started: Nanos) {
