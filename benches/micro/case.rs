@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 use std::time::Duration;
 
-use crate::row::{Quartiles, Row};
+use xtask::bench::row::{Better, Row};
 
 /// What criterion takes for one iteration: single operations of a few nanoseconds would be rounded.
 pub const OPERATIONS: u64 = 1_000;
@@ -121,7 +121,7 @@ impl Case {
             for &index in &comparison.baselines {
                 let theirs = turns.measured(index);
                 if !ours.is_empty() {
-                    rows.push(Row::of_times(comparison.case, ours, self.contestants[index], theirs));
+                    rows.push(of_times(comparison.case, ours, self.contestants[index], theirs));
                 }
             }
         }
@@ -129,7 +129,7 @@ impl Case {
             for fact in &ours.facts {
                 for (made, name) in others.iter().zip(&self.contestants[1..]) {
                     let same = made.facts.iter().find(|other| other.metric == fact.metric);
-                    rows.extend(same.map(|other| Row::of_facts(self.name, fact, name, other.value)));
+                    rows.extend(same.map(|other| of_facts(self.name, fact, name, other.value)));
                 }
             }
         }
@@ -181,39 +181,13 @@ impl Turns<'_> {
     }
 }
 
-impl Row {
-    /// From nanoseconds an operation, round by round.
-    fn of_times(case: &str, ours: &[f64], baseline: &str, theirs: &[f64]) -> Self {
-        let rate = |nanoseconds: &[f64]| Quartiles::of(nanoseconds.iter().map(|ns| 1e3 / ns));
-        let (ours_rate, theirs_rate) = (rate(ours), rate(theirs));
-        Self {
-            case: case.into(),
-            metric: "throughput".into(),
-            unit: "M/s".into(),
-            ours: ours_rate.median,
-            baseline: baseline.into(),
-            baseline_value: theirs_rate.median,
-            ratio: ours_rate.median / theirs_rate.median,
-            ours_quartiles: ours_rate.outer(),
-            baseline_quartiles: theirs_rate.outer(),
-            ratio_quartiles: Quartiles::of(ours.iter().zip(theirs).map(|(ours, theirs)| theirs / ours)).outer(),
-        }
-    }
+/// From nanoseconds an operation, round by round.
+fn of_times(case: &str, ours: &[f64], baseline: &str, theirs: &[f64]) -> Row {
+    let rates = |nanoseconds: &[f64]| nanoseconds.iter().map(|ns| 1e3 / ns).collect::<Vec<_>>();
+    Row::of_rounds((case, "throughput", "M/s"), &rates(ours), baseline, &rates(theirs), Better::More)
+}
 
-    /// For what is better the less it is.
-    fn of_facts(case: &str, fact: &Fact, baseline: &str, theirs: f64) -> Self {
-        let ratio = theirs / fact.value;
-        Self {
-            case: case.into(),
-            metric: fact.metric.into(),
-            unit: fact.unit.into(),
-            ours: fact.value,
-            baseline: baseline.into(),
-            baseline_value: theirs,
-            ratio,
-            ours_quartiles: [fact.value; 2],
-            baseline_quartiles: [theirs; 2],
-            ratio_quartiles: [ratio; 2],
-        }
-    }
+/// For what is better the less it is, and the same in every round.
+fn of_facts(case: &str, fact: &Fact, baseline: &str, theirs: f64) -> Row {
+    Row::of_rounds((case, fact.metric, fact.unit), &[fact.value], baseline, &[theirs], Better::Less)
 }

@@ -19,7 +19,6 @@ mod machine;
 mod maps;
 mod mpsc;
 mod pool;
-mod row;
 mod spsc;
 mod transfer;
 mod vyukov;
@@ -28,9 +27,9 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use criterion::{Criterion, SamplingMode};
+use xtask::bench::row::{self, Row};
 
 use crate::case::{Case, Scale};
-use crate::row::Row;
 
 /// Where the rows go, as JSON; set by `cargo xtask bench`.
 const RESULTS: &str = "EVENTSTREAM_BENCH_RESULTS";

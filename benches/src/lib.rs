@@ -18,6 +18,7 @@ pub mod guard;
 pub mod link;
 pub mod mix;
 pub mod options;
+pub mod output;
 pub mod pace;
 pub mod packet;
 pub mod publish;

@@ -1,10 +1,9 @@
 //! `cargo xtask bench micro`.
 
 use std::fs;
-use std::path::PathBuf;
 
 use super::setting::Setting;
-use super::{row, section, table};
+use super::{Arguments, row, section, table};
 use crate::process::{cargo, target_directory, visible};
 use crate::{Error, Result, setup};
 
@@ -12,22 +11,6 @@ use crate::{Error, Result, setup};
 const RESULTS: &str = "EVENTSTREAM_BENCH_RESULTS";
 const QUICK: &str = "EVENTSTREAM_BENCH_QUICK";
 const ONLY: &str = "EVENTSTREAM_BENCH_ONLY";
-
-#[derive(Clone, Debug, clap::Args)]
-pub struct Arguments {
-    /// Write the rows as JSON: an array of {case, metric, unit, ours, baseline, baseline_value, ratio} and quartiles.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Fewer and shorter rounds, and a table of one million ids: half a minute, for a first look.
-    #[arg(long)]
-    quick: bool,
-    /// Only the cases whose names contain this, such as spsc or dedup_1t.
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// Replace the table in the README.
-    #[arg(long, conflicts_with_all = ["quick", "only"])]
-    readme: bool,
-}
 
 pub fn run(arguments: &Arguments) -> Result<()> {
     setup::ensure(setup::Purpose::Run)?;

@@ -27,28 +27,12 @@ use self::case::{Case, Contestant, Receiver};
 use self::round::{Place, Round};
 use super::row::{self, Better, Row};
 use super::setting::Setting;
-use super::{section, table};
+use super::{Arguments, section, table};
 use crate::process::{cargo, target_directory, tool, visible, workspace_root};
 use crate::run::{allowed_cpus, producer};
 use crate::signals::Stop;
 use crate::testbed::{Link, Options, Testbed};
 use crate::{Error, Result, process, setup};
-
-#[derive(Clone, Debug, clap::Args)]
-pub struct Arguments {
-    /// Write the rows as JSON: an array of {case, metric, unit, ours, baseline, baseline_value, ratio} and quartiles.
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Fewer and shorter rounds: under two minutes, for a first look.
-    #[arg(long)]
-    quick: bool,
-    /// Only the cases whose names contain this, such as xdp_1ev or topics.
-    #[arg(long, value_name = "TEXT")]
-    only: Option<String>,
-    /// Replace the tables in the README, and the charts.
-    #[arg(long, conflicts_with_all = ["quick", "only"])]
-    readme: bool,
-}
 
 /// The programs a measurement needs.
 #[derive(Clone, Debug)]
