@@ -3,6 +3,8 @@
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::event::Timespec;
+
 static STOP: AtomicBool = AtomicBool::new(false);
 
 extern "C" fn request(_signal: libc::c_int) {
@@ -24,6 +26,9 @@ pub fn on_signals() -> io::Result<()> {
     }
     Ok(())
 }
+
+/// A wait is cut short after so long, to see whether a signal came between the look at the flag and the wait.
+pub const LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Whether a signal asked for the end.
 #[inline]

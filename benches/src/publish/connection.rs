@@ -5,15 +5,13 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::Instant;
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::STALLED;
 use super::protocol::{Answers, Protocol};
 use crate::stop;
 
 const ANSWER_BYTES: usize = 64 << 10;
-/// A wait is cut short to see whether a signal has come.
-const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 pub(super) struct Connection {
     protocol: Protocol,
@@ -87,7 +85,7 @@ impl Connection {
             return Err("interrupted".to_owned());
         }
         let mut files = [PollFd::from_borrowed_fd(self.stream.as_fd(), what | PollFlags::IN)];
-        match poll(&mut files, Some(&WAIT)) {
+        match poll(&mut files, Some(&stop::LOOK)) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(error) => return Err(io::Error::from(error).to_string()),
         }

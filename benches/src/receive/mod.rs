@@ -21,7 +21,7 @@ use std::os::fd::BorrowedFd;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
@@ -32,8 +32,6 @@ use crate::stop;
 /// How long a receiver looks in vain before it waits: what it would wait for is a batch of the generator's, and to be woken
 /// for that costs the sender more than the looking costs here.
 const SPIN: Duration = Duration::from_micros(100);
-/// A wait is cut short to see whether a signal came between the look at its flag and the wait.
-const WAIT: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Way {
@@ -154,7 +152,7 @@ impl Watch {
 
 /// Until there is something, or for a while.
 fn wait_for(file: BorrowedFd<'_>) -> io::Result<()> {
-    match poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::IN)], Some(&WAIT)) {
+    match poll(&mut [PollFd::from_borrowed_fd(file, PollFlags::IN)], Some(&stop::LOOK)) {
         Ok(_) | Err(Errno::INTR) => Ok(()),
         Err(error) => Err(error.into()),
     }

@@ -2,9 +2,9 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use eventstream::nic::{Gro, UdpSocket};
+use eventstream::runtime::clock::unix_now;
 use hdrhistogram::Histogram;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
@@ -39,7 +39,7 @@ fn serve(socket: &UdpSocket, latency: &mut Histogram<u64>) -> io::Result<Report>
             Err(error) => return Err(error.into()),
         };
         // Before anything is done with it: what is recorded is when it was there.
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos() as u64;
+        let now = unix_now();
         watch.found();
         seen.datagram(bytes);
         // A sender's clock that is ahead says nothing.

@@ -9,7 +9,7 @@ use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::event::{PollFd, PollFlags, poll};
 
 use super::{during, flow_outcome};
 use crate::mix::{Layout, Stamped, Stamper, Tally};
@@ -21,7 +21,6 @@ use crate::stop;
 const BUFFER_BYTES: usize = 64 << 10;
 /// How long a peer that does not read may hold up the end.
 const FINISH: Duration = Duration::from_secs(5);
-const POLL: Timespec = Timespec { tv_sec: 0, tv_nsec: 20_000_000 };
 
 /// Whom to connect to, how often.
 #[derive(Clone, Copy, Debug)]
@@ -124,7 +123,7 @@ fn wait_for_room(connections: &mut [Connection]) -> io::Result<()> {
         .iter()
         .map(|connection| PollFd::from_borrowed_fd(connection.stream.as_fd(), PollFlags::OUT))
         .collect();
-    match poll(&mut descriptors, Some(&POLL)) {
+    match poll(&mut descriptors, Some(&stop::LOOK)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
