@@ -34,6 +34,6 @@ pub use peer::Peer;
 pub use pool::{FramePool, PoolGauges, PoolSpec};
 pub use prefetch::prefetch;
 pub use region::{Backing, Region};
-pub use slab::Slab;
+pub use slab::{HUGE_PAGE_BYTES, Slab};
 pub use slot::{OpenSlot, Slot};
 pub use watch::LostSlot;

@@ -1,7 +1,7 @@
 //! On which NUMA node memory lies: asking for one, and seeing what came of it.
 //!
 //! - **Thread**: whoever builds the engine, at start. Where pages are is decided when they are first touched, which the
-//!   mappings here do at once (MAP_POPULATE); so the policy is the thread's, for as long as it maps. Pages that are
+//!   mappings here do at once (MADV_POPULATE_WRITE, and MAP_POPULATE for a UMEM); so the policy is the thread's, for as long as it maps. Pages that are
 //!   registered with the kernel, as a UMEM's are, cannot be moved afterwards.
 //! - **Invariant**: the thread's own policy is back when the mapping is made.
 //!
@@ -11,7 +11,8 @@
 use std::collections::BTreeMap;
 use std::io;
 
-const HUGE_PAGE_BYTES: u64 = 2 << 20;
+use super::slab::HUGE_PAGE_BYTES;
+
 /// What must be left on a node: others take memory between the look and the mapping.
 const MARGIN_BYTES: u64 = 64 << 20;
 /// Nodes a mask has room for: what the kernel is built for at most.
@@ -105,7 +106,7 @@ impl Room {
             line.split_whitespace().nth(3)?.parse().ok()
         };
         let bytes = (number("MemFree:")? + number("Inactive(file):").unwrap_or(0)) * 1024;
-        Some(Self { bytes, huge_bytes: number("HugePages_Free:").unwrap_or(0) * HUGE_PAGE_BYTES })
+        Some(Self { bytes, huge_bytes: number("HugePages_Free:").unwrap_or(0) * HUGE_PAGE_BYTES as u64 })
     }
 }
 

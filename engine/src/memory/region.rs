@@ -6,7 +6,8 @@ use std::io;
 use std::ptr::NonNull;
 
 use super::node::{Placement, on_node};
-use super::slab::populate;
+use super::prefetch::prefetch_at;
+use super::slab::{HUGE_PAGE_BYTES, populate};
 
 /// What a region got from the kernel; printed at start.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -51,10 +52,9 @@ impl Region {
     }
 
     pub(super) fn map_with(bytes: usize, may_be_huge: bool) -> io::Result<Self> {
-        const HUGE: usize = 2 << 20;
         if may_be_huge
-            && bytes >= HUGE
-            && bytes.is_multiple_of(HUGE)
+            && bytes >= HUGE_PAGE_BYTES
+            && bytes.is_multiple_of(HUGE_PAGE_BYTES)
             && let Ok(region) = Self::map_flags(bytes, libc::MAP_HUGETLB, Backing::HugePages)
         {
             return Ok(region);
@@ -122,15 +122,7 @@ impl Region {
     /// Hints the cache that `position` will be read soon. Any position is allowed: a prefetch never faults.
     #[inline]
     pub(super) fn prefetch(&self, position: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use core::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let address = self.base.as_ptr().wrapping_add(position).cast::<i8>();
-            // SAFETY: PREFETCHT0 is a hint and architecturally ignores addresses that do not translate.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(address) };
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = position;
+        prefetch_at(self.base.as_ptr().wrapping_add(position));
     }
 }
 

@@ -10,10 +10,12 @@ use std::ffi::c_void;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
+use rustix::io::Errno;
 use rustix::mm::{Advice, madvise};
 use rustix::param::page_size;
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// Of the smaller size that x86-64 and most of arm64 have.
+pub const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// From here on whole huge pages are taken: at most half of them is not needed.
 const HUGE_FROM_BYTES: usize = 1 << 20;
 
@@ -29,7 +31,8 @@ unsafe impl<T: Send> Send for Slab<T> {}
 // SAFETY: shared access gives out `&[T]` alone.
 unsafe impl<T: Sync> Sync for Slab<T> {}
 
-/// Has the kernel give the pages of fresh memory now, huge ones where it likes to.
+/// Has the kernel give the pages of fresh memory now, huge ones where it likes to. Where there are too few they come when they are
+/// touched, with what the kernel does then.
 ///
 /// # Safety
 /// The range must be a mapping or an allocation that nobody else knows of yet, page aligned if it is not smaller than a page.
@@ -39,11 +42,15 @@ pub(super) unsafe fn populate(start: *mut c_void, bytes: usize) {
         // SAFETY: the advice changes how the caller's memory is backed, not what it holds.
         let _ = unsafe { madvise(start, bytes, Advice::LinuxHugepage) };
     }
-    // SAFETY: as above.
-    if bytes < page_bytes || unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) }.is_ok() {
+    if bytes < page_bytes {
         return;
     }
-    // Before Linux 5.14.
+    // SAFETY: as above.
+    let populated = unsafe { madvise(start, bytes, Advice::LinuxPopulateWrite) };
+    if populated != Err(Errno::INVAL) {
+        return;
+    }
+    // Linux before 5.14 does not know the advice.
     for position in (0..bytes).step_by(page_bytes) {
         // SAFETY: within the range.
         let page = unsafe { start.cast::<u8>().add(position) };

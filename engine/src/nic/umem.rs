@@ -14,9 +14,7 @@ use xsk_rs::{FrameDesc, Umem};
 
 use super::error::describe;
 use super::options::XdpOptions;
-use crate::memory::{Placement, Region, on_node};
-
-const HUGE_PAGE_BYTES: usize = 2 << 20;
+use crate::memory::{HUGE_PAGE_BYTES, Placement, Region, on_node};
 
 /// A UMEM that no socket uses yet.
 pub(super) struct NewUmem {

@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::agents::{Role, in_path_order};
 use super::{AgentPlan, Machine, RunnerPlan};
 use crate::config::{Config, SOCKET_SLOT_BYTES};
+use crate::dedup::DedupTable;
 use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
@@ -84,9 +85,10 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let mpsc = ingest_agents * queue_bytes(config.queues.mpsc_depth);
     let spsc = u64::from(config.dispatchers) * workers * 2 * queue_bytes(config.queues.spsc_depth);
     let topics = TopicTable::bytes(config.topics.len()) as u64;
-    let dedup = u64::from(config.dedup.capacity) * 52;
+    let dedup = DedupTable::bytes(config.dedup.capacity as usize) as u64;
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
-    let dead_letters = config.dlq.failed_memory_bytes + config.dlq.shed_memory_bytes;
+    let of_bytes = |bytes: u64| Slab::<u8>::bytes(bytes as usize) as u64;
+    let dead_letters = of_bytes(config.dlq.failed_memory_bytes) + of_bytes(config.dlq.shed_memory_bytes);
     mpsc + spsc + topics + dedup + carries + dead_letters + PROGRAM_BYTES
 }
 

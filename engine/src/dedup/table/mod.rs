@@ -77,10 +77,8 @@ impl DedupTable {
         if cells > 1 << CELL_BITS {
             return Err(DedupError::TooLarge);
         }
-        // Two and a half words a cell. A claim must look for the cells of words that have overflow: in a full table 44 of 100
-        // do at 1.5 words a cell, 17 at two and 7 at two and a half, of which the floor settles four.
         // One bucket in the models: that is where threads meet.
-        let buckets = if cfg!(loom_model) { 1 } else { (cells * 5).div_ceil(2 * SLOTS) };
+        let buckets = if cfg!(loom_model) { 1 } else { Self::bucket_count(cells) };
         let arena = || Arena {
             floor: AtomicU64::new(Floor::new(Position::START, false).0),
             occupied: AtomicU64::new(0),
@@ -102,6 +100,17 @@ impl DedupTable {
         let sole = || (claimers == 1).then(Sole::new);
         let claimers = (0..claimers as u32).map(|arena| Claimer::new(Arc::clone(&table), arena, sole())).collect();
         Ok((table, claimers))
+    }
+
+    /// Two and a half words a cell. A claim must look for the cells of words that have overflow: in a full table 44 of 100 do
+    /// at 1.5 words a cell, 17 at two and 7 at two and a half, of which the floor settles four.
+    const fn bucket_count(cells: usize) -> usize {
+        (cells * 5).div_ceil(2 * SLOTS)
+    }
+
+    /// Memory of a table for so many ids.
+    pub const fn bytes(capacity: usize) -> usize {
+        Slab::<Bucket>::bytes(Self::bucket_count(capacity)) + Slab::<Cell>::bytes(capacity)
     }
 
     pub fn window_ns(&self) -> u64 {
