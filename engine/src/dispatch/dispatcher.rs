@@ -306,7 +306,9 @@ impl Router {
     fn look_at(&mut self, event: &Event) {
         if !self.slot.has(event) {
             self.slot = self.frames.slot(event);
-            self.waits.taken(self.frames.arrival_ns(event));
+            if !self.waits.has_begun() {
+                self.waits.begin(self.frames.arrival_ns(event));
+            }
         }
     }
 
@@ -437,7 +439,7 @@ impl Agent for Dispatcher {
             router.change_table();
         }
         let shedding = Shedding::of(router.state.get());
-        router.slot = EventSlot::NONE; // it may have come back for others since
+        router.slot = EventSlot::NONE; // so that the burst begins with a look at its first event
         let large = router.table.is_large().then(|| router.table.clone());
         let watches = shedding.is_some() || router.gaps.is_some() || router.transition.is_some();
         let dispatch = |event: Taken<'_, Event>| {

@@ -9,7 +9,7 @@ use super::{Histogram, LatencySummary};
 pub enum Span {
     /// From the XDP program to the ingest agent: the time in the AF_XDP ring. Of packets with a stamp.
     RxToConsumed,
-    /// Until the dispatcher has made what it took visible to the workers. One value for each run of events of a slot.
+    /// Until the dispatcher has made what it took visible to the workers. Of the first event of each of its bursts.
     ConsumedToDispatched,
     /// Until a worker begins with the burst that the event is in.
     ConsumedToHandler,
