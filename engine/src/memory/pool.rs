@@ -440,6 +440,15 @@ impl FramePool {
         })
     }
 
+    /// When the events arrived that were in the slot before.
+    pub fn former_arrival_ns(&self, slot: &Slot) -> Nanos {
+        self.check(slot.pool);
+        self.shared.states[slot.index as usize].arrival_ns.with(|arrival_ns| {
+            // SAFETY: as above.
+            unsafe { *arrival_ns }
+        })
+    }
+
     fn stamp(&mut self, slot: u32, arrival_ns: Nanos, peer: Peer) {
         let state = &self.shared.states[slot as usize];
         state.arrival_ns.with_mut(|place| {
