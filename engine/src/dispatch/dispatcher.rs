@@ -214,7 +214,7 @@ impl Router {
     fn route(&self, table: &TopicTable, event: &Event) -> (Class, u32, usize) {
         let hash = event.topic();
         let (class, word) = match table.find(hash, || self.frames.view(event).topic_bytes()) {
-            Some(index) => (table.class(index), table.word(index)),
+            Some(found) => (found.class, found.word),
             None => {
                 let Unnamed { class, flags } = self.unnamed[usize::from(event.shape().head() & PRIORITY_MASK)];
                 (class, (hash & (UNNAMED_TOPICS - 1)) | flags)
@@ -461,7 +461,7 @@ impl Agent for Dispatcher {
             }
         };
         // A run is a lane's turn otherwise.
-        let length = if large.is_some() { TopicTable::FETCHED_TOGETHER } else { BURST };
+        let length = if large.is_some() { TopicTable::FETCHED_AHEAD } else { BURST };
         let count = self.queue.take_runs(BURST, length, fetch, dispatch);
         if count > 0 {
             router.counters.add(Counter::DISPATCHER_TAKEN, count as u64);

@@ -1,8 +1,8 @@
 //! The topic table: an immutable index from topic to class, read without locks and swapped whole.
 //!
-//! A look-up touches one 8-byte cell of an open-addressed array, and the topic's record and its bytes only when the cell's
-//! hash matches: topics that are not configured, the common case in a flood, cost no comparison. A match is confirmed by
-//! comparing bytes, so two topics are never one because their hashes are.
+//! A look-up touches one cache line, a bucket of two records, and seldom a second one: of a large table each line is a miss.
+//! The topic's bytes are asked for only when a record's hash matches: topics that are not configured, the common case in a
+//! flood, cost no comparison. A match is confirmed by comparing bytes, so two topics are never one because their hashes are.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use arc_swap::ArcSwap;
 
 use super::topic_word;
 use crate::frame::{Class, Parser, Shape};
-use crate::memory::{Slab, prefetch};
+use crate::memory::{CACHE_LINE_BYTES, Slab, prefetch};
 
 /// A configured topic.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,157 +22,177 @@ pub struct TopicEntry {
     pub dedup: bool,
 }
 
-/// What is known of a topic, on half a cache line: a look-up touches its cell and this.
-#[repr(C, align(32))]
+/// What is known of a topic, on half a cache line.
+#[repr(C)]
+#[derive(Clone, Copy)]
 struct Record {
-    /// [`topic_word`] with the flags.
+    hash: u32,
+    /// [`topic_word`] with the flags, of which one is always set: zero is an empty place.
     word: u32,
-    /// Where the part of the name that is not in `head` begins.
-    tail: u32,
     length: u16,
     class: Class,
-    head: [u8; HEAD_BYTES],
+    /// The name; of one that is too long, its first [`START_BYTES`] and where the rest of it begins.
+    name: [u8; NAME_BYTES],
 }
 
-/// Bytes of a name beside its record; longer names cost another line.
-const HEAD_BYTES: usize = 21;
+impl Record {
+    const NONE: Self = Self { hash: 0, word: 0, length: 0, class: Class::Batch, name: [0; NAME_BYTES] };
 
-const _: () = assert!(size_of::<Record>() == 32);
+    const fn is_empty(&self) -> bool {
+        self.word == 0
+    }
+}
 
-/// Entries from which a table no longer stays in the second-level cache beside everything else there: cells and records are
-/// then asked for ahead.
+/// Bytes of a name that is whole in its record; longer ones cost another line.
+const NAME_BYTES: usize = 21;
+const START_BYTES: usize = NAME_BYTES - size_of::<u32>();
+
+/// Records that lie on a line. The second is used when the first is; both, and the next bucket is tried.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+struct Bucket([Record; BUCKET]);
+
+const BUCKET: usize = 2;
+
+const _: () = assert!(size_of::<Bucket>() == CACHE_LINE_BYTES && topic_word::NAMED != 0);
+
+/// What the table knows of a topic.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    pub class: Class,
+    /// What a worker is told of the topic: [`topic_word`].
+    pub word: u32,
+}
+
+/// Entries from which a table no longer stays in the second-level cache beside everything else there: buckets are then asked
+/// for ahead.
 const LARGE: usize = 4096;
 
 /// One snapshot.
 pub struct TopicTable {
-    /// Hash in the high half, entry index plus one in the low; zero is empty. At most half full.
-    cells: Slab<u64>,
-    mask: usize,
-    records: Slab<Record>,
+    /// At most half full.
+    buckets: Slab<Bucket>,
+    len: usize,
     /// Of names that are longer than a record has room for, the rest.
     tails: Box<[u8]>,
 }
 
 impl TopicTable {
-    /// Events of which the places are asked for before the first of them is looked up: more misses than a core has on their
-    /// way at once, and few enough that what was asked for is still there when it is used.
-    pub const FETCHED_TOGETHER: usize = 32;
+    /// So many events ahead of its look-up at least, and twice as many at most, an event's bucket is asked for: less than what
+    /// a core can have on its way at once. With 16 an event took as long or a little longer, with 32 a fifth longer.
+    pub const FETCHED_AHEAD: usize = 8;
 
     /// Builds a table; `parser` gives the process's topic hash, `numbers` the topics' lasting numbers.
     fn build(entries: &[TopicEntry], parser: &Parser, numbers: &mut HashMap<String, u32>) -> Self {
-        let size = Self::cell_count(entries.len());
-        let mut cells = Slab::from_fn(size, |_| 0);
+        let buckets = Slab::from_fn(Self::bucket_count(entries.len()), |_| Bucket([Record::NONE; BUCKET]));
+        let mut table = Self { buckets, len: entries.len(), tails: Box::default() };
         let mut tails = Vec::new();
-        let records = Slab::from_fn(entries.len(), |index| {
-            let entry = &entries[index];
-            let name = entry.name.as_bytes();
-            let hash = parser.topic_hash(name);
-            let mut at = hash as usize & (size - 1);
-            while cells[at] != 0 {
-                at = (at + 1) & (size - 1);
-            }
-            cells[at] = u64::from(hash) << 32 | (index as u64 + 1);
+        for entry in entries {
             let next = numbers.len() as u32;
             let number = *numbers.entry(entry.name.clone()).or_insert(next);
             let flags = topic_word::NAMED | if entry.dedup { topic_word::DEDUP } else { 0 };
-            let (start, rest) = name.split_at(name.len().min(HEAD_BYTES));
-            let mut head = [0; HEAD_BYTES];
-            head[..start.len()].copy_from_slice(start);
-            let (tail, length) = (tails.len() as u32, name.len() as u16);
-            tails.extend_from_slice(rest);
-            Record { word: number | flags, tail, length, class: entry.class, head }
-        });
-        Self { cells, mask: size - 1, records, tails: tails.into() }
+            let bytes = entry.name.as_bytes();
+            let mut name = [0; NAME_BYTES];
+            match name.get_mut(..bytes.len()) {
+                Some(whole) => whole.copy_from_slice(bytes),
+                None => {
+                    let (start, rest) = bytes.split_at(START_BYTES);
+                    name[..START_BYTES].copy_from_slice(start);
+                    name[START_BYTES..].copy_from_slice(&(tails.len() as u32).to_ne_bytes());
+                    tails.extend_from_slice(rest);
+                }
+            }
+            let (hash, length) = (parser.topic_hash(bytes), bytes.len() as u16);
+            table.insert(Record { hash, word: number | flags, length, class: entry.class, name });
+        }
+        Self { tails: tails.into(), ..table }
+    }
+
+    fn insert(&mut self, record: Record) {
+        let mut at = self.place(record.hash);
+        loop {
+            if let Some(free) = self.buckets[at].0.iter_mut().find(|place| place.is_empty()) {
+                *free = record;
+                return;
+            }
+            at = self.after(at);
+        }
     }
 
     /// Memory of a table of so many topics, but for what of their names has no room in their records.
     pub const fn bytes(len: usize) -> usize {
-        Slab::<u64>::bytes(Self::cell_count(len)) + Slab::<Record>::bytes(len)
+        Slab::<Bucket>::bytes(Self::bucket_count(len))
     }
 
-    const fn cell_count(len: usize) -> usize {
-        let count = (len * 2).next_power_of_two();
-        if count < 16 { 16 } else { count }
+    /// As many as there are records, which is room for twice as many.
+    const fn bucket_count(len: usize) -> usize {
+        if len < 8 { 8 } else { len }
     }
 
     pub fn len(&self) -> usize {
-        self.records.len()
+        self.len
     }
 
     pub fn is_empty(&self) -> bool {
-        self.records.is_empty()
+        self.len == 0
     }
 
     /// Whether it pays to [`fetch`](Self::fetch) what is looked up.
     pub fn is_large(&self) -> bool {
-        self.len() >= LARGE
+        self.len >= LARGE
     }
 
-    /// Asks the cache for what the look-ups of these hashes touch, so that they do not wait for one another. Of more than
-    /// [`FETCHED_TOGETHER`](Self::FETCHED_TOGETHER) the rest is left out.
-    pub fn fetch(&self, hashes: impl Iterator<Item = u32>) {
-        let (mut places, mut count) = ([0; Self::FETCHED_TOGETHER], 0);
-        for (place, hash) in places.iter_mut().zip(hashes) {
-            *place = hash as usize & self.mask;
-            prefetch(&self.cells[*place]);
-            count += 1;
-        }
-        for place in &places[..count] {
-            // The first cell is nearly always the one; where not, nothing is lost but the help.
-            let index = (self.cells[*place] as u32).wrapping_sub(1);
-            if let Some(record) = self.records.get(index as usize) {
-                prefetch(record);
-            }
-        }
-    }
-
-    /// Index of the topic's entry. `topic` is asked for the bytes only when a hash matches.
+    /// The bucket in which a hash is looked for first. Multiply-shift instead of a mask: the number of buckets need not be a
+    /// power of two.
     #[inline(always)]
-    pub fn find<'a>(&self, hash: u32, topic: impl FnOnce() -> &'a [u8]) -> Option<usize> {
-        let at = hash as usize & self.mask;
-        if self.cells[at] == 0 { None } else { self.probe(at, hash, topic) }
+    fn place(&self, hash: u32) -> usize {
+        ((u64::from(hash) * self.buckets.len() as u64) >> 32) as usize
     }
 
-    fn probe<'a>(&self, mut at: usize, hash: u32, topic: impl FnOnce() -> &'a [u8]) -> Option<usize> {
-        let mut topic = Some(topic);
-        let mut bytes: &[u8] = &[];
+    fn after(&self, place: usize) -> usize {
+        if place + 1 < self.buckets.len() { place + 1 } else { 0 }
+    }
+
+    /// Asks the cache for what the look-ups of these hashes touch, so that they do not wait for one another.
+    pub fn fetch(&self, hashes: impl Iterator<Item = u32>) {
+        for hash in hashes {
+            prefetch(&self.buckets[self.place(hash)]);
+        }
+    }
+
+    /// What the table knows of the topic. `topic` is asked for the bytes only when a hash matches.
+    #[inline(always)]
+    pub fn find<'a>(&self, hash: u32, topic: impl Fn() -> &'a [u8]) -> Option<Found> {
+        let mut at = self.place(hash);
         loop {
-            let cell = self.cells[at];
-            if cell == 0 {
+            let Bucket([first, second]) = &self.buckets[at];
+            // Chosen, not branched on: which of the two it is nothing could predict.
+            let record = if first.hash == hash { first } else { second };
+            if record.hash == hash && !record.is_empty() && self.is_called(record, topic()) {
+                return Some(Found { class: record.class, word: record.word });
+            }
+            if second.is_empty() {
                 return None;
             }
-            if cell >> 32 == u64::from(hash) {
-                if let Some(topic) = topic.take() {
-                    bytes = topic();
-                }
-                let index = (cell as u32 - 1) as usize;
-                if self.is_called(index, bytes) {
-                    return Some(index);
-                }
+            if record.hash == hash && second.hash == hash && self.is_called(second, topic()) {
+                return Some(Found { class: second.class, word: second.word });
             }
-            at = (at + 1) & self.mask;
+            at = self.after(at);
         }
     }
 
     #[inline]
-    fn is_called(&self, index: usize, name: &[u8]) -> bool {
-        let record = &self.records[index];
-        let length = usize::from(record.length);
-        if name.len() != length {
+    fn is_called(&self, record: &Record, name: &[u8]) -> bool {
+        if name.len() != usize::from(record.length) {
             return false;
         }
-        let (start, rest) = name.split_at(length.min(HEAD_BYTES));
-        let tail = record.tail as usize;
-        start == &record.head[..start.len()] && (rest.is_empty() || rest == &self.tails[tail..tail + rest.len()])
-    }
-
-    pub fn class(&self, index: usize) -> Class {
-        self.records[index].class
-    }
-
-    /// What a worker is told of the topic.
-    pub fn word(&self, index: usize) -> u32 {
-        self.records[index].word
+        if let Some(whole) = record.name.get(..name.len()) {
+            return whole == name;
+        }
+        let (start, at) = record.name.split_at(START_BYTES);
+        let (name_start, rest) = name.split_at(START_BYTES);
+        let at = at.try_into().map_or(0, u32::from_ne_bytes) as usize;
+        start == name_start && rest == &self.tails[at..at + rest.len()]
     }
 }
 
@@ -234,9 +254,7 @@ impl TopicTableCell {
     /// The class of one topic, for those who ask seldom: where a dispatcher would send an event of that shape. The first look
     /// that a thread takes allocates its place among the readers.
     pub fn class_of(&self, hash: u32, shape: Shape, topic: &[u8]) -> Class {
-        let table = self.current.load();
-        let index = table.find(hash, || topic);
-        index.map_or_else(|| shape.priority().class(), |index| table.class(index))
+        self.current.load().find(hash, || topic).map_or_else(|| shape.priority().class(), |found| found.class)
     }
 
     /// Whether there is a newer table than that of `version`: one load a duty cycle.
@@ -267,7 +285,7 @@ mod tests {
         for (i, wanted) in entries.iter().enumerate() {
             let name = wanted.name.as_bytes();
             let found = table.find(parser().topic_hash(name), || name).unwrap();
-            assert_eq!((found, table.class(found)), (i, wanted.class));
+            assert_eq!((found.word & topic_word::NUMBER, found.class), (i as u32, wanted.class));
         }
         assert_eq!(table.find(parser().topic_hash(b"t/x"), || b"t/x"), None);
         assert!(table.is_large());
@@ -282,7 +300,7 @@ mod tests {
         let (_, table) = cell.load();
         for (index, entry) in entries.iter().enumerate() {
             let (name, hash) = (entry.name.as_bytes(), parser().topic_hash(entry.name.as_bytes()));
-            assert_eq!(table.find(hash, || name), Some(index));
+            assert_eq!(table.find(hash, || name).map(|found| found.word & topic_word::NUMBER), Some(index as u32));
             for differs in 0..name.len() {
                 let mut other = name.to_vec();
                 other[differs] ^= 1;
@@ -299,13 +317,32 @@ mod tests {
     }
 
     #[test]
+    fn topics_of_one_hash_are_found_in_whatever_bucket_and_behind_the_last() {
+        let mut table = TopicTable::build(&[], &parser(), &mut HashMap::new());
+        let names = *b"abcde";
+        for (number, first) in (1..).zip(names) {
+            let mut name = [0; NAME_BYTES];
+            name[0] = first;
+            let word = topic_word::NAMED | number;
+            table.insert(Record { hash: u32::MAX, word, length: 1, class: Class::Batch, name });
+        }
+        for (number, name) in (1..).zip(&names) {
+            let found = table.find(u32::MAX, || std::slice::from_ref(name));
+            assert_eq!(found.map(|found| found.word & topic_word::NUMBER), Some(number));
+        }
+        assert_eq!(table.find(u32::MAX, || b"f"), None);
+        assert_eq!(table.find(0, || b"a"), None, "an empty place has no hash, and zero is none");
+    }
+
+    #[test]
     fn numbers_outlive_a_reload_and_old_tables_do_not() {
         let cell = TopicTableCell::new(&[entry("a", Class::Batch), entry("b", Class::Batch)], parser());
         let (version, old) = cell.load();
         cell.publish(&[entry("b", Class::Realtime)]);
         assert!(cell.newer_than(version));
         let (_, new) = cell.load();
-        assert_eq!(new.word(0) & topic_word::NUMBER, 1);
+        let found = new.find(parser().topic_hash(b"b"), || b"b").unwrap();
+        assert_eq!((found.word & topic_word::NUMBER, found.class), (1, Class::Realtime));
         assert_eq!(cell.retire(), 2, "a dispatcher holds the old one");
         drop(old);
         assert_eq!(cell.retire(), 1);

@@ -17,7 +17,7 @@ use eventstream_steer::{Datagram, Packet};
 
 use super::{Arrival, Backend, Intake};
 use crate::control::State;
-use crate::memory::{FramePool, Peer};
+use crate::memory::{CACHE_LINE_BYTES, FramePool, Peer};
 use crate::metrics::{Counter, Histogram, MalformedReason, Span, Spans};
 use crate::nic::{Batch, Received, Rings, StampReader, XskQueue, XskRings};
 use crate::runtime::agent::{Blocking, Cycle};
@@ -36,7 +36,6 @@ const WAKE_INTERVAL_NS: Nanos = 50_000;
 /// How many packets ahead their bytes are asked for. Two did as well; with eight they had left the first-level cache again
 /// when their turn came, which cost 7 %.
 const PREFETCH_AHEAD: usize = 4;
-const CACHE_LINE_BYTES: usize = 64;
 
 /// How far a drain is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

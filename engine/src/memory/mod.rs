@@ -32,7 +32,7 @@ pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route, Run};
 pub use node::{Placement, Policy, on_node};
 pub use peer::Peer;
 pub use pool::{FramePool, PoolGauges, PoolSpec};
-pub use prefetch::prefetch;
+pub use prefetch::{CACHE_LINE_BYTES, prefetch};
 pub use region::{Backing, Region};
 pub use slab::{HUGE_PAGE_BYTES, Slab};
 pub use slot::{OpenSlot, Slot};

@@ -1,5 +1,8 @@
 //! Lines ahead of their use.
 
+/// Of x86-64 and nearly all of arm64.
+pub const CACHE_LINE_BYTES: usize = 64;
+
 /// Asks for the line of `place`, to be used soon. A hint: nothing depends on it.
 #[inline]
 pub fn prefetch<T>(place: &T) {

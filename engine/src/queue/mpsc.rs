@@ -127,7 +127,8 @@ impl<T: Send> Consumer<T> {
         self.take_runs(limit, TURN, |_| {}, each)
     }
 
-    /// The same in runs of at most `length` values of one lane, each run shown whole before the first of it is handed out.
+    /// The same in runs of at most `length` values of one lane. Each value is shown once before it is handed out, and where there
+    /// are as many behind each other, at least a run ahead.
     #[inline]
     pub fn take_runs(
         &mut self,
@@ -136,14 +137,17 @@ impl<T: Send> Consumer<T> {
         mut show: impl FnMut(Peek<'_, T>),
         mut each: impl FnMut(Taken<'_, T>),
     ) -> usize {
-        let (mut taken, mut empty) = (0, 0);
+        let (mut taken, mut empty, mut shown) = (0, 0, 0);
         while taken < limit && empty < self.lanes.len() {
             let lane = &mut self.lanes[self.at];
-            let count = lane.available(self.turn.min(limit - taken).min(length));
-            show(lane.peek(0..count));
+            let visible = lane.available(self.turn.min(limit - taken).min(2 * length));
+            let count = visible.min(length);
+            show(lane.peek(shown..visible));
             lane.take_in_place(count, &mut each);
             taken += count;
             self.turn -= count;
+            // Of a turn that ends here nothing is left.
+            shown = visible - count;
             empty = if count == 0 { empty + 1 } else { 0 };
             if count == 0 || self.turn == 0 {
                 self.at = if self.at + 1 < self.lanes.len() { self.at + 1 } else { 0 };
@@ -224,16 +228,24 @@ mod tests {
     }
 
     #[test]
-    fn runs_are_shown_before_they_are_handed_out() {
+    fn values_are_shown_a_run_before_they_are_handed_out() {
         let (mut producers, mut consumer) = queue(8, 2);
-        assert!(fill(&mut producers[0], 0..5));
+        assert!(fill(&mut producers[0], 0..8));
         assert!(fill(&mut producers[1], 10..12));
         let seen = std::cell::RefCell::new(Vec::new());
         let show = |run: Peek<'_, u64>| seen.borrow_mut().extend(run.map(|value| ("shown", *value)));
-        assert_eq!(consumer.take_runs(9, 3, show, |value| seen.borrow_mut().push(("taken", value.take()))), 7);
-        let runs: [&[u64]; 3] = [&[0, 1, 2], &[3, 4], &[10, 11]];
-        let of = |what, run: &[u64]| run.iter().map(|value| (what, *value)).collect::<Vec<_>>();
-        let expected: Vec<_> = runs.iter().flat_map(|run| [of("shown", run), of("taken", run)].concat()).collect();
+        assert_eq!(consumer.take_runs(9, 3, show, |value| seen.borrow_mut().push(("taken", value.take()))), 9);
+        let steps: [(&str, &[u64]); 7] = [
+            ("shown", &[0, 1, 2, 3, 4, 5]),
+            ("taken", &[0, 1, 2]),
+            ("shown", &[6, 7]),
+            ("taken", &[3, 4, 5]),
+            ("taken", &[6, 7]),
+            ("shown", &[10]), // as far as the limit
+            ("taken", &[10]),
+        ];
+        let expected: Vec<_> =
+            steps.iter().flat_map(|(what, values)| values.iter().map(move |value| (*what, *value))).collect();
         assert_eq!(seen.into_inner(), expected);
     }
 
