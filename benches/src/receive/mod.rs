@@ -6,11 +6,13 @@
 //!   recvmmsg  socket, 64 datagrams a call ─► walk
 //!   gro       the same, the kernel joining datagrams
 //!   recv-spin socket, one datagram a call ─► how long ago was it to be sent?
+//!   xdp-spin  rx ring ─► the same question
 //! ```
 //!
-//! All of them look again at once when nothing has come, and all but the last after a while wait in `poll`. How busy they
+//! All of them look again at once when nothing has come, and all but the last two after a while wait in `poll`. How busy they
 //! were is the time in which they found something.
 
+mod ages;
 mod socket;
 mod spin;
 mod walk;
@@ -25,6 +27,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use serde::Serialize;
 
+use ages::Ages;
 pub use walk::Seen;
 
 use crate::stop;
@@ -45,6 +48,8 @@ pub enum Way {
     Gro,
     /// The kernel's UDP socket, a datagram a call and never waiting; the time from its sent time on is recorded.
     RecvSpin,
+    /// AF_XDP, never waiting; the time from its sent time on is recorded.
+    XdpSpin,
 }
 
 /// Receives events, does nothing with them, and says how many they were. SIGINT or SIGTERM ends it.
@@ -53,7 +58,7 @@ pub enum Way {
 pub struct Cli {
     pub way: Way,
     /// The interface whose queue 0 is received from; for AF_XDP only.
-    #[arg(long, value_name = "IF", required_if_eq_any([("way", "xdp"), ("way", "bare")]))]
+    #[arg(long, value_name = "IF", required_if_eq_any([("way", "xdp"), ("way", "bare"), ("way", "xdp-spin")]))]
     pub iface: Option<String>,
     #[arg(long, value_name = "PORT", default_value_t = 8082)]
     pub port: u16,
@@ -95,7 +100,9 @@ pub fn run(cli: &Cli, ready: impl FnOnce()) -> Result<Report, String> {
         (Way::Recvmmsg, _) => socket::receive(cli.port, false, ready),
         (Way::Gro, _) => socket::receive(cli.port, true, ready),
         (Way::RecvSpin, _) => spin::receive(cli.port, ready),
-        (way, Some(iface)) => xdp::receive(iface, cli.port, way == Way::Bare, ready),
+        (Way::Bare, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Count, ready),
+        (Way::XdpSpin, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Age(Ages::new()?), ready),
+        (Way::Xdp, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Walk, ready),
         (_, None) => Err("--iface: AF_XDP needs an interface".to_owned()),
     }
 }
@@ -199,6 +206,7 @@ mod tests {
     #[test]
     fn af_xdp_needs_an_interface() {
         assert!(Cli::try_parse_from(["walk", "xdp"]).is_err());
+        assert!(Cli::try_parse_from(["walk", "xdp-spin"]).is_err());
         assert!(Cli::try_parse_from(["walk", "bare", "--iface", "e0"]).is_ok());
         assert!(Cli::try_parse_from(["walk", "recvmmsg", "--port", "5"]).is_ok());
     }

@@ -36,6 +36,11 @@ pub trait Backend: Send {
     /// Called when the state changes, before the first `receive` under it.
     fn state_changed(&mut self, _intake: &mut Intake, _state: State) {}
 
+    /// Whether [`receive`](Self::receive) costs no system call when there is nothing.
+    fn asks_memory(&self) -> bool {
+        false
+    }
+
     /// While draining: nothing is left that this backend could still take in.
     fn drained(&self) -> bool;
 
@@ -125,6 +130,10 @@ impl<B: Backend> Agent for IngestAgent<B> {
 
     fn is_source(&self) -> bool {
         true
+    }
+
+    fn asks_memory(&self) -> bool {
+        self.backend.asks_memory()
     }
 
     fn housekeeping(&mut self, now: Nanos) {

@@ -194,6 +194,10 @@ impl<R: Rings> Backend for XdpBackend<R> {
         handed_on
     }
 
+    fn asks_memory(&self) -> bool {
+        true
+    }
+
     fn state_changed(&mut self, _intake: &mut Intake, state: State) {
         self.drain = Drain::Open;
         if state.takes_in() {

@@ -10,7 +10,8 @@ pub struct Cycle {
     /// Read once a round of the runner, shared by its agents.
     pub now: Nanos,
     /// Whether the last round found work anywhere on this runner. An agent whose poll costs a system call then
-    /// polls at its bounded interval; on an idle runner it polls at once.
+    /// polls at its bounded interval; on an idle runner it polls at once. A runner that never blocks calls most of its idle
+    /// rounds busy, too, if it has a source that is [asked without a system call](Agent::asks_memory).
     pub busy: bool,
 }
 
@@ -36,6 +37,11 @@ pub trait Agent: Send {
     /// Whether events enter the runner's agents here. A runner steps everything behind a source right after it has
     /// brought something, before the next source: what was written is then still in the cache when it is read.
     fn is_source(&self) -> bool {
+        false
+    }
+
+    /// Of a source: whether finding nothing costs no system call.
+    fn asks_memory(&self) -> bool {
         false
     }
 

@@ -14,7 +14,7 @@ use rustix::event::epoll;
 
 use super::agent::{Agent, Blocking, Cycle};
 use super::clock::{Clock, Nanos};
-use super::idle::{IdleStrategy, SPINS, YIELDS};
+use super::idle::{ASK_EVERY, IdleStrategy, SPINS, YIELDS};
 use super::waker::Waker;
 
 /// How often counters and gauges are published while there is work.
@@ -107,6 +107,7 @@ impl RunnerSpec {
     pub fn spawn(mut self) -> io::Result<RunnerHandle> {
         // A stable sort: sources come first, and both parts keep their path order.
         self.agents.sort_by_key(|agent| !agent.is_source());
+        let asks_seldom = self.idle == IdleStrategy::BusySpin && self.agents.iter().any(|agent| agent.asks_memory());
         let sources = self.agents.iter().take_while(|agent| agent.is_source()).count();
         let (report, pinned) = std::sync::mpsc::channel();
         let rounds = Arc::new(AtomicU64::new(0));
@@ -115,7 +116,9 @@ impl RunnerSpec {
         let started_ns = self.clock.now();
         let load = Arc::new(RunnerLoad { started_ns, ended_ns: AtomicU64::new(0), busy_ns: AtomicU64::new(0) });
         let (counted, told) = (rounds.clone(), load.clone());
-        let runner = Runner { spec: self, poll, rounds: counted, load: told, busy_ns: 0, idle_rounds: 0, sources };
+        let (busy_ns, idle_rounds) = (0, 0);
+        let runner =
+            Runner { spec: self, poll, rounds: counted, load: told, busy_ns, idle_rounds, sources, asks_seldom };
         // The kernel keeps 15 bytes of a thread's name.
         let thread = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let _ = report.send(pin(runner.spec.cpu));
@@ -182,6 +185,8 @@ struct Runner {
     idle_rounds: u32,
     /// How many of the agents, at the front, are sources.
     sources: usize,
+    /// Whether idle rounds are told to look at memory only, but for one in [`ASK_EVERY`].
+    asks_seldom: bool,
 }
 
 impl Runner {
@@ -194,7 +199,8 @@ impl Runner {
                 self.busy_ns += now.saturating_sub(before);
             }
             before = now;
-            busy = self.step(now, busy) > 0;
+            let looks_only = self.asks_seldom && !self.idle_rounds.is_multiple_of(ASK_EVERY);
+            busy = self.step(now, busy || looks_only) > 0;
             if now >= next_housekeeping {
                 self.housekeeping(now);
                 next_housekeeping = now + HOUSEKEEPING_NS;
@@ -302,6 +308,60 @@ mod tests {
         }
 
         fn housekeeping(&mut self, _now: Nanos) {}
+    }
+
+    /// Counts its idle rounds and those of them in which it is to ask the kernel.
+    struct Asked {
+        asks_memory: bool,
+        rounds: Arc<AtomicU64>,
+        asked: Arc<AtomicU64>,
+    }
+
+    impl Agent for Asked {
+        fn name(&self) -> &str {
+            "asked"
+        }
+
+        fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
+            self.asked.fetch_add(u64::from(!cycle.busy), Ordering::Relaxed);
+            self.rounds.fetch_add(1, Ordering::Release);
+            0
+        }
+
+        fn asks_memory(&self) -> bool {
+            self.asks_memory
+        }
+
+        fn housekeeping(&mut self, _now: Nanos) {}
+    }
+
+    #[test]
+    fn a_spinning_runner_with_a_ring_asks_the_kernel_in_one_round_of_some() {
+        let cases = [(IdleStrategy::BusySpin, true), (IdleStrategy::BusySpin, false), (IdleStrategy::Yield, true)];
+        for (idle, asks_memory) in cases {
+            let (rounds, asked) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+            let agent = Asked { asks_memory, rounds: rounds.clone(), asked: asked.clone() };
+            let (waker, shutdown) = (Waker::new().unwrap(), Shutdown::default());
+            let spec = RunnerSpec {
+                name: "test".into(),
+                cpu: None,
+                idle,
+                agents: vec![Box::new(agent)],
+                waker,
+                clock: Clock::calibrated(),
+                shutdown: shutdown.clone(),
+            };
+            let handle = spec.spawn().unwrap();
+            while rounds.load(Ordering::Acquire) < 1_000 {
+                std::thread::yield_now();
+            }
+            shutdown.request();
+            assert!(handle.join());
+            let (rounds, asked) = (rounds.load(Ordering::Relaxed), asked.load(Ordering::Relaxed));
+            let seldom = idle == IdleStrategy::BusySpin && asks_memory;
+            let expected = if seldom { rounds.div_ceil(u64::from(ASK_EVERY)) } else { rounds };
+            assert_eq!(asked, expected, "{idle:?}, {asks_memory}: of {rounds}");
+        }
     }
 
     #[test]

@@ -108,6 +108,7 @@ const CONNECTIONS: &[Contestant] = &[
 const SPINNING: &[Contestant] = &[
     contestant("engine, AF_XDP", Receiver::Engine(Backend::Xdp), 1_000),
     contestant("recv()", Receiver::Walk("recv-spin"), 1_000),
+    contestant("AF_XDP loop", Receiver::Walk("xdp-spin"), 1_000),
 ];
 
 /// 23 events of 64 bytes fill a datagram of an ordinary MTU.
