@@ -414,9 +414,7 @@ mod tests {
     fn a_full_queue_holds_the_position() {
         let mut bench = bench(64, 256);
         bench.step();
-        for _ in 0..4 {
-            bench.deliver(&packet(&events(100)));
-        }
+        (0..4).for_each(|_| bench.deliver(&packet(&events(100))));
         assert_eq!(bench.step(), 3, "the third does not fit whole and waits in the intake");
         assert_eq!((bench.count(Counter::DATAGRAMS_CONSUMED), bench.count(Counter::DATAGRAMS_PARSED)), (4, 3));
         assert_eq!((bench.step(), bench.backend.blocking()), (0, Blocking::Forbidden));
@@ -453,9 +451,7 @@ mod tests {
     fn a_starving_fill_ring_forbids_blocking() {
         let mut bench = bench(64, 1024);
         bench.step();
-        for _ in 0..64 {
-            bench.deliver(&packet(&events(1)));
-        }
+        (0..64).for_each(|_| bench.deliver(&packet(&events(1))));
         for _ in 0..64 / crate::nic::BURST + 1 {
             bench.step();
         }
