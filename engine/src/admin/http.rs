@@ -62,6 +62,7 @@ pub fn prometheus(report: &Report) -> String {
         counter("dedup_ids_evicted_early", "", dedup.evicted_early);
         counter("dedup_events_unremembered", "", dedup.unremembered);
     }
+    counter("state_transitions", "", report.state_transitions);
     for runner in &report.runners {
         let labels = format!("{{runner=\"{}\"}}", runner.name);
         counter("runner_busy_ns", &labels, runner.busy_ns);

@@ -23,6 +23,9 @@ pub struct Control {
     /// How long a state lasts at least before a milder one may follow.
     #[serde(rename = "dwell_ms", serialize_with = "millis")]
     pub dwell: Duration,
+    /// A state is left only if what it sheds would have kept the busiest data thread busy for no more than this share of its
+    /// time, together with all the rest. Zero: that is not looked at.
+    pub readmit_percent: u32,
     pub dropping: Thresholds,
     pub emergency: Thresholds,
 }
@@ -33,6 +36,7 @@ impl Default for Control {
             socket: None,
             evaluate: Duration::from_millis(100),
             dwell: Duration::from_millis(1000),
+            readmit_percent: 80,
             dropping: Thresholds {
                 queue_depth_percent: Some(Threshold { enter: 75, leave: 50 }),
                 pool_used_percent: Some(Threshold { enter: 90, leave: 75 }),
@@ -59,6 +63,11 @@ impl Control {
             socket: s.optional_text("socket", "an absolute path", socket_path),
             evaluate: s.millis("evaluate_ms", range(10, 10_000, "ms"), d.evaluate),
             dwell: s.millis("dwell_ms", range(0, 600_000, "ms"), d.dwell),
+            readmit_percent: s.integer(
+                "readmit_percent",
+                range(0, 100, "percent, 0: not looked at"),
+                d.readmit_percent,
+            ),
             dropping: s.section("dropping", |s| Thresholds::read(s, d.dropping)),
             emergency: s.section("emergency", |s| Thresholds::read(s, d.emergency)),
         }

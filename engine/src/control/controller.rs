@@ -1,8 +1,8 @@
 //! Moves between RUNNING, DROPPING and EMERGENCY by what is measured, with hysteresis and a dwell time.
 //!
-//! A state is entered when any input reaches its enter threshold, and left when all its inputs are at or below their leave
-//! thresholds. No move happens before the state has been held for the dwell time. An operator's state stays until the
-//! operator ends it.
+//! A state is entered when any input reaches its enter threshold, at once. It is left for a milder one when it has been held
+//! for the dwell time, all its inputs are at or below their leave thresholds, and what it sheds would fit, too: while it
+//! sheds, queues are short and say nothing about the load. An operator's state stays until the operator ends it.
 
 use crate::config::{Control, Threshold, Thresholds};
 use crate::runtime::clock::Nanos;
@@ -20,6 +20,9 @@ pub struct Inputs {
     pub worker_latency_ms: u32,
     /// Events of the last interval that found no room, per million accepted.
     pub loss_per_million: u32,
+    /// How much of its time, in percent, the busiest data thread would have needed in the last interval for what was shed as
+    /// well as for what was not.
+    pub demand_percent: u32,
 }
 
 /// A change of state and what caused it: logged once.
@@ -30,12 +33,16 @@ pub struct Transition {
     pub cause: String,
 }
 
+/// Dwell times after which a milder state is tried although the demand looks too high for it.
+const TRY_AFTER_DWELLS: Nanos = 60;
+
 /// Owned by the control thread.
 #[derive(Debug)]
 pub struct Controller {
     dropping: Thresholds,
     emergency: Thresholds,
     dwell_ns: Nanos,
+    readmit_percent: u32,
     state: State,
     since_ns: Nanos,
     by_operator: bool,
@@ -70,6 +77,7 @@ impl Controller {
             dropping: config.dropping,
             emergency: config.emergency,
             dwell_ns: config.dwell.as_nanos() as Nanos,
+            readmit_percent: config.readmit_percent,
             state: State::Running,
             since_ns: 0,
             by_operator: false,
@@ -81,6 +89,7 @@ impl Controller {
         self.dropping = config.dropping;
         self.emergency = config.emergency;
         self.dwell_ns = config.dwell.as_nanos() as Nanos;
+        self.readmit_percent = config.readmit_percent;
     }
 
     pub fn state(&self) -> State {
@@ -103,7 +112,7 @@ impl Controller {
 
     /// Looks at the inputs; a transition when they ask for one.
     pub fn evaluate(&mut self, inputs: &Inputs, now: Nanos) -> Option<Transition> {
-        if self.by_operator || now.saturating_sub(self.since_ns) < self.dwell_ns {
+        if self.by_operator {
             return None;
         }
         let emergency = entered(inputs, &self.emergency);
@@ -115,14 +124,28 @@ impl Controller {
                 let cause = entered(inputs, &self.dropping)?;
                 self.change(State::Dropping, now, cause)
             }
-            State::Dropping if left(inputs, &self.dropping) => {
-                self.change(State::Running, now, "all inputs at or below their leave thresholds".into())
-            }
-            State::Emergency if left(inputs, &self.emergency) => {
-                self.change(State::Dropping, now, "all inputs at or below their leave thresholds".into())
-            }
+            State::Dropping if left(inputs, &self.dropping) => self.relent(State::Running, inputs, now),
+            State::Emergency if left(inputs, &self.emergency) => self.relent(State::Dropping, inputs, now),
             _ => None,
         }
+    }
+
+    /// A milder state, if it is time.
+    fn relent(&mut self, to: State, inputs: &Inputs, now: Nanos) -> Option<Transition> {
+        let held_ns = now.saturating_sub(self.since_ns);
+        // The demand is an estimate: what was shed may have been cheap. So it does not decide for ever.
+        let (limit, demand) = (self.readmit_percent, inputs.demand_percent);
+        let fits = limit == 0 || demand <= limit;
+        let tries = held_ns >= self.dwell_ns.saturating_mul(TRY_AFTER_DWELLS);
+        if held_ns < self.dwell_ns || !(fits || tries) {
+            return None;
+        }
+        let cause = match limit {
+            0 => String::new(),
+            _ if fits => format!(", demand_percent {demand} within {limit}"),
+            _ => format!(", demand_percent {demand} above {limit}, but it is time to try"),
+        };
+        self.change(to, now, format!("all inputs at or below their leave thresholds{cause}"))
     }
 }
 
@@ -154,6 +177,30 @@ mod tests {
         assert!(entered.cause.contains("queue_depth_percent 80 reached 80"), "{}", entered.cause);
         assert_eq!(controller.evaluate(&depth(41), 4 * SECOND), None, "between leave and enter nothing moves");
         assert_eq!(controller.evaluate(&depth(40), 4 * SECOND).unwrap().to, State::Running);
+    }
+
+    #[test]
+    fn a_state_is_left_when_what_it_sheds_would_fit() {
+        let mut controller = controller();
+        assert!(controller.evaluate(&depth(80), 2 * SECOND).is_some());
+        let demand = |percent| Inputs { demand_percent: percent, ..Inputs::default() };
+        assert_eq!(controller.evaluate(&demand(81), 10 * SECOND), None);
+        let left = controller.evaluate(&demand(80), 10 * SECOND).unwrap();
+        assert!(left.to == State::Running && left.cause.contains("demand_percent 80 within 80"), "{}", left.cause);
+        assert!(controller.evaluate(&depth(80), 11 * SECOND).is_some());
+        assert_eq!(controller.evaluate(&demand(1000), 71 * SECOND - 1), None);
+        let tried = controller.evaluate(&demand(1000), 71 * SECOND).unwrap();
+        assert!(tried.to == State::Running && tried.cause.contains("time to try"), "{}", tried.cause);
+        controller.readmit_percent = 0;
+        assert!(controller.evaluate(&depth(80), 72 * SECOND).is_some());
+        assert!(controller.evaluate(&demand(1000), 73 * SECOND).is_some(), "off");
+    }
+
+    #[test]
+    fn a_harsher_state_does_not_wait_for_the_dwell_time() {
+        let mut controller = controller();
+        assert!(controller.evaluate(&depth(80), 0).is_some());
+        assert_eq!(controller.evaluate(&depth(95), 1).unwrap().to, State::Emergency);
     }
 
     #[test]

@@ -10,9 +10,10 @@ use crate::frame::Class;
 use crate::ingest::DrainStatus;
 use crate::memory::{FramePool, Placement, Policy, PoolGauges};
 use crate::metrics::{
-    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Latencies, Ledger, MemoryReport, PoolLevels,
-    Processed, Spans, Totals,
+    Counter, CounterBlock, DeadLetterReason, DedupLevels, FrameLevels, Latencies, Ledger, LostReason, MemoryReport,
+    PoolLevels, Processed, Spans, Totals,
 };
+use crate::runtime::clock::Nanos;
 use crate::storage::DeadLetterGauges;
 
 /// Slots that are named one by one when they have not come back: what was lost once is mostly lost often.
@@ -32,6 +33,33 @@ pub(super) struct DepthProbe {
     pub name: String,
     pub capacity: u64,
     pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+}
+
+/// How far things are at one look of the control thread.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Progress {
+    pub now: Nanos,
+    pub accepted: u64,
+    pub found_no_room: u64,
+    pub shed: u64,
+    /// Of each data thread.
+    pub busy_ns: Vec<Nanos>,
+}
+
+/// More than this nobody needs to know.
+const DEMAND_PERCENT_MAX: u64 = 10_000;
+
+impl Progress {
+    /// How much of its time the busiest thread would have needed since `before`, had nothing been shed: the time that it needed,
+    /// times what was accepted for each event that was not shed.
+    fn demand_percent(&self, before: &Self) -> u32 {
+        let elapsed = self.now.saturating_sub(before.now).max(1);
+        let busy = self.busy_ns.iter().zip(&before.busy_ns).map(|(now, before)| now.saturating_sub(*before)).max();
+        let accepted = self.accepted - before.accepted;
+        let kept = accepted.saturating_sub(self.shed.saturating_sub(before.shed)).max(1);
+        let needed = u128::from(busy.unwrap_or(0)) * u128::from(accepted.max(kept)) / u128::from(kept);
+        (needed * 100 / u128::from(elapsed)).min(u128::from(DEMAND_PERCENT_MAX)) as u32
+    }
 }
 
 /// The published sides of all agents.
@@ -182,15 +210,23 @@ impl Observers {
         levels
     }
 
-    /// Accepted events, and those that found no room: the controller looks at their differences.
-    pub fn losses(&self) -> (u64, u64) {
-        let lost = crate::metrics::LostReason::ALL.iter().map(|reason| self.sum(Counter::lost(*reason))).sum::<u64>();
+    /// How far things are: the controller looks at what has changed since.
+    pub fn progress(&self, now: Nanos, busy_ns: Vec<Nanos>) -> Progress {
+        let reasons = LostReason::ALL.iter().copied().filter(|reason| *reason != LostReason::ShedOverBudget);
+        let lost = reasons.map(|reason| self.sum(Counter::lost(reason))).sum::<u64>();
         let full = self.sum(Counter::dead_lettered(DeadLetterReason::LinkFull));
-        (self.sum(Counter::EVENTS_ACCEPTED), lost + full)
+        let accepted = self.sum(Counter::EVENTS_ACCEPTED);
+        Progress { now, accepted, found_no_room: lost + full, shed: self.shed(), busy_ns }
     }
 
-    /// What the controller decides by, given the losses at the last look.
-    pub fn inputs(&self, before: (u64, u64), now: (u64, u64)) -> Inputs {
+    /// Events that a state has shed, whether the dead letter queue has them or not.
+    pub fn shed(&self) -> u64 {
+        let dead = [DeadLetterReason::ShedDropping, DeadLetterReason::ShedEmergency].map(Counter::dead_lettered);
+        dead.into_iter().chain([Counter::lost(LostReason::ShedOverBudget)]).map(|counter| self.sum(counter)).sum()
+    }
+
+    /// What the controller decides by, given how far things were at the last look.
+    pub fn inputs(&self, before: &Progress, now: &Progress) -> Inputs {
         let percent = |part: u64, whole: u64| (part * 100 / whole.max(1)).min(100) as u32;
         let queue = self.depths.iter().map(|probe| percent((probe.read)(), probe.capacity)).max();
         let pool = self
@@ -198,12 +234,14 @@ impl Observers {
             .iter()
             .map(|(_, gauges)| percent(gauges.in_flight.load(Ordering::Relaxed), gauges.slots.load(Ordering::Relaxed)));
         let lag = self.lags.iter().map(|lag| lag.load(Ordering::Relaxed)).max().unwrap_or(0);
-        let (accepted, lost) = (now.0 - before.0, now.1.saturating_sub(before.1));
+        let accepted = now.accepted - before.accepted;
+        let lost = now.found_no_room.saturating_sub(before.found_no_room);
         Inputs {
             queue_depth_percent: queue.unwrap_or(0),
             pool_used_percent: pool.max().unwrap_or(0),
             worker_latency_ms: (lag / 1_000_000).min(u64::from(u32::MAX)) as u32,
             loss_per_million: (lost * 1_000_000 / accepted.max(1)).min(1_000_000) as u32,
+            demand_percent: now.demand_percent(before),
         }
     }
 }

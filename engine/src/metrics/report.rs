@@ -101,6 +101,8 @@ pub struct Report {
     pub run_id: String,
     pub seconds: f64,
     pub state: String,
+    /// Changes of it since the start.
+    pub state_transitions: u64,
     pub queues: Vec<QueueReport>,
     pub runners: Vec<RunnerReport>,
     /// Those that were pinned.

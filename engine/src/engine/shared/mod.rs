@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::build::{self, Built};
-use super::observe::Observers;
+use super::observe::{Observers, Progress};
 use super::sources::Ports;
 use crate::config::{Config, diff_reload};
 use crate::control::{Controller, State, StateCell, Transition};
@@ -42,7 +42,8 @@ struct Guarded {
     napi: Option<NapiThreads>,
     nic: Option<NicSetup>,
     runners: Vec<RunnerHandle>,
-    losses: (u64, u64),
+    progress: Progress,
+    transitions: u64,
     /// Events shed so far when the current state was entered.
     shed_at_entry: u64,
     /// Counters of the program as they last were: they outlive the program.
@@ -152,7 +153,8 @@ impl Shared {
             nic,
             napi,
             runners: built.runners,
-            losses: (0, 0),
+            progress: Progress::default(),
+            transitions: 0,
             shed_at_entry: 0,
             steering: Steering::default(),
         };
@@ -212,7 +214,8 @@ impl Shared {
         if !before {
             self.switch(guarded, steer);
         }
-        let shed = self.shed();
+        guarded.transitions += 1;
+        let shed = self.observers.shed();
         let shed_there = shed - guarded.shed_at_entry;
         guarded.shed_at_entry = shed;
         tracing::info!(
@@ -230,16 +233,6 @@ impl Shared {
         {
             tracing::error!(%error, "the XDP program cannot be switched");
         }
-    }
-
-    fn shed(&self) -> u64 {
-        use crate::metrics::{Counter, DeadLetterReason, LostReason};
-        [DeadLetterReason::ShedDropping, DeadLetterReason::ShedEmergency]
-            .into_iter()
-            .map(Counter::dead_lettered)
-            .chain([Counter::lost(LostReason::ShedOverBudget)])
-            .map(|counter| self.observers.sum(counter))
-            .sum()
     }
 
     fn set_state(&self, state: State) -> Result<(), String> {
@@ -261,9 +254,10 @@ impl Shared {
         let mut guarded = self.lock();
         self.follow_interface(&mut guarded);
         self.topics.retire();
-        let losses = self.observers.losses();
-        let inputs = self.observers.inputs(guarded.losses, losses);
-        guarded.losses = losses;
+        let busy_ns = self.runner_reports.iter().map(|(_, load)| load.get(now).1).collect();
+        let progress = self.observers.progress(now, busy_ns);
+        let inputs = self.observers.inputs(&guarded.progress, &progress);
+        guarded.progress = progress;
         if let Some(transition) = guarded.controller.evaluate(&inputs, now) {
             self.apply(&mut guarded, &transition);
         }
@@ -411,6 +405,7 @@ impl Shared {
             run_id: self.run_id.clone(),
             seconds,
             state: guarded.controller.state().name().into(),
+            state_transitions: guarded.transitions,
             queues: self.queue_reports(guarded),
             busy_ns_per_event: runners.iter().map(|runner| runner.busy_ns_per_event).sum(),
             runners,
