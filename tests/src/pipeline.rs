@@ -327,7 +327,8 @@ impl Pipeline {
             for index in 0..spec.workers[class as usize] {
                 let (producer, ring) = spsc::ring(spec.spsc_depth);
                 maker.observed.worker_depths.push((class, producer.depth()));
-                let link = LinkSpec { producer, class, reserved: spec.reserved, stall_ns: spec.stall_ns, waker: None };
+                let &PipelineSpec { reserved, stall_ns, .. } = spec;
+                let link = LinkSpec { producer, class, reserved, reserved_critical: 0, stall_ns, waker: None };
                 links.push(Link::new(link, &maker.frames));
                 let retries = if class == Class::Realtime { None } else { retries.next().map(|(_, pool)| pool) };
                 let parts = WorkerParts { handler: handlers(class, index), ring, claimer: claimers.next(), retries };

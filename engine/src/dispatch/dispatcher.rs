@@ -11,7 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::link::Link;
+use super::link::{Link, Standing};
 use super::shedding::Shedding;
 use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
@@ -320,9 +320,10 @@ impl Router {
         let (_, word, link) = route;
         let Self { links, slot, .. } = self;
         let link = &mut links[link];
+        let standing = Standing::of(slot, &event);
         let mut event = Some(event);
         let taken = || event.take().expect("asked for once").take();
-        let pushed = !link.pins_anew(slot) && link.push(slot.is_reliable(), taken, word);
+        let pushed = !link.pins_anew(slot) && link.push(standing, taken, word);
         if !pushed && let Some(event) = event {
             self.forward(event.take(), route, now);
         }
@@ -336,16 +337,17 @@ impl Router {
         {
             gaps.observe(EventId(id));
         }
+        self.look_at(&event);
         let route = match self.transition {
             Some(_) => self.route_in_transition(&event),
             None => self.route(&self.table, &event),
         };
         match shedding {
-            Some(shedding) if shedding.hits(&event) => self.dead_letter(event.take(), route.0, shedding.reason, now),
-            _ => {
-                self.look_at(&event);
-                self.forward(event.take(), route, now);
+            // A sender that can be made to wait waits, before anything of what it sends is shed.
+            Some(shedding) if !self.slot.is_reliable() && shedding.hits(&event) => {
+                self.dead_letter(event.take(), route.0, shedding.reason, now);
             }
+            _ => self.forward(event.take(), route, now),
         }
     }
 
@@ -353,9 +355,9 @@ impl Router {
     #[inline(never)]
     fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
         // A copy takes the room that its original may take.
-        let reliable = self.slot.is_reliable();
+        let standing = Standing::of(&self.slot, &event);
         let Some(event) = self.admit(event, class, link, now) else { return };
-        let pushed = self.links[link].push(reliable, || event, word);
+        let pushed = self.links[link].push(standing, || event, word);
         debug_assert!(pushed, "the link has room, or the event would not have been admitted");
         if let Some(transition) = &mut self.transition {
             transition.queued(link, &self.links[link]);
@@ -366,10 +368,10 @@ impl Router {
     /// pushed next, or none if it has ended here.
     #[inline]
     fn admit(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
-        let slot = self.slot;
-        if !self.links[link].has_room(slot.is_reliable()) {
+        let (slot, standing) = (self.slot, Standing::of(&self.slot, &event));
+        if !self.links[link].has_room(standing) {
             self.refresh(now);
-            if !self.links[link].has_room(slot.is_reliable()) {
+            if !self.links[link].has_room(standing) {
                 self.dead_letter(event, class, DeadLetterReason::LinkFull, now);
                 return None;
             }
@@ -377,7 +379,10 @@ impl Router {
         if !self.links[link].pins_anew(&slot) {
             return Some(event);
         }
-        if self.links[link].pins(slot.pool()) < self.pin_limits[class as usize][usize::from(slot.pool())] {
+        let limit = self.pin_limits[class as usize][usize::from(slot.pool())];
+        // What the others may pin, and a little: a critical event is rare, and nothing else pins the frames that no class has.
+        let limit = if standing == Standing::Critical { limit + limit / 4 } else { limit };
+        if self.links[link].pins(slot.pool()) < limit {
             self.links[link].begin_run(&slot);
             return Some(event);
         }
@@ -395,7 +400,7 @@ impl Router {
     fn copy_out(&mut self, event: Event, class: Class, link: usize, now: Nanos) -> Option<Event> {
         let link = &self.links[link];
         let waits = self.slot.is_reliable() && !link.is_stalled();
-        if waits && !link.has_room(false) {
+        if waits && !link.has_room(Standing::Lossy) {
             // A copy holds no credit: on the part of the ring that credits are given for it would take another's place.
             return Some(event);
         }

@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 
-use crate::frame::Class;
+use crate::frame::{Class, Priority};
 use crate::memory::{Event, EventSlot, Frames};
 use crate::queue::spsc;
 use crate::runtime::clock::Nanos;
@@ -32,6 +32,30 @@ impl Run {
     }
 }
 
+/// How much of a ring an event may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Of a source that loses what finds no room.
+    Lossy,
+    /// The same, and critical.
+    Critical,
+    /// Of a source that waits.
+    Reliable,
+}
+
+impl Standing {
+    #[inline]
+    pub fn of(slot: &EventSlot, event: &Event) -> Self {
+        if slot.is_reliable() {
+            Self::Reliable
+        } else if event.shape().priority() == Priority::Critical {
+            Self::Critical
+        } else {
+            Self::Lossy
+        }
+    }
+}
+
 /// No slot's.
 const NO_KEY: u64 = u64::MAX;
 
@@ -41,6 +65,8 @@ pub struct LinkSpec {
     pub class: Class,
     /// Ring positions that only sources which can be made to wait may use.
     pub reserved: u64,
+    /// Of the others, those that only critical events may use.
+    pub reserved_critical: u64,
     /// Without progress for so long the worker counts as stalled.
     pub stall_ns: Nanos,
     /// Wakes the worker's runner; `None` when it is the dispatcher's own.
@@ -50,8 +76,8 @@ pub struct LinkSpec {
 /// One link.
 pub struct Link {
     spec: LinkSpec,
-    /// Events there may be on the ring when one of a lossy source comes, and when one of a source that can wait does.
-    limits: [u64; 2],
+    /// How many events there may be on the ring when one of such a [`Standing`] comes.
+    limits: [u64; 3],
     /// The slot of the newest run, which ends wherever the producer is: the one thing that most events ask for.
     newest_key: u64,
     newest_start: u64,
@@ -73,7 +99,7 @@ impl Link {
         let pools = frames.pool_count();
         let capacity = spec.producer.capacity();
         Self {
-            limits: [capacity - spec.reserved, capacity],
+            limits: [capacity - spec.reserved - spec.reserved_critical, capacity - spec.reserved, capacity],
             newest_key: NO_KEY,
             newest_start: 0,
             runs: VecDeque::with_capacity(capacity as usize),
@@ -108,8 +134,8 @@ impl Link {
 
     /// Whether the next event of such a source fits, as far as is known without a [`refresh`](Self::refresh).
     #[inline]
-    pub fn has_room(&self, reliable: bool) -> bool {
-        self.spec.producer.occupied() < self.limits[usize::from(reliable)]
+    pub fn has_room(&self, standing: Standing) -> bool {
+        self.spec.producer.occupied() < self.limits[standing as usize]
     }
 
     /// Whether an event of this slot would pin it anew: the link does not hold it by its newest run.
@@ -122,8 +148,8 @@ impl Link {
     /// [room](Self::has_room) for one of such a source. An event that [pins anew](Self::pins_anew) needs
     /// [`begin_run`](Self::begin_run) before.
     #[inline(always)]
-    pub fn push(&mut self, reliable: bool, event: impl FnOnce() -> Event, word: u32) -> bool {
-        let limit = self.limits[usize::from(reliable)];
+    pub fn push(&mut self, standing: Standing, event: impl FnOnce() -> Event, word: u32) -> bool {
+        let limit = self.limits[standing as usize];
         self.spec.producer.push_below(limit, event, |event| event.set_topic(word))
     }
 
@@ -254,7 +280,8 @@ mod tests {
             });
             let frames = Frames::new(&[&pools[0], &pools[1]]);
             let (producer, ring) = spsc::ring(depth);
-            let spec = LinkSpec { producer, class: Class::Batch, reserved, stall_ns: STALL_NS, waker: None };
+            let (class, reserved_critical) = (Class::Batch, reserved / 4);
+            let spec = LinkSpec { producer, class, reserved, reserved_critical, stall_ns: STALL_NS, waker: None };
             let (link, releaser) = (Link::new(spec, &frames), Releaser::new(frames.clone()));
             Self { pools, frames, link, ring, releaser, settled: [0; 2] }
         }
@@ -269,7 +296,7 @@ mod tests {
                 if self.link.pins_anew(&slot) {
                     self.link.begin_run(&slot);
                 }
-                assert!(self.link.push(slot.is_reliable(), || event, 0));
+                assert!(self.link.push(Standing::of(&slot, &event), || event, 0));
             }
             drop(maker);
             self.link.publish();
@@ -357,14 +384,19 @@ mod tests {
     }
 
     #[test]
-    fn lossy_sources_leave_the_reserved_room_alone() {
+    fn each_standing_has_its_room() {
         let mut setup = Setup::new(8, 4);
-        setup.push(1, 4);
-        assert_eq!([false, true].map(|reliable| setup.link.has_room(reliable)), [false, true]);
+        let room = |setup: &Setup| {
+            [Standing::Lossy, Standing::Critical, Standing::Reliable].map(|standing| setup.link.has_room(standing))
+        };
+        setup.push(1, 3);
+        assert_eq!(room(&setup), [false, true, true]);
+        setup.push(0, 1);
+        assert_eq!(room(&setup), [false, false, true]);
         setup.push(0, 4);
-        assert!(!setup.link.has_room(true));
-        setup.end(5);
+        assert_eq!(room(&setup), [false, false, false]);
+        setup.end(6);
         setup.refresh(1);
-        assert_eq!([false, true].map(|reliable| setup.link.has_room(reliable)), [true, true]);
+        assert_eq!(room(&setup), [true, true, true]);
     }
 }

@@ -309,9 +309,14 @@ fn dispatcher(
     letters: &mut DeadLetterLinks,
 ) -> Box<dyn Agent> {
     let config = context.config;
-    let reserved = if config.tcp.enabled { u64::from(config.queues.spsc_depth) / 2 } else { 0 };
+    let depth = u64::from(config.queues.spsc_depth);
+    let reserved = if config.tcp.enabled { depth / 2 } else { 0 };
+    // More than a burst brings of what is rare; from then on a worker takes more than comes.
+    let reserved_critical = (depth - reserved) / 8;
     let stall_ns = config.workers.stall.as_nanos() as Nanos;
-    let link = |(class, producer, waker)| Link::new(LinkSpec { producer, class, reserved, stall_ns, waker }, frames);
+    let link = |(class, producer, waker)| {
+        Link::new(LinkSpec { producer, class, reserved, reserved_critical, stall_ns, waker }, frames)
+    };
     for (class, pool) in Class::ALL.iter().zip(&parts.spill) {
         context.observers.pool(format!("{} spill {class}", plan.name), pool);
     }
