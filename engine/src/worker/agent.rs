@@ -27,6 +27,10 @@ use crate::storage::DeadLetterSender;
 
 /// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
 const BURSTS: usize = 8;
+/// What a burst is to take at most, and after what time a duty cycle begins no other. Who shares the core with a slow handler
+/// is stepped in between: an rx ring that nobody looks at for long overflows, and what the kernel drops nobody chooses.
+const BURST_NS: Nanos = 50_000;
+const CYCLE_NS: Nanos = 2 * BURST_NS;
 
 /// What a worker is made of.
 pub struct WorkerSpec<H> {
@@ -52,6 +56,8 @@ pub struct Worker<H> {
     waits: Waits,
     releaser: Releaser,
     burst: Burst,
+    /// Events in a burst: as many as there is room for, unless the handler is slow.
+    burst_limit: usize,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
@@ -64,6 +70,7 @@ impl<H: Handler> Worker<H> {
             waits: Waits::new(&spec.clock),
             releaser: Releaser::new(spec.frames.clone()),
             burst: Burst::new(),
+            burst_limit: BURST,
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
@@ -194,14 +201,17 @@ impl<H: Handler> Worker<H> {
         self.burst.tokens = tokens;
     }
 
-    /// Handles up to a burst of events of one ring.
+    /// Handles up to a burst of events of one ring, unless the cycle that began at `began` has taken its time.
     #[inline]
-    fn burst(&mut self, ring: usize, now: Nanos) -> usize {
-        let count = self.spec.rings[ring].available(BURST);
+    fn burst(&mut self, ring: usize, began: &mut Option<Nanos>, now: Nanos) -> usize {
+        let count = self.spec.rings[ring].available(self.burst_limit);
         if count > 0 {
+            let started = self.spec.clock.now();
+            if started.saturating_sub(*began.get_or_insert(started)) > CYCLE_NS {
+                return 0;
+            }
             self.counters.add(Counter::taken(self.spec.class), count as u64);
             self.burst.begin(count);
-            let started = self.spec.clock.now();
             if let Some(first) = self.spec.rings[ring].peek(0..1).next() {
                 let arrived = self.spec.frames.arrival_ns(first);
                 self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
@@ -320,16 +330,22 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
-        let mut work = self.run_retries(cycle.now);
+        let retried = self.run_retries(cycle.now);
+        let (mut taken, mut began) = (0, None);
         for ring in 0..self.spec.rings.len() {
             for _ in 0..BURSTS {
-                let count = self.burst(ring, cycle.now);
-                work += count;
-                if count < BURST {
+                let count = self.burst(ring, &mut began, cycle.now);
+                taken += count;
+                if count < self.burst_limit {
                     break;
                 }
             }
         }
+        if let Some(began) = began {
+            let event_ns = self.spec.clock.now().saturating_sub(began) / taken.max(1) as u64;
+            self.burst_limit = (BURST_NS / event_ns.max(1)).clamp(1, BURST as u64) as usize;
+        }
+        let work = retried + taken;
         if work > 0 {
             // Counters before ring positions: should the next call of the handler never return, what was handled before it
             // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
