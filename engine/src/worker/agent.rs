@@ -9,6 +9,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::backlog::Place;
 use super::burst::{BURST, Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
 use super::retry::{RetryQueue, Waiting};
@@ -272,45 +273,44 @@ impl<H: Handler> Worker<H> {
         let mut count = 0;
         while count < BURST {
             let Some(retries) = &mut self.spec.retries else { break };
-            let due = if draining { retries.take_any() } else { retries.take_due(now) };
-            let Some(waiting) = due else { break };
-            self.attempt(waiting, now);
+            let due = if draining { retries.take_next() } else { retries.take_due(now) };
+            let Some((place, waiting)) = due else { break };
+            self.attempt(place, waiting, now);
             count += 1;
         }
         count
     }
 
-    fn attempt(&mut self, mut waiting: Waiting, now: Nanos) {
+    fn attempt(&mut self, place: Place, mut waiting: Waiting, now: Nanos) {
         waiting.attempts += 1;
         let spec = &mut self.spec;
         let outcome = catch_unwind(AssertUnwindSafe(|| {
             let view = EventView::new(&spec.frames, &waiting.event, spec.class, waiting.attempts);
             spec.handler.handle(&view, true)
         }));
-        let verdict = match outcome {
+        let mut verdict = match outcome {
             Ok(outcome) => verdict_of(outcome, true),
             Err(_) => {
                 self.counters.add(Counter::HANDLER_PANICS, 1);
                 Verdict::Dead(DeadLetterReason::HandlerPanic)
             }
         };
-        match verdict {
-            Verdict::Retry => {
-                self.counters.add(Counter::HANDLER_RETRIES, 1);
-                let Some(retries) = &mut self.spec.retries else { return };
-                if waiting.attempts < retries.policy().max_attempts {
-                    retries.put_back(waiting, now);
-                } else {
-                    self.dead_letter(waiting.event, waiting.token, DeadLetterReason::RetriesExhausted, now);
-                }
+        let Some(retries) = &mut self.spec.retries else { return };
+        if let Verdict::Retry = verdict {
+            self.counters.add(Counter::HANDLER_RETRIES, 1);
+            if waiting.attempts < retries.policy().max_attempts {
+                return retries.put_back(place, waiting, now);
             }
-            Verdict::Dead(reason) => self.dead_letter(waiting.event, waiting.token, reason, now),
-            Verdict::Done | Verdict::Duplicate => {
-                self.counters.add(Counter::processed(self.spec.class), 1);
-                self.settle(waiting.token, true);
-                self.releaser.release(waiting.event);
-            }
+            verdict = Verdict::Dead(DeadLetterReason::RetriesExhausted);
         }
+        retries.end(place);
+        let Waiting { event, token, .. } = waiting;
+        if let Verdict::Dead(reason) = verdict {
+            return self.dead_letter(event, token, reason, now);
+        }
+        self.counters.add(Counter::processed(self.spec.class), 1);
+        self.settle(token, true);
+        self.releaser.release(event);
     }
 }
 

@@ -5,7 +5,9 @@
 //! ```
 
 mod agent;
+mod backlog;
 mod burst;
+mod deadlines;
 mod handler;
 mod retry;
 mod waits;

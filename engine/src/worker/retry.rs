@@ -1,7 +1,6 @@
 //! Events that wait for another attempt, copied out of their frames.
 
-use std::collections::VecDeque;
-
+use super::backlog::{Backlog, Place};
 use crate::dedup::ClaimToken;
 use crate::dispatch::SpillPool;
 use crate::memory::{Event, Frames};
@@ -17,7 +16,11 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Doubles with each attempt, up to the maximum.
+    /// When the attempt after this one is due: the pause doubles with each, up to the maximum.
+    pub(super) fn due_ns(&self, attempt: u32, now: Nanos) -> Nanos {
+        now.saturating_add(self.backoff_ns(attempt))
+    }
+
     fn backoff_ns(&self, attempt: u32) -> Nanos {
         let factor = 1u64.checked_shl(attempt.saturating_sub(1)).unwrap_or(Nanos::MAX);
         self.backoff_initial_ns.saturating_mul(factor).min(self.backoff_max_ns)
@@ -25,27 +28,24 @@ impl RetryPolicy {
 }
 
 /// An event that waits.
-pub struct Waiting {
+pub(super) struct Waiting {
     pub event: Event,
     pub token: Option<ClaimToken>,
     /// Attempts made so far.
     pub attempts: u32,
-    due_ns: Nanos,
 }
 
-/// Bounded; owned by one worker. Events of equal attempts wait equally long, so one queue per attempt count would be sorted;
-/// with few attempts a single scan of the queue's front is as good and simpler.
+/// Bounded; owned by one worker.
 pub struct RetryQueue {
     policy: RetryPolicy,
-    waiting: VecDeque<Waiting>,
+    waiting: Backlog<Waiting>,
     spill: SpillPool,
-    next_due_ns: Nanos,
 }
 
 impl RetryQueue {
     /// `depth` events at most, copied into `spill`.
     pub fn new(policy: RetryPolicy, depth: usize, spill: SpillPool) -> Self {
-        Self { policy, waiting: VecDeque::with_capacity(depth), spill, next_due_ns: Nanos::MAX }
+        Self { policy, waiting: Backlog::new(depth), spill }
     }
 
     pub fn len(&self) -> usize {
@@ -53,57 +53,56 @@ impl RetryQueue {
     }
 
     pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
+        self.len() == 0
     }
 
     pub fn policy(&self) -> &RetryPolicy {
         &self.policy
     }
 
+    /// [`Nanos::MAX`] if nothing waits.
     pub fn next_due_ns(&self) -> Nanos {
-        self.next_due_ns
+        self.waiting.next_due_ns()
     }
 
     /// Copies an event in that has been tried once. Gives the token back when there is no room; the original event stays the
     /// caller's either way.
-    pub fn admit(
+    pub(super) fn admit(
         &mut self,
         event: &Event,
         token: Option<ClaimToken>,
         now: Nanos,
         frames: &Frames,
     ) -> Result<(), Option<ClaimToken>> {
-        if self.waiting.len() == self.waiting.capacity() {
+        if self.waiting.is_full() {
             return Err(token);
         }
         let Some(copy) = self.spill.copy(event, frames) else { return Err(token) };
-        self.put_back(Waiting { event: copy, token, attempts: 1, due_ns: 0 }, now);
+        let pushed = self.waiting.push(Waiting { event: copy, token, attempts: 1 }, self.policy.due_ns(1, now));
+        debug_assert!(pushed.is_ok(), "it is not full");
         Ok(())
     }
 
     /// Lets an event wait once more.
-    pub fn put_back(&mut self, mut waiting: Waiting, now: Nanos) {
-        waiting.due_ns = now.saturating_add(self.policy.backoff_ns(waiting.attempts));
-        self.next_due_ns = self.next_due_ns.min(waiting.due_ns);
-        self.waiting.push_back(waiting);
+    pub(super) fn put_back(&mut self, place: Place, waiting: Waiting, now: Nanos) {
+        let due_ns = self.policy.due_ns(waiting.attempts, now);
+        self.waiting.put_back(place, waiting, due_ns);
     }
 
     /// Takes the next event that is due.
-    pub fn take_due(&mut self, now: Nanos) -> Option<Waiting> {
-        if now < self.next_due_ns {
-            return None;
-        }
-        let index = self.waiting.iter().position(|waiting| waiting.due_ns <= now);
-        let taken = index.and_then(|index| self.waiting.remove(index));
-        if taken.is_none() {
-            self.next_due_ns = self.waiting.iter().map(|waiting| waiting.due_ns).min().unwrap_or(Nanos::MAX);
-        }
-        taken
+    #[inline]
+    pub(super) fn take_due(&mut self, now: Nanos) -> Option<(Place, Waiting)> {
+        self.waiting.take_due(now)
     }
 
-    /// Takes whatever is there, due or not: for the end of a drain.
-    pub fn take_any(&mut self) -> Option<Waiting> {
-        self.waiting.pop_front()
+    /// Takes the next event, due or not: for the end of a drain.
+    pub(super) fn take_next(&mut self) -> Option<(Place, Waiting)> {
+        self.waiting.take_next()
+    }
+
+    /// The event that was taken is over.
+    pub(super) fn end(&mut self, place: Place) {
+        self.waiting.end(place);
     }
 
     pub fn housekeeping(&mut self) {
@@ -123,8 +122,9 @@ mod tests {
     fn the_pause_doubles_up_to_its_maximum_and_stays_there() {
         let (backoff_initial_ns, backoff_max_ns) = (10_000_000, 1_000_000_000);
         let policy = RetryPolicy { max_attempts: 100, backoff_initial_ns, backoff_max_ns };
-        let pauses: Vec<_> = (1..=100).map(|attempt| policy.backoff_ns(attempt)).collect();
+        let pauses: Vec<_> = (1..=100).map(|attempt| policy.due_ns(attempt, 7) - 7).collect();
         assert_eq!(pauses[..4], [10_000_000, 20_000_000, 40_000_000, 80_000_000]);
         assert!(pauses[7..].iter().all(|pause| *pause == backoff_max_ns), "{pauses:?}");
+        assert_eq!(policy.due_ns(1, Nanos::MAX), Nanos::MAX);
     }
 }
