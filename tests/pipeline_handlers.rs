@@ -4,6 +4,8 @@
 mod outcomes;
 #[path = "pipeline_handlers/shedding.rs"]
 mod shedding;
+#[path = "pipeline_handlers/strict.rs"]
+mod strict;
 #[path = "pipeline_handlers/view.rs"]
 mod view;
 

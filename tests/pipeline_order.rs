@@ -1,5 +1,5 @@
 //! Events of one topic and class from one source arrive in order, whoever runs when, also while topics move between
-//! classes.
+//! classes, and while events of topics in strict order are retried.
 //!
 //! Each run is made from a seed: what is sent, which agent runs next, when the topic table changes. `EVENTSTREAM_SEED`
 //! repeats one.
@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use eventstream::control::State;
 use eventstream::dispatch::TopicEntry;
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
-use eventstream::metrics::Ledger;
+use eventstream::metrics::{Counter, Ledger};
 use eventstream::worker::Outcome;
 use eventstream_tests::pipeline::{FnHandler, Pipeline, PipelineSpec, topic};
 use eventstream_tests::random::Random;
@@ -41,9 +41,18 @@ fn priority(topic: usize) -> Priority {
     Priority::ALL[topic % Priority::ALL.len()]
 }
 
-fn recorder(log: &Log) -> FnHandler {
-    let log = log.clone();
+/// A handler that notes what it has handled. With a seed it first asks for retries, and refuses some for good.
+fn recorder(log: &Log, seed: Option<u64>) -> FnHandler {
+    let (log, mut random) = (log.clone(), seed.map(Random::new));
     FnHandler::new(move |event, _| {
+        if let Some(random) = &mut random {
+            if random.one_in(4) {
+                return Outcome::Retry;
+            }
+            if random.one_in(20) {
+                return Outcome::Reject("by chance");
+            }
+        }
         let topic = event.topic().strip_prefix("topic/").and_then(|number| number.parse().ok());
         log.lock().unwrap().push(Handled {
             source: event.source().port(),
@@ -61,6 +70,14 @@ struct Plan {
     /// Links, pools and spill large enough that nothing is ever refused room.
     ample: bool,
     reloads: bool,
+    /// All topics are in strict order, and handlers ask for retries.
+    retries: bool,
+}
+
+/// The topics of a run with retries, of the classes that have them.
+fn strict_topics() -> Vec<TopicEntry> {
+    let class = |number: usize| if number.is_multiple_of(2) { Class::Transactional } else { Class::Batch };
+    (0..TOPICS).map(|number| TopicEntry { strict: true, ..topic(&name(number), class(number)) }).collect()
 }
 
 fn spec(plan: Plan) -> PipelineSpec {
@@ -69,10 +86,12 @@ fn spec(plan: Plan) -> PipelineSpec {
         workers: [2, 2, 1],
         spsc_depth: 16,
         dedup: [false; 3],
+        topics: if plan.retries { strict_topics() } else { Vec::new() },
         ..PipelineSpec::default()
     };
     if plan.ample {
-        PipelineSpec { spsc_depth: 1 << 14, spill_slots: 512, source_slots: 256, mpsc_depth: 4096, ..tight }
+        let ample = PipelineSpec { spsc_depth: 1 << 14, spill_slots: 512, retry_depth: 4096, ..tight };
+        PipelineSpec { source_slots: 256, mpsc_depth: 4096, ..ample }
     } else {
         tight
     }
@@ -91,8 +110,10 @@ struct Run {
 impl Run {
     fn new(seed: u64, plan: Plan) -> Self {
         let log = Log::default();
-        let pipeline = Pipeline::new(&spec(plan), |_, _| recorder(&log));
-        Self { random: Random::new(seed), plan, pipeline, log, next_sequence: HashMap::new(), table: Vec::new() }
+        let mut seeds = Random::new(seed ^ 1);
+        let spec = spec(plan);
+        let pipeline = Pipeline::new(&spec, |_, _| recorder(&log, plan.retries.then(|| seeds.draw())));
+        Self { random: Random::new(seed), plan, pipeline, log, next_sequence: HashMap::new(), table: spec.topics }
     }
 
     /// A datagram of one to twelve events of random topics, each with its topic's next sequence at this source.
@@ -133,6 +154,9 @@ impl Run {
             let states = [State::Running, State::Running, State::Dropping, State::Emergency];
             self.pipeline.state.set(*self.random.pick(&states));
         }
+        if self.plan.retries {
+            self.pipeline.advance(self.random.below(2_000_000) as u64);
+        }
         if self.random.one_in(50) {
             self.pipeline.topics.retire();
         }
@@ -158,6 +182,10 @@ fn run(seed: u64, plan: Plan) -> (Ledger, Vec<Handled>) {
     run.pipeline.settle();
     check_last_table(&mut run);
     let ledger = run.pipeline.finish();
+    assert!(
+        !(plan.retries && plan.ample) || run.pipeline.sum(Counter::EVENTS_HELD_BACK) > 100,
+        "seed {seed}: hardly a retry mattered"
+    );
     assert_eq!(run.pipeline.topics.retire(), 1, "a replaced table is still held");
     let handled = run.log.lock().unwrap().clone();
     (ledger, handled)
@@ -190,7 +218,14 @@ fn check(seed: u64, plan: Plan) {
         }
     }
     assert_eq!(ledger.events.processed.total(), handled.len() as u64, "seed {seed}");
-    if plan.ample {
+    if plan.ample && plan.retries {
+        let failed = ["rejected", "retries_exhausted"].map(|reason| ledger.events.dead_lettered[reason]);
+        assert_eq!(
+            ledger.events.accepted,
+            handled.len() as u64 + failed.iter().sum::<u64>(),
+            "seed {seed}: {ledger:?}"
+        );
+    } else if plan.ample {
         assert_eq!(ledger.events.accepted, handled.len() as u64, "seed {seed}: {:?}", ledger.events);
     }
 }
@@ -204,27 +239,54 @@ fn check_seeds(plan: Plan) {
 
 #[test]
 fn each_topic_of_a_source_is_handled_in_order_and_nothing_is_missing() {
-    check_seeds(Plan { ample: true, reloads: false });
+    check_seeds(Plan { ample: true, reloads: false, retries: false });
 }
 
 #[test]
 fn the_order_stands_while_links_overflow_and_states_change() {
-    check_seeds(Plan { ample: false, reloads: false });
+    check_seeds(Plan { ample: false, reloads: false, retries: false });
 }
 
 #[test]
 fn the_order_stands_across_reloads_that_move_topics_and_nothing_is_missing() {
-    check_seeds(Plan { ample: true, reloads: true });
+    check_seeds(Plan { ample: true, reloads: true, retries: false });
 }
 
 #[test]
 fn the_order_stands_across_reloads_while_links_overflow_and_states_change() {
-    check_seeds(Plan { ample: false, reloads: true });
+    check_seeds(Plan { ample: false, reloads: true, retries: false });
+}
+
+#[test]
+fn strict_order_stands_while_events_are_retried_and_nothing_is_missing() {
+    check_seeds(Plan { ample: true, reloads: false, retries: true });
+}
+
+#[test]
+fn strict_order_stands_while_events_are_retried_links_overflow_and_states_change() {
+    check_seeds(Plan { ample: false, reloads: false, retries: true });
+}
+
+/// The other way round: what is not in strict order is overtaken in such runs.
+#[test]
+fn without_strict_order_a_retry_is_overtaken() {
+    let overtaken = |seed| {
+        let plan = Plan { ample: true, reloads: false, retries: true };
+        let mut run = Run::new(seed, plan);
+        let relaxed = strict_topics().into_iter().map(|topic| TopicEntry { strict: false, ..topic });
+        run.pipeline.topics.publish(&relaxed.collect::<Vec<_>>());
+        (0..200).for_each(|_| run.step(""));
+        run.pipeline.finish();
+        let mut last: HashMap<(u16, usize), u32> = HashMap::new();
+        let handled = run.log.lock().unwrap();
+        handled.iter().filter(|e| last.insert((e.source, e.topic), e.sequence).is_some_and(|l| l > e.sequence)).count()
+    };
+    assert!((0..10).all(|seed| overtaken(seed) > 0));
 }
 
 #[test]
 fn a_seed_repeats_its_run() {
-    let plan = Plan { ample: false, reloads: true };
+    let plan = Plan { ample: false, reloads: true, retries: false };
     assert_eq!(run(7, plan), run(7, plan));
     assert_ne!(run(7, plan).1, run(8, plan).1);
 }
@@ -236,8 +298,9 @@ fn the_runs_move_topics_with_events_on_their_way() {
         let mut classes: HashMap<(u16, usize), Class> = HashMap::new();
         handled.iter().filter(|e| classes.insert((e.source, e.topic), e.class).is_some_and(|c| c != e.class)).count()
     };
-    let moves: usize = (0..20).map(|seed| moved(&run(seed, Plan { ample: true, reloads: true }).1)).sum();
+    let moves: usize =
+        (0..20).map(|seed| moved(&run(seed, Plan { ample: true, reloads: true, retries: false }).1)).sum();
     assert!(moves > 200, "{moves} moves");
-    let run = run(3, Plan { ample: false, reloads: true }).0;
+    let run = run(3, Plan { ample: false, reloads: true, retries: false }).0;
     assert!(run.events.dead_lettered.contains_key("link_full"), "{:?}", run.events);
 }

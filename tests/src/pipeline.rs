@@ -138,7 +138,7 @@ pub struct Pipeline {
 
 /// A topic table entry.
 pub fn topic(name: &str, class: Class) -> TopicEntry {
-    TopicEntry { name: name.into(), class, dedup: false }
+    TopicEntry { name: name.into(), class, dedup: false, strict: false }
 }
 
 /// A datagram of one event.

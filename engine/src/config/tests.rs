@@ -122,7 +122,7 @@ listen: {udp_address: 198.18.0.1, tcp_address: '::1', tcp_port: 0}
 xdp: {interface: veth-a, queues: [0, 1], require: native, multicast_groups: [239.1.2.3, 'ff02::1']}
 udp: {gro: off, batch: 1, slots: 16}
 tcp: {idle_timeout_ms: 1_500}
-topics: [{name: a/b, priority: 4}, {name: 'c+d', priority: low, dedup: false}]
+topics: [{name: a/b, priority: 4}, {name: 'c+d', priority: low, dedup: false, order: strict}]
 dedup: {classes: []}
 control: {socket: /tmp/c.sock, dropping: {loss_per_million: off, pool_used_percent: {enter: 80}}}
 ";
@@ -133,8 +133,10 @@ control: {socket: /tmp/c.sock, dropping: {loss_per_million: off, pool_used_perce
     assert_eq!(config.xdp.multicast_groups.len(), 2);
     assert_eq!(config.udp.gro, Gro::Off);
     assert_eq!(config.tcp.idle_timeout, Some(Duration::from_millis(1500)));
-    let classes: Vec<_> = config.topics.iter().map(|topic| (topic.class, topic.dedup)).collect();
-    assert_eq!(classes, [(Class::Realtime, None), (Class::Transactional, Some(false))]);
+    let classes: Vec<_> = config.topics.iter().map(|topic| (topic.class, topic.dedup, topic.order)).collect();
+    let wanted =
+        [(Class::Realtime, None, TopicOrder::Relaxed), (Class::Transactional, Some(false), TopicOrder::Strict)];
+    assert_eq!(classes, wanted);
     assert!(config.dedup.classes.is_empty());
     assert!(config.control.socket_paths(["/run/user/7".into()]).eq([Path::new("/tmp/c.sock")]));
     assert_eq!(config.control.dropping.loss_per_million, None);

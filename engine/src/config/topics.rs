@@ -58,9 +58,6 @@ fn read_topic(s: &mut Section<'_, '_>, topic_bytes: u16) -> Option<Topic> {
     let dedup = s.optional_boolean("dedup");
     let order = s.word("order", TopicOrder::Relaxed);
     let class = class.or(priority.map(Priority::class))?;
-    if order == TopicOrder::Strict {
-        s.error("order", "strict is not supported yet: a retried event is overtaken by the topic's later ones");
-    }
     Some(Topic { name: name?, class, dedup, order })
 }
 

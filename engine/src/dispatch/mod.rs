@@ -15,14 +15,22 @@ pub use topic_table::{TopicEntry, TopicTable, TopicTableCell};
 
 /// What the dispatcher writes over an event's topic hash for the worker.
 ///
-/// Bits 0 to 29 are the topic's number: configured topics keep theirs over reloads; the others share
+/// Bits 0 to 28 are the topic's number: configured topics keep theirs over reloads; the others share
 /// [`UNNAMED_TOPICS`] numbers by hash.
 pub mod topic_word {
     /// The topic, or its class, asks for deduplication.
     pub const DEDUP: u32 = 1 << 31;
     /// The topic is configured.
     pub const NAMED: u32 = 1 << 30;
-    pub const NUMBER: u32 = NAMED - 1;
+    /// A retry holds back the topic's later events.
+    pub const STRICT: u32 = 1 << 29;
+    pub const NUMBER: u32 = STRICT - 1;
+
+    /// What the events of a topic in strict order have in common; `None` for those of others.
+    #[inline]
+    pub fn strict_key(word: u32) -> Option<u32> {
+        (word & STRICT != 0).then_some(word & NUMBER)
+    }
 }
 
 /// Buckets that topics without entry share; a power of two.

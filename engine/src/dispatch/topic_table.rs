@@ -20,6 +20,8 @@ pub struct TopicEntry {
     pub name: String,
     pub class: Class,
     pub dedup: bool,
+    /// A retry holds back the topic's later events.
+    pub strict: bool,
 }
 
 /// What is known of a topic, on half a cache line.
@@ -88,9 +90,10 @@ impl TopicTable {
         let mut table = Self { buckets, len: entries.len(), tails: Box::default() };
         let mut tails = Vec::new();
         for entry in entries {
-            let next = numbers.len() as u32;
+            let next = numbers.len() as u32 & topic_word::NUMBER;
             let number = *numbers.entry(entry.name.clone()).or_insert(next);
-            let flags = topic_word::NAMED | if entry.dedup { topic_word::DEDUP } else { 0 };
+            let flag = |is_set, flag| if is_set { flag } else { 0 };
+            let flags = flag(entry.dedup, topic_word::DEDUP) | flag(entry.strict, topic_word::STRICT);
             let bytes = entry.name.as_bytes();
             let mut name = [0; NAME_BYTES];
             match name.get_mut(..bytes.len()) {
@@ -103,7 +106,7 @@ impl TopicTable {
                 }
             }
             let (hash, length) = (parser.topic_hash(bytes), bytes.len() as u16);
-            table.insert(Record { hash, word: number | flags, length, class: entry.class, name });
+            table.insert(Record { hash, word: number | topic_word::NAMED | flags, length, class: entry.class, name });
         }
         Self { tails: tails.into(), ..table }
     }
@@ -274,7 +277,11 @@ mod tests {
     }
 
     fn entry(name: &str, class: Class) -> TopicEntry {
-        TopicEntry { name: name.into(), class, dedup: false }
+        TopicEntry { name: name.into(), class, dedup: false, strict: false }
+    }
+
+    fn word_of(table: &TopicTable, name: &str) -> u32 {
+        table.find(parser().topic_hash(name.as_bytes()), || name.as_bytes()).expect("its topic").word
     }
 
     #[test]
@@ -332,6 +339,20 @@ mod tests {
         }
         assert_eq!(table.find(u32::MAX, || b"f"), None);
         assert_eq!(table.find(0, || b"a"), None, "an empty place has no hash, and zero is none");
+    }
+
+    #[test]
+    fn a_topic_is_told_to_the_worker_with_what_is_asked_for_it() {
+        let entries = [(false, false), (true, false), (false, true), (true, true)];
+        let entries = entries.map(|(dedup, strict)| TopicEntry { dedup, strict, ..entry("t", Class::Batch) });
+        let named = entries.map(|entry| TopicEntry { name: format!("{entry:?}"), ..entry });
+        let (_, table) = TopicTableCell::new(&named, parser()).load();
+        for (index, entry) in named.iter().enumerate() {
+            let word = word_of(&table, &entry.name);
+            let told = [topic_word::DEDUP, topic_word::STRICT, topic_word::NAMED].map(|flag| word & flag != 0);
+            assert_eq!(told, [entry.dedup, entry.strict, true]);
+            assert_eq!(topic_word::strict_key(word), entry.strict.then_some(index as u32));
+        }
     }
 
     #[test]

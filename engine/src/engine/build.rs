@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::EngineError;
 use super::observe::{DepthProbe, Edge, Observers};
 use super::sources::{self, Sources};
-use crate::config::Config;
+use crate::config::{Config, TopicOrder};
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use crate::dispatch::{
@@ -197,6 +197,7 @@ pub(super) fn topic_entries(config: &Config) -> Vec<TopicEntry> {
         name: topic.name.to_string(),
         class: topic.class,
         dedup: topic.dedup.unwrap_or_else(|| config.dedup.classes.contains(&topic.class)),
+        strict: topic.order == TopicOrder::Strict,
     };
     config.topics.iter().map(entry).collect()
 }

@@ -140,6 +140,8 @@ named! {
         Duplicate = "duplicate",
         HandlerRetries = "handler_retries",
         HandlerPanics = "handler_panics",
+        /// Not an outcome: events that had to wait behind one of their topic that waits for a retry.
+        EventsHeldBack = "events_held_back",
         /// Not an outcome: handled events whose payload bytes the default handler has read.
         HandledBytes = "handled_bytes",
         DeadLettersReceived = "dead_letters_received",
@@ -205,6 +207,7 @@ scalars! {
     DUPLICATE = Duplicate;
     HANDLER_RETRIES = HandlerRetries;
     HANDLER_PANICS = HandlerPanics;
+    EVENTS_HELD_BACK = EventsHeldBack;
     HANDLED_BYTES = HandledBytes;
     DEAD_LETTERS_RECEIVED = DeadLettersReceived;
     DEAD_LETTERS_EVICTED = DeadLettersEvicted;

@@ -101,6 +101,7 @@ pub struct Stages {
     pub dispatcher_lost: u64,
     pub worker_queues: Processed,
     pub taken: Processed,
+    /// Also what is held back behind a retry.
     pub waiting_for_retry: u64,
     pub dead_letter_queues: u64,
 }

@@ -87,7 +87,7 @@ impl<H: Handler> Worker<H> {
         self.waits.spans()
     }
 
-    /// Events that wait for a retry.
+    /// Events that wait for a retry, their own or that of one before them.
     pub fn held_gauge(&self) -> Arc<AtomicU64> {
         self.held.clone()
     }
@@ -120,11 +120,35 @@ impl<H: Handler> Worker<H> {
         });
     }
 
+    /// Sets aside the events of topics that wait for a retry.
+    #[cold]
+    fn hold_back(&mut self, ring: usize, count: usize) {
+        let WorkerSpec { rings, retries: Some(retries), .. } = &self.spec else { return };
+        for (index, event) in rings[ring].peek(0..count).enumerate() {
+            if matches!(self.burst.verdicts[index], Verdict::Done) && retries.holds_back_topic(event.topic()) {
+                self.burst.fail(index, Verdict::Held);
+            }
+        }
+    }
+
+    /// Sets aside what comes behind the event before `start`, which is to be retried, if its topic wants it so.
+    #[cold]
+    fn hold_back_behind(&mut self, ring: usize, start: usize, count: usize) {
+        let events = &self.spec.rings[ring];
+        let key = |event: &Event| topic_word::strict_key(event.topic());
+        let retried = events.peek(start - 1..start).next().and_then(key);
+        for (index, event) in (start..count).zip(events.peek(start..count)) {
+            if matches!(self.burst.verdicts[index], Verdict::Done) && key(event) == retried {
+                self.burst.fail(index, Verdict::Held);
+            }
+        }
+    }
+
     /// Calls the handler for every event of the burst that has no verdict against it. A panic ends one event, not the burst.
     fn handle(&mut self, ring: usize, count: usize) {
         let mut next = 0;
         // Duplicates behind it are never handed out: it is the handler's last.
-        let last = self.burst.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done)).unwrap_or(count);
+        let mut last = self.burst.last_to_handle();
         while next < count {
             let WorkerSpec { handler, rings, frames, class, retries, .. } = &mut self.spec;
             let Burst { verdicts, has_failures, .. } = &mut self.burst;
@@ -138,6 +162,12 @@ impl<H: Handler> Worker<H> {
                         if outcome != Outcome::Done {
                             *verdict = verdict_of(outcome, retries.is_some());
                             *has_failures = true;
+                            if let Verdict::Retry = verdict
+                                && event.topic() & topic_word::STRICT != 0
+                            {
+                                *cursor += 1;
+                                return;
+                            }
                         }
                     }
                     *cursor += 1;
@@ -147,6 +177,9 @@ impl<H: Handler> Worker<H> {
                 self.counters.add(Counter::HANDLER_PANICS, 1);
                 self.burst.fail(next, Verdict::Dead(DeadLetterReason::HandlerPanic));
                 next += 1;
+            } else if next < count {
+                self.hold_back_behind(ring, next, count);
+                last = self.burst.last_to_handle();
             }
         }
     }
@@ -196,6 +229,7 @@ impl<H: Handler> Worker<H> {
                     }
                     Verdict::Dead(reason) => self.dead_letter(event, token, reason, now),
                     Verdict::Retry => self.retry(event, token, now),
+                    Verdict::Held => self.hold(event, token, now),
                 }
             }
         }
@@ -221,6 +255,9 @@ impl<H: Handler> Worker<H> {
                 }
             }
             self.claim(ring, count, now);
+            if self.spec.retries.as_ref().is_some_and(RetryQueue::holds_back) {
+                self.hold_back(ring, count);
+            }
             self.handle(ring, count);
             if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
                 self.finish_one_by_one(ring, count, started, now);
@@ -267,6 +304,27 @@ impl<H: Handler> Worker<H> {
         }
     }
 
+    /// Lets an event wait behind the one of its topic that is to be retried, or handles it if that has ended meanwhile.
+    #[cold]
+    fn hold(&mut self, event: Event, token: Option<ClaimToken>, now: Nanos) {
+        match &mut self.spec.retries {
+            Some(retries) if retries.holds_back_topic(event.topic()) => {
+                match retries.hold(&event, token, &self.spec.frames) {
+                    Ok(()) => {
+                        self.counters.add(Counter::COPIED_OUT, 1);
+                        self.counters.add(Counter::EVENTS_HELD_BACK, 1);
+                        self.releaser.release(event);
+                    }
+                    Err(token) => self.dead_letter(event, token, DeadLetterReason::RetryOverflow, now),
+                }
+            }
+            _ => match self.call(&event, 1) {
+                Verdict::Retry => self.retry(event, token, now),
+                verdict => self.end(event, token, verdict, now),
+            },
+        }
+    }
+
     /// Tries events again whose time has come. While draining every one gets its remaining attempts without waiting.
     fn run_retries(&mut self, now: Nanos) -> usize {
         let draining = self.spec.state.get() == State::Draining;
@@ -283,18 +341,7 @@ impl<H: Handler> Worker<H> {
 
     fn attempt(&mut self, place: Place, mut waiting: Waiting, now: Nanos) {
         waiting.attempts += 1;
-        let spec = &mut self.spec;
-        let outcome = catch_unwind(AssertUnwindSafe(|| {
-            let view = EventView::new(&spec.frames, &waiting.event, spec.class, waiting.attempts);
-            spec.handler.handle(&view, true)
-        }));
-        let mut verdict = match outcome {
-            Ok(outcome) => verdict_of(outcome, true),
-            Err(_) => {
-                self.counters.add(Counter::HANDLER_PANICS, 1);
-                Verdict::Dead(DeadLetterReason::HandlerPanic)
-            }
-        };
+        let mut verdict = self.call(&waiting.event, waiting.attempts);
         let Some(retries) = &mut self.spec.retries else { return };
         if let Verdict::Retry = verdict {
             self.counters.add(Counter::HANDLER_RETRIES, 1);
@@ -303,8 +350,27 @@ impl<H: Handler> Worker<H> {
             }
             verdict = Verdict::Dead(DeadLetterReason::RetriesExhausted);
         }
-        retries.end(place);
-        let Waiting { event, token, .. } = waiting;
+        retries.end(place, now);
+        self.end(waiting.event, waiting.token, verdict, now);
+    }
+
+    /// Hands out one event by itself.
+    fn call(&mut self, event: &Event, attempt: u32) -> Verdict {
+        let spec = &mut self.spec;
+        let outcome = catch_unwind(AssertUnwindSafe(|| {
+            spec.handler.handle(&EventView::new(&spec.frames, event, spec.class, attempt), true)
+        }));
+        match outcome {
+            Ok(outcome) => verdict_of(outcome, self.spec.retries.is_some()),
+            Err(_) => {
+                self.counters.add(Counter::HANDLER_PANICS, 1);
+                Verdict::Dead(DeadLetterReason::HandlerPanic)
+            }
+        }
+    }
+
+    /// Ends an event that was handled by itself.
+    fn end(&mut self, event: Event, token: Option<ClaimToken>, verdict: Verdict, now: Nanos) {
         if let Verdict::Dead(reason) = verdict {
             return self.dead_letter(event, token, reason, now);
         }

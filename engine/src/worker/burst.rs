@@ -13,6 +13,8 @@ pub(super) enum Verdict {
     Duplicate,
     Dead(DeadLetterReason),
     Retry,
+    /// Not handled yet: an earlier event of its topic waits for a retry.
+    Held,
 }
 
 /// What was found out about the events of a burst, one after the other.
@@ -40,6 +42,12 @@ impl Burst {
         self.verdicts.resize(count, Verdict::Done);
         self.duplicates = 0;
         self.has_failures = false;
+    }
+
+    /// Index of the last event that goes to the handler, or one beyond all.
+    pub(super) fn last_to_handle(&self) -> usize {
+        let last = self.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
+        last.unwrap_or(self.verdicts.len())
     }
 
     pub(super) fn fail(&mut self, index: usize, verdict: Verdict) {

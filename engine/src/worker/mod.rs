@@ -9,6 +9,7 @@ mod backlog;
 mod burst;
 mod deadlines;
 mod handler;
+mod key_index;
 mod retry;
 mod waits;
 

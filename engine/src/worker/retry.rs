@@ -1,8 +1,9 @@
-//! Events that wait for another attempt, copied out of their frames.
+//! Events that wait for another attempt, and those of topics in strict order that wait behind them, copied out of their
+//! frames.
 
 use super::backlog::{Backlog, Place};
 use crate::dedup::ClaimToken;
-use crate::dispatch::SpillPool;
+use crate::dispatch::{SpillPool, topic_word};
 use crate::memory::{Event, Frames};
 use crate::runtime::clock::Nanos;
 
@@ -65,6 +66,17 @@ impl RetryQueue {
         self.waiting.next_due_ns()
     }
 
+    /// Whether there is a topic whose later events must wait.
+    #[inline]
+    pub(super) fn holds_back(&self) -> bool {
+        self.waiting.has_keys()
+    }
+
+    /// Whether events of this topic must wait.
+    pub(super) fn holds_back_topic(&self, topic: u32) -> bool {
+        topic_word::strict_key(topic).is_some_and(|key| self.waiting.has_key(key))
+    }
+
     /// Copies an event in that has been tried once. Gives the token back when there is no room; the original event stays the
     /// caller's either way.
     pub(super) fn admit(
@@ -74,11 +86,35 @@ impl RetryQueue {
         now: Nanos,
         frames: &Frames,
     ) -> Result<(), Option<ClaimToken>> {
+        let due_ns = self.policy.due_ns(1, now);
+        self.copy_in(event, token, 1, due_ns, frames)
+    }
+
+    /// Copies an event in that has not been tried, because an earlier one of its topic waits here. As
+    /// [`admit`](Self::admit) otherwise.
+    pub(super) fn hold(
+        &mut self,
+        event: &Event,
+        token: Option<ClaimToken>,
+        frames: &Frames,
+    ) -> Result<(), Option<ClaimToken>> {
+        self.copy_in(event, token, 0, Nanos::MAX, frames)
+    }
+
+    fn copy_in(
+        &mut self,
+        event: &Event,
+        token: Option<ClaimToken>,
+        attempts: u32,
+        due_ns: Nanos,
+        frames: &Frames,
+    ) -> Result<(), Option<ClaimToken>> {
         if self.waiting.is_full() {
             return Err(token);
         }
         let Some(copy) = self.spill.copy(event, frames) else { return Err(token) };
-        let pushed = self.waiting.push(Waiting { event: copy, token, attempts: 1 }, self.policy.due_ns(1, now));
+        let waiting = Waiting { event: copy, token, attempts };
+        let pushed = self.waiting.push(topic_word::strict_key(event.topic()), waiting, due_ns);
         debug_assert!(pushed.is_ok(), "it is not full");
         Ok(())
     }
@@ -100,9 +136,9 @@ impl RetryQueue {
         self.waiting.take_next()
     }
 
-    /// The event that was taken is over.
-    pub(super) fn end(&mut self, place: Place) {
-        self.waiting.end(place);
+    /// The event that was taken is over; what it held back is due.
+    pub(super) fn end(&mut self, place: Place, now: Nanos) {
+        self.waiting.end(place, now);
     }
 
     pub fn housekeeping(&mut self) {
