@@ -1,7 +1,7 @@
 //! The data path neither allocates nor frees: not once in a million events, over each of the three backends.
 //!
-//! The whole mix goes through it: named and unnamed topics, ids and duplicates, retries, rejections and panics of none,
-//! gap tracking, and a topic table that is replaced half way.
+//! The whole mix goes through it: named and unnamed topics, windows and strict order, ids and duplicates, retries, rejections
+//! and panics of none, gap tracking, and a topic table that is replaced half way.
 
 use std::io::{self, Write};
 use std::net::{SocketAddr, TcpStream, UdpSocket};
@@ -43,16 +43,25 @@ control:
   emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
 ";
 
+/// Of topics without entry; little memory, so that windows close for want of it too.
+const WINDOWS: &str = "batch: {max_events: 16, max_ms: 2, max_bytes: 32768, memory_bytes: 262144, windows: 64}";
+
 fn parse(text: &str) -> Config {
     Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"))
 }
 
 fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
-    let mut text =
-        format!("{NO_SHEDDING}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\ntopics:\n");
+    let mut text = format!(
+        "{NO_SHEDDING}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\n{WINDOWS}\ntopics:\n"
+    );
     for number in named_topics {
         let class = ["realtime", "transactional", "batch"][number as usize % 3];
-        text += &format!("  - {{name: topic/{number}, class: {class}}}\n");
+        let order = if number % 2 == 0 { "relaxed" } else { "strict" };
+        let window = match (class, number % 5) {
+            ("batch", 0..4) => format!(", window: {{max_events: {}}}", 4 + number % 5 * 8),
+            _ => String::new(),
+        };
+        text += &format!("  - {{name: topic/{number}, class: {class}, order: {order}{window}}}\n");
     }
     parse(&text)
 }
@@ -136,6 +145,9 @@ fn check(report: &Report, sent: u64, allocations_before: u64) {
     assert!(events.lost.is_empty(), "{events:?}");
     assert!(events.duplicate > 1000 && events.dead_lettered["rejected"] > 100, "{events:?}");
     assert!(report.counters["handler_retries"] > 50, "{:?}", report.counters);
+    for closed in ["windows_closed_by_count", "windows_closed_by_time", "windows_closed_by_memory"] {
+        assert!(report.counters.get(closed).is_some_and(|count| *count > 10), "{closed}: {:?}", report.counters);
+    }
     for pool in &report.frames.pools {
         assert_eq!((pool.free + pool.kernel, pool.in_flight), (pool.slots, 0), "{pool:?}");
     }

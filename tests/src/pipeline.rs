@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use eventstream::control::{State, StateCell};
 use eventstream::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use eventstream::dispatch::{
-    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell,
+    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell, WindowLimits,
 };
 use eventstream::frame::{Class, FrameHeader, Limits, Parser, Priority, Transport, encode};
 use eventstream::ingest::memory::{MemoryBackend, MemorySender};
@@ -23,26 +23,46 @@ use eventstream::runtime::agent::Agent;
 use eventstream::runtime::clock::{Clock, Nanos};
 use eventstream::runtime::invoker::Invoker;
 use eventstream::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
-use eventstream::worker::{EventView, Handler, Outcome, RetryPolicy, RetryQueue, Worker, WorkerSpec};
+use eventstream::worker::{
+    EventView, Handler, Outcome, RetryPolicy, RetryQueue, WindowView, Windows, WindowsSpec, Worker, WorkerSpec,
+};
 
 /// Where every pipeline's clock starts: late enough that a deadline before it is not below zero.
 pub const START_NS: Nanos = 1_000_000_000_000;
 
 /// A handler made of a closure.
-pub struct FnHandler(Box<HandleFn>);
+pub struct FnHandler {
+    handle: Box<HandleFn>,
+    handle_window: Option<Box<HandleWindowFn>>,
+}
 
 /// What a test does with an event.
 type HandleFn = dyn FnMut(&EventView<'_>, bool) -> Outcome + Send;
 
+/// What a test does with a window.
+type HandleWindowFn = dyn FnMut(&WindowView<'_>) -> Outcome + Send;
+
 impl FnHandler {
     pub fn new(handle: impl FnMut(&EventView<'_>, bool) -> Outcome + Send + 'static) -> Self {
-        Self(Box::new(handle))
+        Self { handle: Box::new(handle), handle_window: None }
+    }
+
+    /// Handles windows as windows.
+    pub fn with_windows(self, handle: impl FnMut(&WindowView<'_>) -> Outcome + Send + 'static) -> Self {
+        Self { handle_window: Some(Box::new(handle)), ..self }
     }
 }
 
 impl Handler for FnHandler {
     fn handle(&mut self, event: &EventView<'_>, end_of_batch: bool) -> Outcome {
-        (self.0)(event, end_of_batch)
+        (self.handle)(event, end_of_batch)
+    }
+
+    fn handle_window(&mut self, window: &WindowView<'_>) -> Outcome {
+        match &mut self.handle_window {
+            Some(handle) => handle(window),
+            None => window.each(&mut self.handle),
+        }
     }
 }
 
@@ -70,6 +90,12 @@ pub struct PipelineSpec {
     pub retry_depth: usize,
     pub dedup: [bool; 3],
     pub topics: Vec<TopicEntry>,
+    /// Memory of the batch workers' windows; none if zero.
+    pub window_slots: usize,
+    pub window_events: usize,
+    pub windows: usize,
+    /// Of batch topics without entry.
+    pub unnamed_window: Option<WindowLimits>,
     pub gaps: bool,
     pub shed_bytes_per_s: u64,
     pub failed_bytes: usize,
@@ -98,6 +124,10 @@ impl Default for PipelineSpec {
             retry_depth: 16,
             dedup: [false, true, false],
             topics: Vec::new(),
+            window_slots: 0,
+            window_events: 256,
+            windows: 16,
+            unnamed_window: None,
             gaps: false,
             shed_bytes_per_s: 1 << 30,
             failed_bytes: 1 << 20,
@@ -138,7 +168,7 @@ pub struct Pipeline {
 
 /// A topic table entry.
 pub fn topic(name: &str, class: Class) -> TopicEntry {
-    TopicEntry { name: name.into(), class, dedup: false, strict: false }
+    TopicEntry { name: name.into(), class, dedup: false, strict: false, window: None }
 }
 
 /// A datagram of one event.
@@ -159,6 +189,7 @@ struct Pools {
     sources: Vec<FramePool>,
     spill: [FramePool; 3],
     retries: Vec<(Class, FramePool)>,
+    windows: Vec<FramePool>,
 }
 
 impl Pools {
@@ -178,14 +209,17 @@ impl Pools {
             .flat_map(|class| std::iter::repeat_n(class, spec.workers[class as usize]))
             .map(|class| (class, pool(spec.spill_slots, spec.spill_slot_bytes, false)))
             .collect();
-        Self { sources, spill, retries }
+        let windowed = if spec.window_slots > 0 { spec.workers[Class::Batch as usize] } else { 0 };
+        let windows = (0..windowed).map(|_| pool(spec.window_slots, spec.spill_slot_bytes, false)).collect();
+        Self { sources, spill, retries, windows }
     }
 
     fn named(&self) -> impl Iterator<Item = (String, &FramePool)> {
         let sources = self.sources.iter().enumerate().map(|(index, pool)| (format!("source-{index}"), pool));
         let spill = Class::ALL.iter().zip(&self.spill).map(|(class, pool)| (format!("spill {class}"), pool));
         let retries = self.retries.iter().map(|(class, pool)| (format!("retry {class}"), pool));
-        sources.chain(spill).chain(retries)
+        let windows = self.windows.iter().map(|pool| ("windows".to_owned(), pool));
+        sources.chain(spill).chain(retries).chain(windows)
     }
 }
 
@@ -270,6 +304,7 @@ impl Maker<'_> {
             retries: parts
                 .retries
                 .map(|pool| RetryQueue::new(self.spec.retry, self.spec.retry_depth, SpillPool::new(pool))),
+            windows: parts.windows,
             clock: self.clock.clone(),
             state: self.state.clone(),
         };
@@ -296,6 +331,7 @@ struct WorkerParts {
     ring: spsc::Consumer<Event>,
     claimer: Option<Claimer>,
     retries: Option<FramePool>,
+    windows: Option<Windows>,
 }
 
 impl Pipeline {
@@ -314,11 +350,21 @@ impl Pipeline {
             agents: Vec::new(),
         };
         maker.observed.pools = pools.named().map(|(name, pool)| (name, pool.gauges())).collect();
-        let Pools { sources, spill, retries } = pools;
+        let Pools { sources, spill, retries, windows } = pools;
         let (producers, consumer) = mpsc::queue(spec.mpsc_depth, sources.len());
         let ingest_depth = consumer.depth();
         let senders = maker.sources(sources, producers);
-        let topics = TopicTableCell::new(&spec.topics, parser(Priority::Critical));
+        let topics = TopicTableCell::with_windows(&spec.topics, spec.unnamed_window, parser(Priority::Critical));
+        let windowed = |pool| {
+            Windows::new(WindowsSpec {
+                spill: SpillPool::new(pool),
+                events: spec.window_events,
+                windows: spec.windows,
+                profiles: topics.windows().clone(),
+                retry: spec.retry,
+            })
+        };
+        let mut windows = windows.into_iter().map(windowed);
 
         let (mut links, mut workers) = (Vec::new(), Vec::new());
         let mut retries = retries.into_iter();
@@ -331,7 +377,9 @@ impl Pipeline {
                 let link = LinkSpec { producer, class, reserved, reserved_critical: 0, stall_ns, waker: None };
                 links.push(Link::new(link, &maker.frames));
                 let retries = if class == Class::Realtime { None } else { retries.next().map(|(_, pool)| pool) };
-                let parts = WorkerParts { handler: handlers(class, index), ring, claimer: claimers.next(), retries };
+                let windows = if class == Class::Batch { windows.next() } else { None };
+                let (handler, claimer) = (handlers(class, index), claimers.next());
+                let parts = WorkerParts { handler, ring, claimer, retries, windows };
                 workers.push((format!("{class}-{index}"), class, parts));
             }
         }

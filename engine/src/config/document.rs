@@ -60,8 +60,8 @@ pub(super) fn parse(text: &str) -> Result<Node<'_>, ConfigError> {
 }
 
 fn options() -> serde_saphyr::Options {
-    // Nodes of one topic: the map, and a key and a value for each of its five keys.
-    let nodes = TOPICS_MAX * 12;
+    // Nodes of one topic: the map, a key and a value for each of its five keys, and as much for the three of its window.
+    let nodes = TOPICS_MAX * 20;
     serde_saphyr::options! {
         budget: serde_saphyr::budget! {
             max_documents: 1,

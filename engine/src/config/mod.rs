@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod batch;
 mod document;
 mod error;
 mod findings;
@@ -34,6 +35,7 @@ use findings::Findings;
 use limit::range;
 use reader::Section;
 
+pub use batch::{Batch, Window, WindowMemory};
 pub use error::{ConfigError, ConfigErrors, Position};
 pub use ingest::{FRAME_BYTES_MAX, Limits, Listen, SOCKET_SLOT_BYTES, Tcp, Udp, Xdp, XdpQueues};
 pub use layout::{AgentPattern, Layout, Runner};
@@ -41,7 +43,7 @@ pub use operation::{Admin, Control, Drain, Log, Threshold, Thresholds};
 pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
 pub use places::Places;
 pub use reload::{ReloadDiff, diff_reload};
-pub use topics::{TOPICS_MAX, Topic};
+pub use topics::{TOPICS_MAX, Topic, WINDOWS_MAX};
 pub use words::{ChecksumPolicy, Class, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire};
 
 /// Everything that can be configured. `configs/default.yaml` explains every key, its unit, range and default.
@@ -55,6 +57,7 @@ pub struct Config {
     pub queues: Queues,
     pub dispatchers: u32,
     pub topics: Vec<Topic>,
+    pub batch: Batch,
     pub workers: Workers,
     pub retry: Retry,
     pub spill: Spill,
@@ -85,6 +88,7 @@ impl Default for Config {
             queues: Queues::default(),
             dispatchers: DISPATCHERS,
             topics: Vec::new(),
+            batch: Batch::default(),
             workers: Workers::default(),
             retry: Retry::default(),
             spill: Spill::default(),
@@ -138,8 +142,20 @@ impl Config {
         Ok(config)
     }
 
+    /// The window of a topic whose events are gathered.
+    pub fn window_of(&self, topic: &Topic) -> Option<Window> {
+        let window = topic.window.unwrap_or(self.batch.window);
+        (topic.class == Class::Batch && window.is_on()).then_some(window)
+    }
+
+    /// Whether any topic has windows.
+    pub fn has_windows(&self) -> bool {
+        self.batch.window.is_on() || self.topics.iter().any(|topic| self.window_of(topic).is_some())
+    }
+
     fn read(s: &mut Section<'_, '_>) -> Self {
         let limits = s.section("limits", Limits::read);
+        let batch = s.section("batch", Batch::read);
         Self {
             listen: s.section("listen", Listen::read),
             xdp: s.section("xdp", Xdp::read),
@@ -147,8 +163,9 @@ impl Config {
             tcp: s.section("tcp", Tcp::read),
             queues: s.section("queues", Queues::read),
             dispatchers: s.integer("dispatchers", range(1, 8, "dispatchers"), DISPATCHERS),
-            topics: topics::read(s, limits.topic_bytes),
+            topics: topics::read(s, limits.topic_bytes, &batch),
             limits,
+            batch,
             workers: s.section("workers", Workers::read),
             retry: s.section("retry", Retry::read),
             spill: s.section("spill", Spill::read),

@@ -281,6 +281,7 @@ impl<'p, 'a> Section<'p, 'a> {
         };
         let path = Path::Key(&self.path, key);
         let mut section = Section::new(path, at, entries, self.findings);
+        section.is_listed = self.is_listed;
         let read = read(&mut section);
         section.finish();
         read

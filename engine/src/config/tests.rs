@@ -162,7 +162,7 @@ fn all_mistakes_of_a_file_are_reported_at_once_in_order() {
         "dir/c.yaml:2:10: udp.batch: value 0 is outside 1..=1024 (datagrams)\n\
          dir/c.yaml:3:8: udp.gro: value `maybe` is not one of auto | on | off\n\
          dir/c.yaml:5:16: limits.frame_bytes: expected a whole number, 64..=16777216 (bytes), found `big`\n\
-         dir/c.yaml:6:1: useless: unknown key; known here: limits, listen, xdp, udp, tcp, queues, dispatchers, \
+         dir/c.yaml:6:1: useless: unknown key; known here: limits, batch, listen, xdp, udp, tcp, queues, dispatchers, \
          topics, workers, retry, spill, dedup, gap_tracking, dlq, layout, control, admin, drain, log"
     );
 }
@@ -198,6 +198,36 @@ fn a_topic_table_is_long_but_not_without_end() {
     let text = format!("topics:\n{}", "- a\n".repeat(TOPICS_MAX + 1));
     let expected = "c.yaml:2:3: topics: 1000001 topics are more than the 1000000 allowed";
     assert_eq!(parse(&text).expect_err("too many"), expected);
+}
+
+#[test]
+fn a_topic_has_the_window_of_its_entry_or_of_the_class() {
+    let text = "
+batch: {max_events: 100, max_ms: 5}
+topics:
+- {name: a, class: batch, window: {max_events: 7}}
+- {name: b, class: batch, window: {max_events: 1}}
+- {name: c, class: batch}
+- {name: d, class: realtime}
+";
+    let config = parse(text).unwrap_or_else(|errors| panic!("{errors}"));
+    let windows: Vec<_> = config.topics.iter().map(|topic| config.window_of(topic)).collect();
+    let window = |max_events| Some(Window { max_events, max_time: Duration::from_millis(5), ..Window::default() });
+    assert_eq!(windows, [window(7), None, window(100), None]);
+    assert!(config.has_windows() && !Config::default().has_windows());
+    assert!(parse("topics: [{name: a, class: batch, window: {max_events: 2}}]").expect("valid").has_windows());
+}
+
+#[test]
+fn there_are_as_many_different_windows_as_topic_words_can_name() {
+    let entry =
+        |number: u32| format!("- {{name: t/{number}, class: batch, window: {{max_events: {}}}}}\n", number % 31 + 2);
+    let text = |count: u32| (0..count).fold("topics:\n".to_owned(), |text, number| text + &entry(number));
+    assert_eq!(parse(&text(30)).expect("valid").topics.len(), 30);
+    let expected =
+        "c.yaml:32:3: topics[30]: this is one window too many: there may be 30 different ones besides that of `batch`";
+    assert_eq!(parse(&text(31)).expect_err("too many"), expected);
+    assert!(parse(&text(62)).expect_err("too many").starts_with(expected));
 }
 
 #[test]

@@ -1,13 +1,17 @@
 //! The topic table's entries as configured.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::Serialize;
 
+use super::batch::{Batch, Window};
 use super::document::{Value, shown};
 use super::limit::range;
 use super::reader::{Section, integer, word};
 use super::words::{Class, Priority, TopicOrder, Word};
+
+/// Different windows that there may be, that of `batch` among them: a topic is told to its worker with the number of its own.
+pub const WINDOWS_MAX: usize = 31;
 
 /// The most entries the table takes.
 pub const TOPICS_MAX: usize = 1_000_000;
@@ -20,22 +24,31 @@ pub struct Topic {
     /// `None`: as `dedup.classes` says for the class.
     pub dedup: Option<bool>,
     pub order: TopicOrder,
+    /// `None`: as `batch` says.
+    pub window: Option<Window>,
 }
 
 /// Reads the list; names longer than `topic_bytes` could never match a topic that passes the limit.
-pub(super) fn read(s: &mut Section<'_, '_>, topic_bytes: u16) -> Vec<Topic> {
+pub(super) fn read(s: &mut Section<'_, '_>, topic_bytes: u16, batch: &Batch) -> Vec<Topic> {
     let mut lines: HashMap<Box<str>, u32> = HashMap::new();
+    let mut windows = HashSet::from([batch.window]);
     let topics = s.list("topics", TOPICS_MAX, "topics", |item| {
-        let topic = item.section(|s| read_topic(s, topic_bytes))??;
+        let topic = item.section(|s| read_topic(s, topic_bytes, batch))??;
         if let Some(first) = lines.insert(topic.name.clone(), item.at.line) {
             item.error(format!("topic `{}` is already in the list, line {first}", shown(&topic.name)));
+        }
+        if topic.window.is_some_and(|window| window.is_on() && windows.insert(window)) && windows.len() > WINDOWS_MAX {
+            let count = WINDOWS_MAX - 1;
+            item.error(format!(
+                "this is one window too many: there may be {count} different ones besides that of `batch`"
+            ));
         }
         Some(topic)
     });
     topics.unwrap_or_default()
 }
 
-fn read_topic(s: &mut Section<'_, '_>, topic_bytes: u16) -> Option<Topic> {
+fn read_topic(s: &mut Section<'_, '_>, topic_bytes: u16, batch: &Batch) -> Option<Topic> {
     let name = s.value(
         "name",
         None,
@@ -57,8 +70,13 @@ fn read_topic(s: &mut Section<'_, '_>, topic_bytes: u16) -> Option<Topic> {
     }
     let dedup = s.optional_boolean("dedup");
     let order = s.word("order", TopicOrder::Relaxed);
+    let has_window = s.has("window");
+    let window = Some(s.section("window", |s| batch.read_topic(s))).filter(|_| has_window);
     let class = class.or(priority.map(Priority::class))?;
-    Some(Topic { name: name?, class, dedup, order })
+    if window.is_some() && class != Class::Batch {
+        s.error("window", format!("windows are for batch topics, and this one is {class}"));
+    }
+    Some(Topic { name: name?, class, dedup, order, window })
 }
 
 /// By word, or by its number on the wire.

@@ -93,7 +93,7 @@ impl Transition {
 #[derive(Clone, Copy)]
 struct Unnamed {
     class: Class,
-    /// [`topic_word::DEDUP`] if the class asks for it.
+    /// [`topic_word::DEDUP`] if the class asks for it, and which windows it has.
     flags: u32,
 }
 
@@ -157,7 +157,9 @@ impl Dispatcher {
         });
         let unnamed = std::array::from_fn(|wire| {
             let class = Priority::from_wire(wire as u8).class();
-            Unnamed { class, flags: if dedup[class as usize] { topic_word::DEDUP } else { 0 } }
+            let dedup = if dedup[class as usize] { topic_word::DEDUP } else { 0 };
+            let window = if class == Class::Batch { topics.unnamed_window() } else { 0 };
+            Unnamed { class, flags: dedup | window }
         });
         let pin_limits = Class::ALL.map(|class| {
             let parts = (Class::ALL.len() + 1) * workers[class as usize].1.max(1);

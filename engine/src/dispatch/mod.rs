@@ -7,15 +7,17 @@ mod shedding;
 mod spill;
 mod topic_table;
 mod waits;
+mod windows;
 
 pub use dispatcher::{Dispatcher, DispatcherSpec, SourceAccount};
 pub use link::{Link, LinkSpec};
 pub use spill::SpillPool;
 pub use topic_table::{TopicEntry, TopicTable, TopicTableCell};
+pub use windows::{WindowLimits, WindowProfiles};
 
 /// What the dispatcher writes over an event's topic hash for the worker.
 ///
-/// Bits 0 to 28 are the topic's number: configured topics keep theirs over reloads; the others share
+/// Bits 0 to 23 are the topic's number: configured topics keep theirs over reloads; the others share
 /// [`UNNAMED_TOPICS`] numbers by hash.
 pub mod topic_word {
     /// The topic, or its class, asks for deduplication.
@@ -24,7 +26,9 @@ pub mod topic_word {
     pub const NAMED: u32 = 1 << 30;
     /// A retry holds back the topic's later events.
     pub const STRICT: u32 = 1 << 29;
-    pub const NUMBER: u32 = STRICT - 1;
+    /// Which of the [windows](super::WindowProfiles) the topic has; zero for none.
+    pub const WINDOW: u32 = 0x1f << 24;
+    pub const NUMBER: u32 = (1 << 24) - 1;
 
     /// What the events of a topic in strict order have in common; `None` for those of others.
     #[inline]

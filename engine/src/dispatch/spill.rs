@@ -19,11 +19,16 @@ impl SpillPool {
         &self.pool
     }
 
+    /// Whether an event is small enough to be copied.
+    pub fn can_hold(&self, event: &Event) -> bool {
+        Peer::BYTES + event.length() as usize <= self.pool.slot_bytes()
+    }
+
     /// Copies `event`; `None` when there is no room or it is larger than a slot. The original stays the caller's.
     pub fn copy(&mut self, event: &Event, frames: &Frames) -> Option<Event> {
         let length = Peer::BYTES + event.length() as usize;
         let arrival = frames.arrival_ns(event);
-        if length > self.pool.slot_bytes() {
+        if !self.can_hold(event) {
             return None;
         }
         let too_small = |open: &OpenSlot, pool: &FramePool| open.sealed() + length > pool.slot_bytes();

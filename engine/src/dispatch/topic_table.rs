@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use arc_swap::ArcSwap;
 
 use super::topic_word;
+use super::windows::{WindowLimits, WindowProfiles};
 use crate::frame::{Class, Parser, Shape};
 use crate::memory::{CACHE_LINE_BYTES, Slab, prefetch};
 
@@ -22,6 +23,8 @@ pub struct TopicEntry {
     pub dedup: bool,
     /// A retry holds back the topic's later events.
     pub strict: bool,
+    /// Its events are handled in windows; of batch topics only.
+    pub window: Option<WindowLimits>,
 }
 
 /// What is known of a topic, on half a cache line.
@@ -85,7 +88,12 @@ impl TopicTable {
     pub const FETCHED_AHEAD: usize = 8;
 
     /// Builds a table; `parser` gives the process's topic hash, `numbers` the topics' lasting numbers.
-    fn build(entries: &[TopicEntry], parser: &Parser, numbers: &mut HashMap<String, u32>) -> Self {
+    fn build(
+        entries: &[TopicEntry],
+        parser: &Parser,
+        numbers: &mut HashMap<String, u32>,
+        windows: &HashMap<WindowLimits, u32>,
+    ) -> Self {
         let buckets = Slab::from_fn(Self::bucket_count(entries.len()), |_| Bucket([Record::NONE; BUCKET]));
         let mut table = Self { buckets, len: entries.len(), tails: Box::default() };
         let mut tails = Vec::new();
@@ -93,7 +101,9 @@ impl TopicTable {
             let next = numbers.len() as u32 & topic_word::NUMBER;
             let number = *numbers.entry(entry.name.clone()).or_insert(next);
             let flag = |is_set, flag| if is_set { flag } else { 0 };
-            let flags = flag(entry.dedup, topic_word::DEDUP) | flag(entry.strict, topic_word::STRICT);
+            let window = entry.window.filter(|_| entry.class == Class::Batch);
+            let window = window.and_then(|limits| windows.get(&limits)).copied().unwrap_or(0);
+            let flags = window | flag(entry.dedup, topic_word::DEDUP) | flag(entry.strict, topic_word::STRICT);
             let bytes = entry.name.as_bytes();
             let mut name = [0; NAME_BYTES];
             match name.get_mut(..bytes.len()) {
@@ -202,6 +212,9 @@ impl TopicTable {
 /// Where dispatchers find the newest snapshot, and the control plane keeps the old ones until nobody reads them.
 pub struct TopicTableCell {
     version: AtomicU64,
+    windows: Arc<WindowProfiles>,
+    /// Of topics without entry.
+    unnamed_window: Option<WindowLimits>,
     current: ArcSwap<TopicTable>,
     control: std::sync::Mutex<Published>,
 }
@@ -217,11 +230,19 @@ struct Published {
 
 impl TopicTableCell {
     pub fn new(entries: &[TopicEntry], parser: Parser) -> Arc<Self> {
-        let mut numbers = HashMap::new();
-        let table = Arc::new(TopicTable::build(entries, &parser, &mut numbers));
+        Self::with_windows(entries, None, parser)
+    }
+
+    /// With windows of this size for batch topics without entry.
+    pub fn with_windows(entries: &[TopicEntry], unnamed_window: Option<WindowLimits>, parser: Parser) -> Arc<Self> {
+        let (mut numbers, windows) = (HashMap::new(), WindowProfiles::default());
+        let assigned = windows.assign(wanted(unnamed_window, entries));
+        let table = Arc::new(TopicTable::build(entries, &parser, &mut numbers, &assigned));
         let control = Published { parser, numbers, snapshots: vec![table.clone()] };
         Arc::new(Self {
             version: AtomicU64::new(0),
+            windows: Arc::new(windows),
+            unnamed_window,
             current: ArcSwap::new(table),
             control: std::sync::Mutex::new(control),
         })
@@ -231,13 +252,26 @@ impl TopicTableCell {
     pub fn publish(&self, entries: &[TopicEntry]) -> usize {
         let mut control = self.control.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         let Published { parser, numbers, snapshots } = &mut *control;
-        let table = Arc::new(TopicTable::build(entries, parser, numbers));
+        let assigned = self.windows.assign(wanted(self.unnamed_window, entries));
+        let table = Arc::new(TopicTable::build(entries, parser, numbers, &assigned));
         let count = table.len();
         snapshots.push(table.clone());
         self.current.store(table);
         // Release: paired with the Acquire in `newer_than`.
         self.version.fetch_add(1, Ordering::Release);
         count
+    }
+
+    /// What topic words say of windows.
+    pub fn windows(&self) -> &Arc<WindowProfiles> {
+        &self.windows
+    }
+
+    /// What the topic words of batch topics without entry say of them.
+    pub(super) fn unnamed_window(&self) -> u32 {
+        let wanted = self.unnamed_window;
+        // It is in force as long as it is wanted, and is found again.
+        wanted.and_then(|limits| self.windows.place_of(limits)).unwrap_or(0)
     }
 
     /// Frees snapshots that no dispatcher holds any more; returns how many are left. Control plane only.
@@ -267,6 +301,11 @@ impl TopicTableCell {
     }
 }
 
+fn wanted(unnamed: Option<WindowLimits>, entries: &[TopicEntry]) -> impl Iterator<Item = WindowLimits> {
+    let named = entries.iter().filter(|entry| entry.class == Class::Batch).filter_map(|entry| entry.window);
+    unnamed.into_iter().chain(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -277,7 +316,7 @@ mod tests {
     }
 
     fn entry(name: &str, class: Class) -> TopicEntry {
-        TopicEntry { name: name.into(), class, dedup: false, strict: false }
+        TopicEntry { name: name.into(), class, dedup: false, strict: false, window: None }
     }
 
     fn word_of(table: &TopicTable, name: &str) -> u32 {
@@ -325,7 +364,7 @@ mod tests {
 
     #[test]
     fn topics_of_one_hash_are_found_in_whatever_bucket_and_behind_the_last() {
-        let mut table = TopicTable::build(&[], &parser(), &mut HashMap::new());
+        let mut table = TopicTable::build(&[], &parser(), &mut HashMap::new(), &HashMap::new());
         let names = *b"abcde";
         for (number, first) in (1..).zip(names) {
             let mut name = [0; NAME_BYTES];
@@ -353,6 +392,21 @@ mod tests {
             assert_eq!(told, [entry.dedup, entry.strict, true]);
             assert_eq!(topic_word::strict_key(word), entry.strict.then_some(index as u32));
         }
+    }
+
+    #[test]
+    fn batch_topics_are_told_with_their_windows_over_reloads() {
+        let limits = |max_events| Some(WindowLimits { max_events, max_bytes: 1 << 20, max_ns: 1 });
+        let windowed = |name, class, max_events| TopicEntry { window: limits(max_events), ..entry(name, class) };
+        let entries =
+            [windowed("a", Class::Batch, 10), windowed("b", Class::Transactional, 10), entry("c", Class::Batch)];
+        let cell = TopicTableCell::with_windows(&entries, limits(20), parser());
+        let told = |cell: &TopicTableCell, name| cell.windows().limits(word_of(&cell.load().1, name));
+        assert_eq!(["a", "b", "c"].map(|name| told(&cell, name)), [limits(10), None, None]);
+        assert_eq!(cell.windows().limits(cell.unnamed_window()), limits(20));
+        cell.publish(&[windowed("d", Class::Batch, 30), windowed("a", Class::Batch, 20)]);
+        assert_eq!(["d", "a"].map(|name| told(&cell, name)), [limits(30), limits(20)]);
+        assert_eq!(cell.windows().limits(cell.unnamed_window()), limits(20));
     }
 
     #[test]

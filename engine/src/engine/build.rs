@@ -6,11 +6,12 @@ use std::sync::Arc;
 use super::EngineError;
 use super::observe::{DepthProbe, Edge, Observers};
 use super::sources::{self, Sources};
-use crate::config::{Config, TopicOrder};
+use crate::config::{Config, TopicOrder, WINDOWS_MAX, Window};
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use crate::dispatch::{
-    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell,
+    Dispatcher, DispatcherSpec, Link, LinkSpec, SourceAccount, SpillPool, TopicEntry, TopicTableCell, WindowLimits,
+    WindowProfiles,
 };
 use crate::frame::{Class, Limits, Parser, Priority, Transport};
 use crate::memory::{Backing, Event, FramePool, Frames, PoolSpec, Region};
@@ -22,7 +23,7 @@ use crate::runtime::waker::Waker;
 use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterSender, ShedBudget};
 use crate::topology::{AgentPlan, DEAD_LETTER_LINK_DEPTH, Plan, Role};
-use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Worker, WorkerSpec};
+use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
 
 /// What the parts of a build share.
 pub(super) struct Context<'a> {
@@ -47,6 +48,8 @@ pub(super) struct Built {
     pub ports: sources::Ports,
     /// Classes whose workers can claim ids; a reload cannot add one.
     pub claiming: [bool; 3],
+    /// Whether there is memory for windows; a reload cannot add it.
+    pub windowing: bool,
 }
 
 impl<'a> Context<'a> {
@@ -114,6 +117,7 @@ pub(super) fn map_pool(
 struct SpillPools {
     dispatchers: Vec<[FramePool; 3]>,
     retries: HashMap<String, FramePool>,
+    windows: HashMap<String, FramePool>,
 }
 
 fn spill_pools(context: &mut Context<'_>, next: &mut u8) -> Result<SpillPools, EngineError> {
@@ -128,7 +132,18 @@ fn spill_pools(context: &mut Context<'_>, next: &mut u8) -> Result<SpillPools, E
         let pool = map_pool(context, next, &format!("{} retry", worker.name), false)?;
         retries.insert(worker.name, pool);
     }
-    Ok(SpillPools { dispatchers, retries })
+    let mut windows = HashMap::new();
+    if context.config.has_windows() {
+        for worker in context.agents(windowed) {
+            let pool = map_pool(context, next, &format!("{} windows", worker.name), false)?;
+            windows.insert(worker.name, pool);
+        }
+    }
+    Ok(SpillPools { dispatchers, retries, windows })
+}
+
+fn windowed(role: Role) -> bool {
+    role == Role::Worker(Class::Batch)
 }
 
 fn retried(role: Role) -> bool {
@@ -191,6 +206,13 @@ impl DeadLetterLinks {
     }
 }
 
+const _: () = assert!(WINDOWS_MAX <= WindowProfiles::COUNT);
+
+fn limits(window: Window) -> WindowLimits {
+    let Window { max_events, max_bytes, max_time } = window;
+    WindowLimits { max_events, max_bytes, max_ns: max_time.as_nanos() as Nanos }
+}
+
 /// The configured topics as the topic table wants them.
 pub(super) fn topic_entries(config: &Config) -> Vec<TopicEntry> {
     let entry = |topic: &crate::config::Topic| TopicEntry {
@@ -198,6 +220,7 @@ pub(super) fn topic_entries(config: &Config) -> Vec<TopicEntry> {
         class: topic.class,
         dedup: topic.dedup.unwrap_or_else(|| config.dedup.classes.contains(&topic.class)),
         strict: topic.order == TopicOrder::Strict,
+        window: config.window_of(topic).map(limits),
     };
     config.topics.iter().map(entry).collect()
 }
@@ -232,8 +255,9 @@ pub(super) fn build<F: HandlerFactory>(
     interface_index: Option<u32>,
     factory: &mut F,
 ) -> Result<Built, EngineError> {
-    let topics =
-        TopicTableCell::new(&topic_entries(context.config), context.parser(Transport::Tcp, Priority::Critical));
+    let unnamed_window = Some(context.config.batch.window).filter(Window::is_on).map(limits);
+    let parser = context.parser(Transport::Tcp, Priority::Critical);
+    let topics = TopicTableCell::with_windows(&topic_entries(context.config), unnamed_window, parser);
     let mut next_pool = 0u8;
     let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
     let spill = spill_pools(&mut context, &mut next_pool)?;
@@ -241,6 +265,7 @@ pub(super) fn build<F: HandlerFactory>(
     pools.extend(spill.dispatchers.iter().flatten());
     let retried: Vec<AgentPlan> = context.agents(retried);
     pools.extend(retried.iter().filter_map(|worker| spill.retries.get(&worker.name)));
+    pools.extend(context.agents(windowed).iter().filter_map(|worker| spill.windows.get(&worker.name)));
     let frames = Frames::new(&pools);
 
     let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
@@ -260,15 +285,21 @@ pub(super) fn build<F: HandlerFactory>(
         let agent = dispatcher(&mut context, &plan, parts, &frames, &topics, &mut letters);
         agents.insert(plan.name, agent);
     }
-    let mut workers =
-        WorkerParts { claimers: claimers(&mut context, claiming)?, retries: spill.retries, rings: rings.workers };
+    let windowing = !spill.windows.is_empty();
+    let mut workers = WorkerParts {
+        claimers: claimers(&mut context, claiming)?,
+        retries: spill.retries,
+        windows: spill.windows,
+        rings: rings.workers,
+        topics: topics.clone(),
+    };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
         agents.insert(plan.name, agent);
     }
     agents.insert("dead-letter".into(), dead_letter_agent(&mut context, letters.consumers, &frames));
     let (runners, shutdown) = spawn(&mut context, agents)?;
-    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming })
+    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing })
 }
 
 /// One queue for each dispatcher, with a producer for each of its ingest agents.
@@ -345,7 +376,9 @@ fn dispatcher(
 struct WorkerParts {
     claimers: HashMap<String, Claimer>,
     retries: HashMap<String, FramePool>,
+    windows: HashMap<String, FramePool>,
     rings: HashMap<String, Vec<spsc::Consumer<Event>>>,
+    topics: Arc<TopicTableCell>,
 }
 
 fn worker<F: HandlerFactory>(
@@ -368,6 +401,17 @@ fn worker<F: HandlerFactory>(
         context.observers.pool(format!("{} retry", plan.name), &pool);
         RetryQueue::new(policy, depth, SpillPool::new(pool))
     });
+    let windows = parts.windows.remove(&plan.name).map(|pool| {
+        context.observers.pool(format!("{} windows", plan.name), &pool);
+        let memory = &context.config.batch.memory;
+        Windows::new(WindowsSpec {
+            spill: SpillPool::new(pool),
+            events: memory.events() as usize,
+            windows: memory.windows as usize,
+            profiles: parts.topics.windows().clone(),
+            retry: policy,
+        })
+    });
     let spec = WorkerSpec {
         name: plan.name.clone(),
         class,
@@ -377,6 +421,7 @@ fn worker<F: HandlerFactory>(
         dead_letters: letters.sender(context, &plan.name),
         claimer: parts.claimers.remove(&plan.name),
         retries,
+        windows,
         clock: context.clock.clone(),
         state: context.state.clone(),
     };

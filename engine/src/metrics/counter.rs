@@ -142,6 +142,14 @@ named! {
         HandlerPanics = "handler_panics",
         /// Not an outcome: events that had to wait behind one of their topic that waits for a retry.
         EventsHeldBack = "events_held_back",
+        /// Windows closed because they had as many events, or bytes, as they may have.
+        WindowsClosedByCount = "windows_closed_by_count",
+        WindowsClosedByBytes = "windows_closed_by_bytes",
+        /// Because their first event was old enough.
+        WindowsClosedByTime = "windows_closed_by_time",
+        /// Early, because another event found no room.
+        WindowsClosedByMemory = "windows_closed_by_memory",
+        WindowsClosedByDrain = "windows_closed_by_drain",
         /// Not an outcome: handled events whose payload bytes the default handler has read.
         HandledBytes = "handled_bytes",
         DeadLettersReceived = "dead_letters_received",
@@ -208,6 +216,11 @@ scalars! {
     HANDLER_RETRIES = HandlerRetries;
     HANDLER_PANICS = HandlerPanics;
     EVENTS_HELD_BACK = EventsHeldBack;
+    WINDOWS_CLOSED_BY_COUNT = WindowsClosedByCount;
+    WINDOWS_CLOSED_BY_BYTES = WindowsClosedByBytes;
+    WINDOWS_CLOSED_BY_TIME = WindowsClosedByTime;
+    WINDOWS_CLOSED_BY_MEMORY = WindowsClosedByMemory;
+    WINDOWS_CLOSED_BY_DRAIN = WindowsClosedByDrain;
     HANDLED_BYTES = HandledBytes;
     DEAD_LETTERS_RECEIVED = DeadLettersReceived;
     DEAD_LETTERS_EVICTED = DeadLettersEvicted;

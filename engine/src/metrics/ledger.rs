@@ -101,7 +101,7 @@ pub struct Stages {
     pub dispatcher_lost: u64,
     pub worker_queues: Processed,
     pub taken: Processed,
-    /// Also what is held back behind a retry.
+    /// Also what is held back behind a retry, or is in a window.
     pub waiting_for_retry: u64,
     pub dead_letter_queues: u64,
 }
@@ -275,7 +275,7 @@ impl Ledger {
             ("taken by dispatchers = dispatched + dead-lettered + lost there", s.dispatcher_taken, dispatched),
             ("dispatched = worker queues + taken by workers", s.dispatched.total(), on_rings),
             (
-                "taken by workers = outcomes there + waiting for retry",
+                "taken by workers = outcomes there + waiting for retry or in windows",
                 s.taken.total(),
                 (outcomes + s.waiting_for_retry).saturating_sub(at_dispatcher),
             ),

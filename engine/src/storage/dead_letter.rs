@@ -98,6 +98,11 @@ impl DeadLetterSender {
         }
     }
 
+    /// Whether the next one that is not [shed](DeadLetterReason::is_shed) gets there.
+    pub fn has_room(&mut self) -> bool {
+        self.link.room(1) > 0
+    }
+
     /// Makes what was sent visible; once a batch.
     #[inline]
     pub fn publish(&mut self) {

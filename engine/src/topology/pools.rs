@@ -9,6 +9,7 @@ use crate::dedup::DedupTable;
 use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
+use crate::worker::Windows;
 
 /// A frame pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -58,6 +59,14 @@ pub(super) fn pools(
             }
             Role::Worker(Class::Transactional | Class::Batch) => {
                 add(format!("{name} retry"), retry_slots(config), SPILL_SLOT_BYTES, node);
+                if config.has_windows() && agent.role == Role::Worker(Class::Batch) {
+                    add(
+                        format!("{name} windows"),
+                        config.batch.memory.bytes / SPILL_SLOT_BYTES,
+                        SPILL_SLOT_BYTES,
+                        node,
+                    );
+                }
             }
             Role::Worker(Class::Realtime) | Role::DeadLetter => {}
         }
@@ -89,7 +98,12 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
     let of_bytes = |bytes: u64| Slab::<u8>::bytes(bytes as usize) as u64;
     let dead_letters = of_bytes(config.dlq.failed_memory_bytes) + of_bytes(config.dlq.shed_memory_bytes);
-    mpsc + spsc + topics + dedup + carries + dead_letters + PROGRAM_BYTES
+    let windows = if config.has_windows() {
+        u64::from(config.workers.batch) * Windows::bytes(config.batch.memory.events() as usize) as u64
+    } else {
+        0
+    };
+    mpsc + spsc + topics + dedup + windows + carries + dead_letters + PROGRAM_BYTES
 }
 
 fn queue_bytes(depth: u32) -> u64 {

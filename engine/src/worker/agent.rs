@@ -1,9 +1,11 @@
 //! A worker: handles a burst of events in place and gives their frames back.
 //!
 //! - **Thread**: its runner's. **In**: one ring from each dispatcher. **Out**: outcomes, the dead letter link.
-//! - **Overload**: its ring fills, and the dispatcher sees it. Retries wait in a bounded queue of copies.
-//! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry; its ring
-//!   position is given back after its frame's reference.
+//! - **Overload**: its ring fills, and the dispatcher sees it. Retries wait in a bounded queue of copies, windows in bounded memory.
+//! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry or in a window; its
+//!   ring position is given back after its frame's reference.
+
+mod windowed;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -12,8 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::backlog::Place;
 use super::burst::{BURST, Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
+use super::pace::Pace;
 use super::retry::{RetryQueue, Waiting};
 use super::waits::Waits;
+use super::windows::Windows;
 use crate::control::{State, StateCell};
 use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
@@ -28,10 +32,6 @@ use crate::storage::DeadLetterSender;
 
 /// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
 const BURSTS: usize = 8;
-/// What a burst is to take at most, and after what time a duty cycle begins no other. Who shares the core with a slow handler
-/// is stepped in between: an rx ring that nobody looks at for long overflows, and what the kernel drops nobody chooses.
-const BURST_NS: Nanos = 50_000;
-const CYCLE_NS: Nanos = 2 * BURST_NS;
 
 /// What a worker is made of.
 pub struct WorkerSpec<H> {
@@ -46,6 +46,8 @@ pub struct WorkerSpec<H> {
     pub claimer: Option<Claimer>,
     /// `None` for realtime: its events are not retried.
     pub retries: Option<RetryQueue>,
+    /// `None` where no topic has windows.
+    pub windows: Option<Windows>,
     pub clock: Clock,
     pub state: StateCell,
 }
@@ -57,8 +59,7 @@ pub struct Worker<H> {
     waits: Waits,
     releaser: Releaser,
     burst: Burst,
-    /// Events in a burst: as many as there is room for, unless the handler is slow.
-    burst_limit: usize,
+    pace: Pace,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
@@ -71,7 +72,7 @@ impl<H: Handler> Worker<H> {
             waits: Waits::new(&spec.clock),
             releaser: Releaser::new(spec.frames.clone()),
             burst: Burst::new(),
-            burst_limit: BURST,
+            pace: Pace::new(),
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
@@ -87,7 +88,7 @@ impl<H: Handler> Worker<H> {
         self.waits.spans()
     }
 
-    /// Events that wait for a retry, their own or that of one before them.
+    /// Events that wait for a retry, their own or that of one before them, or in a window.
     pub fn held_gauge(&self) -> Arc<AtomicU64> {
         self.held.clone()
     }
@@ -99,6 +100,11 @@ impl<H: Handler> Worker<H> {
 
     pub fn retry_pool(&self) -> Option<&crate::memory::FramePool> {
         self.spec.retries.as_ref().map(RetryQueue::pool)
+    }
+
+    fn held(&self) -> usize {
+        let retries = self.spec.retries.as_ref().map_or(0, RetryQueue::len);
+        retries + self.spec.windows.as_ref().map_or(0, Windows::held)
     }
 
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
@@ -120,13 +126,18 @@ impl<H: Handler> Worker<H> {
         });
     }
 
-    /// Sets aside the events of topics that wait for a retry.
-    #[cold]
-    fn hold_back(&mut self, ring: usize, count: usize) {
-        let WorkerSpec { rings, retries: Some(retries), .. } = &self.spec else { return };
+    /// Sets aside the events of topics that wait for a retry, and those that go into windows.
+    #[inline(never)]
+    fn set_aside(&mut self, ring: usize, count: usize) {
+        let WorkerSpec { rings, retries, windows, .. } = &self.spec;
         for (index, event) in rings[ring].peek(0..count).enumerate() {
-            if matches!(self.burst.verdicts[index], Verdict::Done) && retries.holds_back_topic(event.topic()) {
+            if !matches!(self.burst.verdicts[index], Verdict::Done) {
+                continue;
+            }
+            if retries.as_ref().is_some_and(|retries| retries.holds_back_topic(event.topic())) {
                 self.burst.fail(index, Verdict::Held);
+            } else if windows.as_ref().is_some_and(|windows| windows.gathers(event.topic())) {
+                self.burst.fail(index, Verdict::Gathered);
             }
         }
     }
@@ -230,19 +241,20 @@ impl<H: Handler> Worker<H> {
                     Verdict::Dead(reason) => self.dead_letter(event, token, reason, now),
                     Verdict::Retry => self.retry(event, token, now),
                     Verdict::Held => self.hold(event, token, now),
+                    Verdict::Gathered => self.gather(event, token, now),
                 }
             }
         }
         self.burst.tokens = tokens;
     }
 
-    /// Handles up to a burst of events of one ring, unless the cycle that began at `began` has taken its time.
+    /// Handles up to a burst of events of one ring, unless the cycle has taken its time.
     #[inline]
-    fn burst(&mut self, ring: usize, began: &mut Option<Nanos>, now: Nanos) -> usize {
-        let count = self.spec.rings[ring].available(self.burst_limit);
+    fn burst(&mut self, ring: usize, now: Nanos) -> usize {
+        let count = self.spec.rings[ring].available(self.pace.burst());
         if count > 0 {
             let started = self.spec.clock.now();
-            if started.saturating_sub(*began.get_or_insert(started)) > CYCLE_NS {
+            if !self.pace.begins(started) {
                 return 0;
             }
             self.counters.add(Counter::taken(self.spec.class), count as u64);
@@ -255,8 +267,8 @@ impl<H: Handler> Worker<H> {
                 }
             }
             self.claim(ring, count, now);
-            if self.spec.retries.as_ref().is_some_and(RetryQueue::holds_back) {
-                self.hold_back(ring, count);
+            if self.spec.windows.is_some() || self.spec.retries.as_ref().is_some_and(RetryQueue::holds_back) {
+                self.set_aside(ring, count);
             }
             self.handle(ring, count);
             if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
@@ -396,29 +408,29 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
-        let retried = self.run_retries(cycle.now);
-        let (mut taken, mut began) = (0, None);
+        let mut work = self.run_retries(cycle.now);
+        if self.spec.windows.is_some() {
+            work += self.run_windows(cycle.now);
+        }
+        let mut taken = 0;
         for ring in 0..self.spec.rings.len() {
             for _ in 0..BURSTS {
-                let count = self.burst(ring, &mut began, cycle.now);
+                let count = self.burst(ring, cycle.now);
                 taken += count;
-                if count < self.burst_limit {
+                if count < self.pace.burst() {
                     break;
                 }
             }
         }
-        if let Some(began) = began {
-            let event_ns = self.spec.clock.now().saturating_sub(began) / taken.max(1) as u64;
-            self.burst_limit = (BURST_NS / event_ns.max(1)).clamp(1, BURST as u64) as usize;
-        }
-        let work = retried + taken;
+        self.pace.end(taken, || self.spec.clock.now());
+        work += taken;
         if work > 0 {
             // Counters before ring positions: should the next call of the handler never return, what was handled before it
             // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
             self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
-            self.held.store(self.spec.retries.as_ref().map_or(0, |retries| retries.len() as u64), Ordering::Release);
+            self.held.store(self.held() as u64, Ordering::Release);
             self.spec.rings.iter_mut().for_each(spsc::Consumer::release);
         } else {
             self.lag_ns.store(0, Ordering::Relaxed);
@@ -430,6 +442,9 @@ impl<H: Handler> Agent for Worker<H> {
         if let Some(retries) = &mut self.spec.retries {
             retries.housekeeping();
         }
+        if let Some(windows) = &mut self.spec.windows {
+            windows.housekeeping();
+        }
         if let Some(claimer) = &mut self.spec.claimer {
             claimer.housekeep(now);
         }
@@ -438,9 +453,10 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn blocking(&self) -> Blocking {
-        match &self.spec.retries {
-            Some(retries) if !retries.is_empty() => Blocking::Until(retries.next_due_ns()),
-            _ => Blocking::Allowed,
+        let retries = self.spec.retries.as_ref().map_or(Nanos::MAX, RetryQueue::next_due_ns);
+        match retries.min(self.spec.windows.as_ref().map_or(Nanos::MAX, Windows::next_due_ns)) {
+            Nanos::MAX => Blocking::Allowed,
+            due => Blocking::Until(due),
         }
     }
 }
@@ -468,6 +484,7 @@ mod tests {
             dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
             claimer: None,
             retries: None,
+            windows: None,
             clock: Clock::manual(Arc::default()),
             state: StateCell::new(State::Running),
         });

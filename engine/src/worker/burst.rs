@@ -15,6 +15,8 @@ pub(super) enum Verdict {
     Retry,
     /// Not handled yet: an earlier event of its topic waits for a retry.
     Held,
+    /// Not handled yet: it goes into its topic's window.
+    Gathered,
 }
 
 /// What was found out about the events of a burst, one after the other.

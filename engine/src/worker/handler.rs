@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use super::window_view::WindowView;
 use crate::frame::{Class, FrameView, Priority};
 use crate::memory::{Event, Frames};
 use crate::runtime::clock::Nanos;
@@ -100,6 +101,14 @@ pub enum Outcome {
 pub trait Handler: Send {
     /// `end_of_batch`: the last event of what the worker has at hand; a good moment to flush what was gathered.
     fn handle(&mut self, event: &EventView<'_>, end_of_batch: bool) -> Outcome;
+
+    /// Called in place of it with the events of batch topics that have windows. The answer is for all events of the window that
+    /// were not [settled](super::WindowEvent::settle) one by one: a retry has them handled again together, and a panic ends them all.
+    ///
+    /// As it stands the events are handled one by one, each with an outcome of its own.
+    fn handle_window(&mut self, window: &WindowView<'_>) -> Outcome {
+        window.each(|event, end_of_batch| self.handle(event, end_of_batch))
+    }
 }
 
 /// Makes a handler for each worker, at start.

@@ -71,6 +71,7 @@ pub(super) struct Shared {
     shutdown: Shutdown,
     ports: Ports,
     claiming: [bool; 3],
+    windowing: bool,
     control_ended: AtomicBool,
     runner_reports: Vec<(RunnerReport, Arc<RunnerLoad>)>,
     napi_reports: Vec<NapiReport>,
@@ -169,6 +170,7 @@ impl Shared {
             shutdown: built.shutdown,
             ports: built.ports,
             claiming: built.claiming,
+            windowing: built.windowing,
             control_ended: AtomicBool::new(false),
             runner_reports,
             napi_reports,
@@ -305,6 +307,11 @@ impl Shared {
             }
         }
         let diff = diff_reload(&guarded.config, &config);
+        // What is not live stays as it was at the start, and with it what topics without windows of their own have.
+        let config = Config { batch: guarded.config.batch.clone(), ..config };
+        if config.has_windows() && !self.windowing {
+            return Err(ReloadError("a topic has windows, which none had at start: this needs a restart".into()));
+        }
         let count = self.topics.publish(&build::topic_entries(&config));
         guarded.controller.configure(&config.control);
         guarded.config.topics = config.topics;
