@@ -1,6 +1,6 @@
 //! Copying events out of their frames, so that a class that falls behind does not pin what others need.
 
-use crate::memory::{Event, FramePool, Frames, OpenSlot, Peer, Route, Slot};
+use crate::memory::{BYTES_BEFORE_COPY, Event, FramePool, Frames, OpenSlot, Peer, Route, Slot};
 
 /// A bounded pool of copies, packed one behind the other. Owned by the agent that copies.
 pub struct SpillPool {
@@ -26,7 +26,7 @@ impl SpillPool {
 
     /// Copies `event`; `None` when there is no room or it is larger than a slot. The original stays the caller's.
     pub fn copy(&mut self, event: &Event, frames: &Frames) -> Option<Event> {
-        let length = Peer::BYTES + event.length() as usize;
+        let length = BYTES_BEFORE_COPY + event.length() as usize;
         let arrival = frames.arrival_ns(event);
         if !self.can_hold(event) {
             return None;
@@ -44,9 +44,11 @@ impl SpillPool {
             self.open = Some(self.pool.open(slot, arrival, Peer::NONE));
         }
         let open = self.open.as_mut()?;
-        let offset = (open.sealed() + Peer::BYTES) as u32;
-        let (peer, bytes) = self.pool.spare_mut(open)[..length].split_at_mut(Peer::BYTES);
+        let offset = (open.sealed() + BYTES_BEFORE_COPY) as u32;
+        let (before, bytes) = self.pool.spare_mut(open)[..length].split_at_mut(BYTES_BEFORE_COPY);
+        let (peer, ordinal) = before.split_at_mut(Peer::BYTES);
         peer.copy_from_slice(&Peer::from(frames.peer(event)).to_bytes());
+        ordinal.copy_from_slice(&frames.ordinal(event).to_be_bytes());
         bytes.copy_from_slice(frames.bytes(event));
         let route = Route {
             shape: event.shape(),
@@ -72,5 +74,49 @@ impl SpillPool {
         }
         self.pool.reclaim();
         self.pool.publish_gauges();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::LENGTH_BYTES;
+    use crate::memory::{PoolSpec, Region, Releaser};
+
+    #[test]
+    fn a_copy_of_a_copy_has_the_ordinal_and_the_peer_of_the_first() {
+        let pool = |index| {
+            let spec = PoolSpec { slot_bytes: 256, reliable: false };
+            FramePool::new(index, Region::map(2 * 256).unwrap(), &spec)
+        };
+        let mut source = pool(0);
+        let mut spills = [1, 2].map(|index| SpillPool::new(pool(index)));
+        let frames = Frames::new(&[&source, spills[0].pool(), spills[1].pool()]);
+        let mut slot = source.acquire().unwrap();
+        let mut bytes = [0; LENGTH_BYTES + 3];
+        bytes[..LENGTH_BYTES].copy_from_slice(&0xfeed_0007_u32.to_be_bytes());
+        bytes[LENGTH_BYTES..].copy_from_slice(b"abc");
+        source.bytes_mut(&mut slot)[9..9 + bytes.len()].copy_from_slice(&bytes);
+        let peer = Peer { address: [9; 16], port: 77 };
+        let first = source.seal(slot, 1, 5, peer).make(9 + LENGTH_BYTES as u32, 3, Route::default());
+        let copy = spills[0].copy(&first, &frames).unwrap();
+        let again = spills[1].copy(&copy, &frames).unwrap();
+        let mut releaser = Releaser::new(frames.clone());
+        for event in [first, copy, again] {
+            assert_eq!((frames.ordinal(&event), frames.bytes(&event)), (0xfeed_0007, &b"abc"[..]));
+            assert_eq!(frames.peer(&event), peer.socket_address());
+            releaser.release(event);
+        }
+        spills.iter_mut().for_each(SpillPool::close);
+    }
+
+    #[test]
+    fn an_event_at_the_very_start_of_a_slot_has_no_ordinal() {
+        let mut source = FramePool::new(0, Region::map(64).unwrap(), &PoolSpec { slot_bytes: 64, reliable: false });
+        let frames = Frames::new(&[&source]);
+        let slot = source.acquire().unwrap();
+        let event = source.seal(slot, 1, 0, Peer::NONE).make(3, 8, Route::default());
+        assert_eq!(frames.ordinal(&event), 0);
+        Releaser::new(frames).release(event);
     }
 }

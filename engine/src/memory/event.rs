@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::peer::Peer;
 use super::pool::{FramePool, PoolShared};
 use super::watch::Share;
-use crate::frame::{FrameView, Shape};
+use crate::frame::{FrameView, LENGTH_BYTES, Shape};
 use crate::runtime::clock::Nanos;
 use crate::sync::Ordering;
 
@@ -137,6 +137,9 @@ impl Event {
     }
 }
 
+/// Where a pool keeps a peer per event, what lies before each: the peer, and the place of the frame's length field.
+pub const BYTES_BEFORE_COPY: usize = Peer::BYTES + LENGTH_BYTES;
+
 /// Makes the events of one slot: as many as references were taken, no more, and only inside its sealed bytes.
 #[must_use = "references without events pin the frame for ever"]
 pub struct EventMaker<'a> {
@@ -144,7 +147,7 @@ pub struct EventMaker<'a> {
     slot_position: u32,
     limit: u32,
     remaining: u32,
-    /// Bytes before each event that belong to it: its peer, where the pool keeps one per event.
+    /// Bytes before each event that belong to it, where the pool keeps a peer per event.
     before: u32,
 }
 
@@ -155,7 +158,7 @@ impl<'a> EventMaker<'a> {
 
     pub(super) fn new_open(shared: &'a PoolShared, slot: u32, events: u32, sealed: u32) -> Self {
         // Relaxed: set by the owner's own thread, if at all.
-        let before = if shared.peer_per_event.load(Ordering::Relaxed) { Peer::BYTES as u32 } else { 0 };
+        let before = if shared.peer_per_event.load(Ordering::Relaxed) { BYTES_BEFORE_COPY as u32 } else { 0 };
         Self { shared, slot_position: slot << shared.slot_shift, limit: sealed, remaining: events, before }
     }
 
@@ -258,7 +261,7 @@ impl Frames {
         let pool = self.pool(event);
         // Relaxed: set before the first event of the pool was made.
         if pool.peer_per_event.load(Ordering::Relaxed) {
-            let start = (event.position as usize).saturating_sub(Peer::BYTES);
+            let start = (event.position as usize).saturating_sub(BYTES_BEFORE_COPY);
             // SAFETY: as in `bytes`; the peer lies before the event in the same slot (`EventMaker::make` checks it).
             let bytes = unsafe { pool.region.slice(start, Peer::BYTES) };
             return bytes.first_chunk().map_or(Peer::NONE, Peer::from_bytes).socket_address();
@@ -268,6 +271,18 @@ impl Frames {
             unsafe { *peer }
         });
         peer.socket_address()
+    }
+
+    /// What stands in the place of the frame's length field. Once the length is known the field is its owner's: over TCP
+    /// it holds the low half of the frame's number among those of its connection that ask for an acknowledgement.
+    pub fn ordinal(&self, event: &Event) -> u32 {
+        let pool = self.pool(event);
+        if event.position & ((1 << pool.slot_shift) - 1) < LENGTH_BYTES as u32 {
+            return 0; // no frame of the wire begins like that
+        }
+        // SAFETY: as in `bytes`; the field lies before the event in the same slot, as just checked, hence in its sealed bytes.
+        let bytes = unsafe { pool.region.slice(event.position as usize - LENGTH_BYTES, LENGTH_BYTES) };
+        bytes.first_chunk().map_or(0, |bytes| u32::from_be_bytes(*bytes))
     }
 
     pub fn pool_count(&self) -> usize {

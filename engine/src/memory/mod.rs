@@ -28,7 +28,7 @@ mod slot;
 mod watch;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
-pub use event::{Event, EventMaker, EventSlot, Frames, Releaser, Route, Run};
+pub use event::{BYTES_BEFORE_COPY, Event, EventMaker, EventSlot, Frames, Releaser, Route, Run};
 pub use node::{Placement, Policy, on_node};
 pub use peer::Peer;
 pub use pool::{FramePool, PoolGauges, PoolSpec};
