@@ -10,7 +10,7 @@ use super::id::EventId;
 use super::layout::{Meta, State, Word};
 use super::ring::Ring;
 use super::table::{DedupTable, Glance, Sole};
-use super::types::{ClaimState, ClaimToken, Outcome, claim_state};
+use super::types::{ClaimState, ClaimToken, Outcome, PendingClaim, claim_state};
 use crate::memory::prefetch;
 
 /// Ids taken together; the largest burst of a worker. Their buckets lie in L1 until their turn comes.
@@ -21,18 +21,19 @@ const BATCH: usize = 256;
 pub enum Claim {
     /// The first copy: process it, then report the outcome with the token.
     Won(ClaimToken),
-    /// Another copy is under way.
-    Pending,
+    /// Another copy is under way; what it comes to [`DedupTable::settled`] will tell.
+    Pending(PendingClaim),
     /// Another copy has been processed.
     Done,
     /// Another copy is in the dead letter queue.
     DeadLettered,
 }
 
-impl From<ClaimState> for Claim {
-    fn from(state: ClaimState) -> Self {
-        match state {
-            ClaimState::Pending => Self::Pending,
+impl Claim {
+    /// Of an id that was there.
+    fn met(word: Word, meta: Meta) -> Self {
+        match claim_state(meta) {
+            ClaimState::Pending => Self::Pending(PendingClaim::new(word)),
             ClaimState::Done => Self::Done,
             ClaimState::DeadLettered => Self::DeadLettered,
         }
@@ -152,7 +153,7 @@ impl Claimer {
                 }
                 false
             }
-            Claim::Pending | Claim::Done => false,
+            Claim::Pending(_) | Claim::Done => false,
         }
     }
 
@@ -195,9 +196,9 @@ fn claim_one(table: &DedupTable, ring: &mut Ring, sole: &mut Option<Sole>, aimed
         return claim_among(table, ring, bucket, &mut view, &aimed, now_ns);
     };
     if view.glance.needs_cells
-        && let Some((_, meta)) = table.resolve(&view, id, probe, now_ns)
+        && let Some((word, meta)) = table.resolve(&view, id, probe, now_ns)
     {
-        return claim_state(meta).into();
+        return Claim::met(word, meta);
     }
     insert_alone(table, ring, sole, bucket, view.glance.oldest, &aimed, now_ns)
 }
@@ -242,12 +243,12 @@ fn claim_among(
     // Each turn after the first means that another claimer's insertion succeeded.
     loop {
         if view.glance.needs_cells
-            && let Some((_, meta)) = table.resolve(view, id, probe, now_ns)
+            && let Some((word, meta)) = table.resolve(view, id, probe, now_ns)
         {
             if let Some((index, _)) = written {
                 ring.cell(table, index).abandon();
             }
-            return claim_state(meta).into();
+            return Claim::met(word, meta);
         }
         if !bucket.unchanged(view) {
             *view = bucket.collect(probe);

@@ -38,4 +38,4 @@ pub use claimer::{Claim, Claimer};
 pub use gap::{GapTable, GapTotals, ProducerGaps};
 pub use id::EventId;
 pub use table::DedupTable;
-pub use types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, Outcome};
+pub use types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, Outcome, PendingClaim, Settled};

@@ -79,7 +79,7 @@ fn two_claimers_race_an_expiry_in_the_same_bucket() {
         });
         let mine = match first.claim(id(1), WINDOW + TICK) {
             Claim::Won(_) => true,
-            Claim::Pending => false,
+            Claim::Pending(_) => false,
             other => panic!("{other:?}"),
         };
         assert!(mine ^ other.join().expect("no panic"));
@@ -113,7 +113,7 @@ fn overflow_loses_nothing_while_it_is_read() {
         let _held = first.claim(id(1), 0);
         let other = thread::spawn(move || {
             let _claims = [second.claim(id(2), 0), second.claim(id(3), 0)];
-            assert!(matches!(second.claim(id(1), 0), Claim::Pending));
+            assert!(matches!(second.claim(id(1), 0), Claim::Pending(_)));
         });
         assert_eq!(table.lookup(id(1), 0), Some(ClaimState::Pending));
         assert!(matches!(first.claim(id(4), 0), Claim::Won(_)));

@@ -31,7 +31,7 @@ fn an_id_is_won_once_and_each_outcome_shows() {
     let (table, mut claimers) = table(16, 1);
     let claimer = &mut claimers[0];
     let token = won(claimer.claim(id(1), 0));
-    assert!(matches!(claimer.claim(id(1), 5), Claim::Pending));
+    assert!(matches!(claimer.claim(id(1), 5), Claim::Pending(_)));
     claimer.finish(token);
     assert!(matches!(claimer.claim(id(1), WINDOW), Claim::Done));
     let token = won(claimer.claim(id(2), 0));
@@ -53,16 +53,40 @@ fn an_id_is_forgotten_after_the_window_but_never_while_pending() {
     claimer.finish(token);
     assert!(matches!(claimer.claim(id(1), TICK + WINDOW), Claim::Done));
     let token = won(claimer.claim(id(1), 2 * TICK + WINDOW));
-    assert!(matches!(claimer.claim(id(1), 50 * WINDOW), Claim::Pending));
+    assert!(matches!(claimer.claim(id(1), 50 * WINDOW), Claim::Pending(_)));
     claimer.finish(token);
     let _token = won(claimer.claim(id(1), 50 * WINDOW));
+}
+
+#[test]
+fn who_met_a_pending_claim_learns_what_becomes_of_it_however_late() {
+    let (table, mut claimers) = table(4, 1);
+    let claimer = &mut claimers[0];
+    let pending = |claimer: &mut Claimer, n| {
+        let token = won(claimer.claim(id(n), 0));
+        let Claim::Pending(met) = claimer.claim(id(n), 0) else { panic!("the first is under way") };
+        assert_eq!(table.settled(met), None);
+        (token, met)
+    };
+    let [done, dead, lost] = [1, 2, 3].map(|n| pending(claimer, n));
+    claimer.finish(done.0);
+    claimer.dead_letter(dead.0);
+    claimer.release(lost.0);
+    let settled = [done.1, dead.1, lost.1].map(|met| table.settled(met));
+    assert_eq!(settled, [Some(Settled::Done), Some(Settled::DeadLettered), Some(Settled::Released)]);
+    assert_eq!(table.lookup(id(1), 2 * WINDOW), None, "forgotten as an id, not as what it was");
+    for n in 10..20 {
+        let token = won(claimer.claim(id(n), 2 * WINDOW));
+        claimer.finish(token);
+    }
+    assert_eq!(table.settled(done.1), Some(Settled::Forgotten), "its cell is another's");
 }
 
 #[test]
 fn a_clock_slightly_behind_sees_the_claim_of_one_ahead() {
     let (_, mut claimers) = table(16, 2);
     let token = won(claimers[0].claim(id(1), 500 * TICK));
-    assert!(matches!(claimers[1].claim(id(1), 499 * TICK), Claim::Pending));
+    assert!(matches!(claimers[1].claim(id(1), 499 * TICK), Claim::Pending(_)));
     claimers[1].finish(token);
     assert!(matches!(claimers[1].claim(id(1), 499 * TICK), Claim::Done));
 }
@@ -119,7 +143,7 @@ fn pending_claims_outlast_a_full_table_and_a_stuck_one_costs_one_cell() {
         assert!(token.is_remembered());
         claimer.finish(token);
         if n % 97 == 0 {
-            assert!((0..20).all(|n| matches!(claimer.claim(id(n), 1), Claim::Pending)), "after {n}");
+            assert!((0..20).all(|n| matches!(claimer.claim(id(n), 1), Claim::Pending(_))), "after {n}");
         }
     }
     claimer.housekeep(1);
@@ -139,7 +163,7 @@ fn with_every_cell_pending_events_are_admitted_unremembered() {
         claimer.finish(token);
     }
     assert_eq!(table.lookup(id(100), 0), None);
-    assert!((0..64).all(|n| matches!(claimer.claim(id(n), 0), Claim::Pending)));
+    assert!((0..64).all(|n| matches!(claimer.claim(id(n), 0), Claim::Pending(_))));
     claimer.housekeep(0);
     assert_eq!(table.stats().unremembered, 2);
     held.into_iter().for_each(|token| claimer.release(token));
@@ -244,7 +268,7 @@ impl Oracle {
             (Claim::Won(token), None) => {
                 self.entries.insert(n, (self.now, ClaimState::Pending, Some(token)));
             }
-            (Claim::Pending, Some(ClaimState::Pending))
+            (Claim::Pending(_), Some(ClaimState::Pending))
             | (Claim::Done, Some(ClaimState::Done))
             | (Claim::DeadLettered, Some(ClaimState::DeadLettered)) => {}
             (claim, expected) => panic!("id {n}: {claim:?}, expected {expected:?}"),
@@ -346,7 +370,7 @@ proptest! {
                         claimers[who].finish(token);
                     }
                 }
-                Claim::Pending => prop_assert!(claimed[&n].1.is_some()),
+                Claim::Pending(_) => prop_assert!(claimed[&n].1.is_some()),
                 Claim::Done => prop_assert!(claimed[&n].1.is_none()),
                 Claim::DeadLettered => prop_assert!(false),
             }

@@ -67,6 +67,31 @@ impl ClaimToken {
     }
 }
 
+/// Another's claim that was pending when it was met: for who wants to know what becomes of it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PendingClaim(Word);
+
+impl PendingClaim {
+    pub(super) fn new(word: Word) -> Self {
+        Self(word)
+    }
+
+    pub(super) fn word(self) -> Word {
+        self.0
+    }
+}
+
+/// What a claim that was pending has come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Settled {
+    Done,
+    DeadLettered,
+    /// Its event was lost; a resend is taken as new.
+    Released,
+    /// The table was full and its place went to another id, so that nobody can tell.
+    Forgotten,
+}
+
 /// What a remembered id's first copy has come to.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ClaimState {

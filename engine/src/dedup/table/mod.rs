@@ -35,7 +35,7 @@ use super::cell::Cell;
 use super::claimer::Claimer;
 use super::id::{EventId, Seed};
 use super::layout::{CELL_BITS, Floor, Meta, Position, SLOTS, State, Verdict, Word, ticks_ceil};
-use super::types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, claim_state};
+use super::types::{ClaimState, ClaimToken, DedupConfig, DedupError, DedupStats, PendingClaim, Settled, claim_state};
 use crate::memory::{Slab, prefetch};
 use crate::sync::{AtomicU64, Ordering};
 
@@ -120,6 +120,20 @@ impl DedupTable {
     /// What is remembered of an id. Wait-free.
     pub fn lookup(&self, id: EventId, now_ns: u64) -> Option<ClaimState> {
         self.find(id, now_ns).map(|(_, meta)| claim_state(meta))
+    }
+
+    /// What a claim that was met pending has come to; `None` as long as it is pending. Whether its id is still remembered
+    /// does not matter.
+    pub fn settled(&self, claim: PendingClaim) -> Option<Settled> {
+        let word = claim.word();
+        let Some(entry) = self.cell_of(word).read(word.lap()) else { return Some(Settled::Forgotten) };
+        match entry.meta.state() {
+            State::Pending => None,
+            State::Done => Some(Settled::Done),
+            State::DeadLettered => Some(Settled::DeadLettered),
+            State::Released => Some(Settled::Released),
+            State::Free => Some(Settled::Forgotten),
+        }
     }
 
     /// The event is durable, or handled if it is of no logged class.
