@@ -16,6 +16,7 @@
 //! that allow it here.
 #![deny(unsafe_code)]
 
+pub mod acks;
 pub mod admin;
 pub mod config;
 pub mod control;

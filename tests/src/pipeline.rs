@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use eventstream::acks::AckSender;
 use eventstream::control::{State, StateCell};
 use eventstream::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use eventstream::dispatch::{
@@ -281,6 +282,7 @@ impl Maker<'_> {
             topics,
             state: self.state.clone(),
             dead_letters: self.dead_letter_sender(),
+            acks: AckSender::none(),
             dedup: self.spec.dedup,
             gaps: self.spec.gaps.then(|| GapTable::new(64)),
             accounts,
@@ -300,6 +302,7 @@ impl Maker<'_> {
             rings: vec![parts.ring],
             frames: self.frames.clone(),
             dead_letters: self.dead_letter_sender(),
+            acks: AckSender::none(),
             claimer: parts.claimer,
             retries: parts
                 .retries

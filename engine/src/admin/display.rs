@@ -127,6 +127,13 @@ pub fn ledger_table(report: &Report) -> String {
     table.rows("lost: ", e.lost.iter().map(|(k, v)| (*k, *v)));
     table.row("in flight", e.in_flight);
     table.note("links whose worker stands still", report.stalled_links);
+    let acks = &report.ledger.acks;
+    if acks.asked > 0 {
+        table.head("acknowledgements asked for", acks.asked);
+        table.row("sent", acks.sent);
+        table.row("undeliverable", acks.undeliverable);
+        table.row("outstanding", acks.outstanding);
+    }
     table.head("dead letters held", report.ledger.dlq.held);
     table.note("evicted to make room", report.ledger.dlq.evicted);
     let mut out = table.0;

@@ -72,6 +72,7 @@ pub fn prometheus(report: &Report) -> String {
         let _ = writeln!(out, "eventstream_{name}{labels} {value}");
     };
     gauge("events_in_flight", "", report.ledger.events.in_flight);
+    gauge("acks_outstanding", "", report.ledger.acks.outstanding);
     gauge("dead_letters_held", "", report.ledger.dlq.held);
     gauge("links_stalled", "", report.stalled_links);
     if let Some(dedup) = &report.dedup {

@@ -247,6 +247,9 @@ pub struct Tcp {
     /// How long a connection that has a large slot may take for every 64 KiB of the frame.
     #[serde(rename = "large_fill_ms", serialize_with = "millis")]
     pub large_fill: Duration,
+    /// How long a client may leave its acknowledgements unread before its connection is closed with an error.
+    #[serde(rename = "ack_wait_ms", serialize_with = "millis")]
+    pub ack_wait: Duration,
     /// Memory of each agent for unfinished frames, and for frames that wait, between reads.
     pub carry_bytes: u64,
     /// Closes a connection that sent nothing for so long; `None`: never.
@@ -268,6 +271,8 @@ impl Default for Tcp {
             large_wait: Duration::from_millis(10_000),
             // An honest sender is faster than 13 kB/s, and loses no more than some seconds to retransmissions.
             large_fill: Duration::from_millis(5000),
+            // Longer than a client that is stopped for a moment, by its own disk or a debugger's glance, stays away.
+            ack_wait: Duration::from_millis(10_000),
             carry_bytes: 16 << 20,
             idle_timeout: None,
             max_priority: Priority::Critical,
@@ -291,6 +296,7 @@ impl Tcp {
             large_slots: s.integer("large_slots", range(0, 1024, "slots"), d.large_slots),
             large_wait: s.millis("large_wait_ms", range(1, 60_000, "ms"), d.large_wait),
             large_fill: s.millis("large_fill_ms", range(10, 600_000, "ms"), d.large_fill),
+            ack_wait: s.millis("ack_wait_ms", range(1, 600_000, "ms"), d.ack_wait),
             carry_bytes: s.integer("carry_bytes", range(64 << 10, 4 << 30, "bytes"), d.carry_bytes),
             idle_timeout: Some(s.millis(
                 "idle_timeout_ms",

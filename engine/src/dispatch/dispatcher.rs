@@ -17,6 +17,7 @@ use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
 use super::waits::Waits;
 use super::{UNNAMED_TOPICS, topic_word};
+use crate::acks::{AckSender, Told};
 use crate::control::StateCell;
 use crate::dedup::{EventId, GapTable};
 use crate::fault::{self, Stage};
@@ -46,6 +47,7 @@ pub struct DispatcherSpec {
     pub topics: Arc<TopicTableCell>,
     pub state: StateCell,
     pub dead_letters: DeadLetterSender,
+    pub acks: AckSender,
     /// Classes that ask for deduplication of topics without entry; an entry says so itself.
     pub dedup: [bool; 3],
     pub gaps: Option<GapTable>,
@@ -112,6 +114,7 @@ struct Router {
     frames: Frames,
     topics: Arc<TopicTableCell>,
     dead_letters: DeadLetterSender,
+    acks: AckSender,
     gaps: Option<GapTable>,
     accounts: Vec<SourceAccount>,
     state: StateCell,
@@ -146,6 +149,7 @@ impl Dispatcher {
             topics,
             state,
             dead_letters,
+            acks,
             dedup,
             gaps,
             accounts,
@@ -183,6 +187,7 @@ impl Dispatcher {
             frames,
             topics,
             dead_letters,
+            acks,
             gaps,
             accounts,
             state,
@@ -279,6 +284,7 @@ impl Router {
             self.counters.add(Counter::dispatched(link.class()), link.publish());
         }
         self.dead_letters.publish();
+        self.acks.publish();
         self.releaser.flush();
         for account in &self.accounts {
             account.feedback.tell(self.progress(account));
@@ -422,8 +428,16 @@ impl Router {
     #[cold]
     fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
         self.settled[usize::from(event.pool())] += 1;
-        let kept = self.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
-        self.counters.add(if kept { Counter::DISPATCHER_DEAD_LETTERED } else { Counter::DISPATCHER_LOST }, 1);
+        let asked = self.acks.asked(&event, &self.frames);
+        let sent = self.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        let (counter, told) = match sent {
+            Ok(()) => (Counter::DISPATCHER_DEAD_LETTERED, Told::dead_lettered(reason)),
+            Err(lost) => (Counter::DISPATCHER_LOST, Told::lost(lost)),
+        };
+        self.counters.add(counter, 1);
+        if let Some(asked) = asked {
+            self.acks.tell(asked, told);
+        }
     }
 }
 

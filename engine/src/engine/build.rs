@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use super::EngineError;
 use super::observe::{DepthProbe, Edge, Observers};
-use super::sources::{self, Sources};
+use super::sources::{self, AckRings, Sources};
+use crate::acks::AckSender;
 use crate::config::{Config, TopicOrder, WINDOWS_MAX, Window};
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
@@ -259,7 +260,7 @@ pub(super) fn build<F: HandlerFactory>(
     let parser = context.parser(Transport::Tcp, Priority::Critical);
     let topics = TopicTableCell::with_windows(&topic_entries(context.config), unnamed_window, parser);
     let mut next_pool = 0u8;
-    let sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
+    let mut sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
     let spill = spill_pools(&mut context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
     pools.extend(spill.dispatchers.iter().flatten());
@@ -276,12 +277,13 @@ pub(super) fn build<F: HandlerFactory>(
 
     let mut agents: HashMap<String, Box<dyn Agent>> = HashMap::new();
     let accounts = sources.accounts();
+    let mut acks = std::mem::take(&mut sources.acks);
     let ports = sources.start(&mut context, &mut producers, &mut agents);
     let dispatchers = context.agents(|role| role == Role::Dispatcher);
     let links = std::mem::take(&mut rings.links);
     let parts = dispatchers.into_iter().zip(consumers).zip(links).zip(spill.dispatchers).zip(accounts);
     for ((((plan, queue), links), spill), accounts) in parts {
-        let parts = DispatcherParts { queue, links, spill, accounts };
+        let parts = DispatcherParts { queue, links, spill, accounts, acks: acks.sender(&plan.name) };
         let agent = dispatcher(&mut context, &plan, parts, &frames, &topics, &mut letters);
         agents.insert(plan.name, agent);
     }
@@ -292,6 +294,7 @@ pub(super) fn build<F: HandlerFactory>(
         windows: spill.windows,
         rings: rings.workers,
         topics: topics.clone(),
+        acks,
     };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
@@ -330,6 +333,7 @@ struct DispatcherParts {
     links: Vec<WorkerEnd>,
     spill: [FramePool; 3],
     accounts: Vec<SourceAccount>,
+    acks: AckSender,
 }
 
 fn dispatcher(
@@ -361,6 +365,7 @@ fn dispatcher(
         topics: topics.clone(),
         state: context.state.clone(),
         dead_letters: letters.sender(context, &plan.name),
+        acks: parts.acks,
         dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
         gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
         accounts: parts.accounts,
@@ -379,6 +384,7 @@ struct WorkerParts {
     windows: HashMap<String, FramePool>,
     rings: HashMap<String, Vec<spsc::Consumer<Event>>>,
     topics: Arc<TopicTableCell>,
+    acks: AckRings,
 }
 
 fn worker<F: HandlerFactory>(
@@ -419,6 +425,7 @@ fn worker<F: HandlerFactory>(
         rings: parts.rings.remove(&plan.name).unwrap_or_default(),
         frames: frames.clone(),
         dead_letters: letters.sender(context, &plan.name),
+        acks: parts.acks.sender(&plan.name),
         claimer: parts.claimers.remove(&plan.name),
         retries,
         windows,

@@ -71,6 +71,7 @@ pub(super) struct Observers {
     pub memory: Vec<MemoryReport>,
     pub pending: Vec<Arc<AtomicU64>>,
     pub held: Vec<Arc<AtomicU64>>,
+    pub acks: Vec<Arc<AtomicU64>>,
     pub lags: Vec<Arc<AtomicU64>>,
     pub spans: Spans,
     pub drains: Vec<(String, DrainStatus)>,
@@ -145,6 +146,7 @@ impl Observers {
         stages.ingest_queue = self.depth_of(Edge::Ingest);
         stages.waiting_at_ingest = sum(&self.pending);
         stages.dead_letter_queues = self.depth_of(Edge::DeadLetter);
+        ledger.acks.outstanding = sum(&self.acks);
         if let Some(held) = &self.dead_letters {
             ledger.dlq.held = held.held_failed.load(Ordering::Acquire) + held.held_shed.load(Ordering::Acquire);
         }

@@ -5,10 +5,11 @@ use std::sync::Arc;
 
 use super::EngineError;
 use super::build::{Context, map_pool};
+use crate::acks::{AckLink, AckSender, AcksWanted};
 use crate::config::{self, Config};
 use crate::dispatch::{SourceAccount, TopicTableCell};
 use crate::frame::Transport;
-use crate::ingest::tcp::{Credits, TcpBackend, TcpOptions};
+use crate::ingest::tcp::{AckInlet, Credits, TcpBackend, TcpOptions};
 use crate::ingest::udp::{UdpBackend, UdpOptions};
 use crate::ingest::xdp::XdpBackend;
 use crate::ingest::{Backend, IngestAgent, Intake, IntakeSpec};
@@ -16,10 +17,10 @@ use crate::memory::{Event, FramePool};
 use crate::nic::{
     self, Attach, ChecksumPolicy, NapiThreads, NicSetup, Require, UdpSocket, UdpSocketOptions, XdpOptions, XskReady,
 };
-use crate::queue::{Feedback, mpsc};
+use crate::queue::{Feedback, mpsc, spsc};
 use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
-use crate::topology::{AgentPlan, Role};
+use crate::topology::{AgentPlan, Role, ack_link_depth};
 
 /// The ports that were really bound: a configured 0 asks for any free one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -92,8 +93,36 @@ struct TcpSource {
     credits: Credits,
 }
 
+/// The rings on which acknowledgements come back to the TCP agents: their ends at those who end events.
+#[derive(Default)]
+pub(super) struct AckRings {
+    links: HashMap<String, Vec<AckLink>>,
+    wanted: AcksWanted,
+}
+
+impl AckRings {
+    /// Makes one from each agent that ends events to the next TCP agent.
+    fn inlet(&mut self, context: &Context<'_>, tcp: &str) -> AckInlet {
+        let depth = ack_link_depth(context.config) as usize;
+        let enders = context.agents(|role| matches!(role, Role::Dispatcher | Role::Worker(_)));
+        let link = |from: AgentPlan| {
+            let (ring, consumer) = spsc::ring(depth);
+            let waker = context.waker(&from.name, tcp);
+            self.links.entry(from.name).or_default().push(AckLink { ring, waker });
+            consumer
+        };
+        AckInlet { links: enders.into_iter().map(link).collect(), wanted: self.wanted.clone(), depth }
+    }
+
+    /// The ends of one agent.
+    pub fn sender(&mut self, agent: &str) -> AckSender {
+        AckSender::new(self.links.remove(agent).unwrap_or_default(), self.wanted.clone())
+    }
+}
+
 /// Everything open, not yet on an agent.
 pub(super) struct Sources {
+    pub acks: AckRings,
     xsk: Vec<XskReady>,
     udp: Vec<(UdpBackend, FramePool)>,
     tcp: Vec<TcpSource>,
@@ -138,20 +167,22 @@ pub(super) fn open(
         let backend = UdpBackend::new(socket, options).map_err(|error| EngineError(format!("udp: {error}")))?;
         udp.push((backend, map_pool(context, next_pool, &plan.name, false)?));
     }
-    let mut tcp: Vec<TcpSource> = Vec::new();
+    let (mut tcp, mut acks) = (Vec::<TcpSource>::new(), AckRings::default());
     for plan in context.agents(|role| role == Role::Tcp) {
         let port = tcp.first().map_or(config.listen.tcp_port, |first| first.backend.local_port());
         let pool = map_pool(context, next_pool, &plan.name, true)?;
         let large = map_pool(context, next_pool, &format!("{} large", plan.name), true)?;
         let large_index = large.index();
-        let options = tcp_options(context, port);
+        let options = tcp_options(context, plan.index as u32, port);
         let credits = options.credits.clone();
         let topics = topics.clone();
         let class_of = Box::new(move |hash, shape, topic: &[u8]| topics.class_of(hash, shape, topic));
-        let backend = TcpBackend::bind(options, large, class_of).map_err(EngineError)?;
+        let inlet = acks.inlet(context, &plan.name);
+        let backend = TcpBackend::bind(options, large, class_of, inlet).map_err(EngineError)?;
+        context.observers.acks.push(backend.outstanding_acks_gauge());
         tcp.push(TcpSource { backend, pool, large: large_index, credits });
     }
-    Ok(Sources { xsk, udp, tcp, dispatchers: config.dispatchers as usize })
+    Ok(Sources { acks, xsk, udp, tcp, dispatchers: config.dispatchers as usize })
 }
 
 /// One membership an interface is enough: it is the host's, not the socket's, as far as the network can tell.
@@ -165,18 +196,21 @@ fn join_groups(config: &Config, socket: &UdpSocket, interface_index: Option<u32>
     Ok(())
 }
 
-fn tcp_options(context: &Context<'_>, port: u16) -> TcpOptions {
+fn tcp_options(context: &Context<'_>, agent: u32, port: u16) -> TcpOptions {
     let (config, tcp) = (context.config, &context.config.tcp);
     // At most half of the smallest worker ring in all; lossy sources leave that half alone.
     let limit = u64::from(config.queues.spsc_depth) / 2 / u64::from(tcp.agents);
     TcpOptions {
         address: config.listen.tcp_address,
         port,
-        reuse_port: tcp.agents > 1,
+        agent,
+        agents: tcp.agents,
         max_connections: (tcp.max_connections / tcp.agents) as usize,
         connection_budget_bytes: tcp.connection_budget_bytes as usize,
         large_wait_ns: tcp.large_wait.as_nanos() as Nanos,
         large_fill_ns: tcp.large_fill.as_nanos() as Nanos,
+        ack_wait_ns: tcp.ack_wait.as_nanos() as Nanos,
+        drain_wait_ns: (config.drain.timeout / 2).as_nanos() as Nanos,
         carry_bytes: tcp.carry_bytes as usize,
         idle_timeout_ns: tcp.idle_timeout.map(|timeout| timeout.as_nanos() as Nanos),
         max_frame_bytes: config.limits.frame_bytes,

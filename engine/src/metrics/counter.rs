@@ -113,6 +113,13 @@ named! {
         TcpCreditStalls = "tcp_credit_stalls",
         /// Times a connection began to wait because the class of its next frame had its share of slots or credits.
         TcpClassWaits = "tcp_class_waits",
+        /// Connections closed because they left acknowledgements unread for too long.
+        TcpAcksUnread = "tcp_acks_unread",
+        AcksAsked = "acks_asked",
+        /// Given to the kernel whole.
+        AcksSent = "acks_sent",
+        /// Their connection was closed, or given up, before.
+        AcksUndeliverable = "acks_undeliverable",
         ReassemblyCopiedBytes = "reassembly_copied_bytes",
         EventsAccepted = "events_accepted",
         EventsReplayed = "events_replayed",
@@ -197,6 +204,10 @@ scalars! {
     TCP_LARGE_FRAMES_STALLED = TcpLargeFramesStalled;
     TCP_CREDIT_STALLS = TcpCreditStalls;
     TCP_CLASS_WAITS = TcpClassWaits;
+    TCP_ACKS_UNREAD = TcpAcksUnread;
+    ACKS_ASKED = AcksAsked;
+    ACKS_SENT = AcksSent;
+    ACKS_UNDELIVERABLE = AcksUndeliverable;
     REASSEMBLY_COPIED_BYTES = ReassemblyCopiedBytes;
     EVENTS_ACCEPTED = EventsAccepted;
     EVENTS_REPLAYED = EventsReplayed;

@@ -90,6 +90,16 @@ pub struct Subscriptions {
     pub waiting: u64,
 }
 
+/// Acknowledgements that clients over TCP asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Acks {
+    pub asked: u64,
+    pub sent: u64,
+    pub undeliverable: u64,
+    /// The event has not ended, or the client has not read.
+    pub outstanding: u64,
+}
+
 /// Hand-overs between stages: they locate a leak that the totals only show.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Stages {
@@ -116,6 +126,7 @@ pub struct Ledger {
     pub tcp_frames: TcpFrames,
     pub events: Events,
     pub dlq: DeadLetters,
+    pub acks: Acks,
     pub subscriptions: Subscriptions,
     pub stages: Stages,
 }
@@ -174,6 +185,15 @@ impl Totals<'_> {
         }
     }
 
+    fn acks(&self) -> Acks {
+        Acks {
+            sent: self.sum(Counter::ACKS_SENT),
+            undeliverable: self.sum(Counter::ACKS_UNDELIVERABLE),
+            asked: self.sum(Counter::ACKS_ASKED),
+            outstanding: 0,
+        }
+    }
+
     fn tcp_frames(&self) -> TcpFrames {
         TcpFrames {
             accepted: self.sum(Counter::TCP_FRAMES_ACCEPTED),
@@ -219,13 +239,14 @@ impl Ledger {
     /// too few rather than too many. Kernel and occupancy figures are the caller's to add before [`settle`](Self::settle).
     pub fn read(totals: &Totals<'_>) -> Self {
         let dlq = totals.dead_letters();
+        let acks = totals.acks();
         let mut events = totals.outcomes();
         let stages = totals.stages();
         events.accepted = totals.sum(Counter::EVENTS_ACCEPTED);
         events.replayed = totals.sum(Counter::EVENTS_REPLAYED);
         let tcp_frames = totals.tcp_frames();
         let datagrams = totals.datagrams();
-        Self { datagrams, tcp_frames, events, dlq, stages, ..Self::default() }
+        Self { datagrams, tcp_frames, events, dlq, acks, stages, ..Self::default() }
     }
 
     /// Decides `balanced`, with `in_flight` from the occupancies, and lists what does not hold.
@@ -241,6 +262,9 @@ impl Ledger {
             .collect();
         if self.events.in_flight > 0 {
             self.imbalances.push(format!("{} events are still in flight", self.events.in_flight));
+        }
+        if self.acks.outstanding > 0 {
+            self.imbalances.push(format!("{} acknowledgements are still outstanding", self.acks.outstanding));
         }
         self.balanced = self.imbalances.is_empty();
     }
@@ -285,6 +309,9 @@ impl Ledger {
                 self.dlq.held_at_start + self.dlq.received,
                 self.dlq.replayed + self.dlq.purged + self.dlq.evicted + self.dlq.held,
             ),
+            ("acks asked = sent + undeliverable + outstanding", self.acks.asked, {
+                self.acks.sent + self.acks.undeliverable + self.acks.outstanding
+            }),
         ]
     }
 }
@@ -319,7 +346,8 @@ mod tests {
             ..Stages::default()
         };
         let dlq = DeadLetters { received: 1, held: 1, ..DeadLetters::default() };
-        let mut ledger = Ledger { datagrams, events, stages, dlq, ..Ledger::default() };
+        let acks = Acks { asked: 5, sent: 4, undeliverable: 1, outstanding: 0 };
+        let mut ledger = Ledger { datagrams, events, stages, dlq, acks, ..Ledger::default() };
         ledger.settle();
         ledger
     }
@@ -347,6 +375,8 @@ mod tests {
             |l| l.stages.worker_queues.realtime += 1,
             |l| l.dlq.received -= 1,
             |l| l.dlq.held += 1,
+            |l| l.acks.asked += 1,
+            |l| (l.acks.asked, l.acks.outstanding) = (6, 1),
         ];
         for (index, tamper) in tampers.iter().enumerate() {
             let mut ledger = balanced();

@@ -12,7 +12,7 @@ mod report;
 pub use counter::{Counter, DeadLetterReason, LostReason, MalformedReason};
 pub use histogram::{Histogram, LatencySummary};
 pub use latency::{Latencies, Rx, Span, Spans};
-pub use ledger::{ByReason, Datagrams, DeadLetters, Ledger, Processed, Totals};
+pub use ledger::{Acks, ByReason, Datagrams, DeadLetters, Ledger, Processed, Totals};
 pub use report::{
     DedupLevels, FrameLevels, MemoryReport, NapiReport, PoolLevels, QueueReport, Rates, Report, RunnerReport,
 };

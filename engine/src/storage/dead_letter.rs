@@ -70,7 +70,7 @@ impl DeadLetterSender {
         Self { link, budget, waker }
     }
 
-    /// Ends an event: dead-lettered (true), or lost with its frame given up at once. Counts which.
+    /// Ends an event: dead-lettered, or lost with its frame given up at once. Counts which.
     pub fn send(
         &mut self,
         event: Event,
@@ -79,21 +79,21 @@ impl DeadLetterSender {
         now: Nanos,
         counters: &mut Counters,
         releaser: &mut Releaser,
-    ) -> bool {
+    ) -> Result<(), LostReason> {
         if reason.is_shed() && !self.budget.take(u64::from(event.length()), now) {
             counters.add(Counter::lost(LostReason::ShedOverBudget), 1);
             releaser.release(event);
-            return false;
+            return Err(LostReason::ShedOverBudget);
         }
         match self.link.push(DeadLetter { event, class, reason }) {
             Ok(()) => {
                 counters.add(Counter::dead_lettered(reason), 1);
-                true
+                Ok(())
             }
             Err(letter) => {
                 counters.add(Counter::lost(LostReason::DeadLetterLinkFull), 1);
                 releaser.release(letter.event);
-                false
+                Err(LostReason::DeadLetterLinkFull)
             }
         }
     }

@@ -49,6 +49,12 @@ pub struct LinkPlan {
 /// have to be shed before the dead letter agent is stepped on the same core. No deeper: what waits there pins frames.
 pub const DEAD_LETTER_LINK_DEPTH: u64 = 2048;
 
+/// Depth of each link back to a TCP agent, and with it the number of frames whose acknowledgements the agent may owe at
+/// once: as many as events it may have on the way, so that neither bound is met long before the other.
+pub fn ack_link_depth(config: &Config) -> u64 {
+    (u64::from(config.queues.spsc_depth) / 2 / u64::from(config.tcp.agents)).max(1).next_power_of_two()
+}
+
 /// All agents, in path order.
 pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
     let mut agents = Vec::new();
@@ -101,6 +107,10 @@ pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
     }
     for agent in agents.iter().filter(|agent| matches!(agent.role, Role::Dispatcher | Role::Worker(_))) {
         add(agent, "dead-letter", "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
+        for tcp in agents.iter().filter(|agent| agent.role == Role::Tcp) {
+            let overload = "never full: frames that ask for an acknowledgement are not read before";
+            add(agent, &tcp.name, "spsc", ack_link_depth(config), overload);
+        }
     }
     links
 }

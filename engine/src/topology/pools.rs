@@ -2,8 +2,9 @@
 
 use serde::Serialize;
 
-use super::agents::{Role, in_path_order};
+use super::agents::{Role, ack_link_depth, in_path_order};
 use super::{AgentPlan, Machine, RunnerPlan};
+use crate::acks::Ack;
 use crate::config::{Config, SOCKET_SLOT_BYTES};
 use crate::dedup::DedupTable;
 use crate::dispatch::TopicTable;
@@ -95,6 +96,9 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let spsc = u64::from(config.dispatchers) * workers * 2 * queue_bytes(config.queues.spsc_depth);
     let topics = TopicTable::bytes(config.topics.len()) as u64;
     let dedup = DedupTable::bytes(config.dedup.capacity as usize) as u64;
+    let enders = u64::from(config.dispatchers) + workers;
+    let ack_bytes = Slab::<Ack>::bytes(ack_link_depth(config) as usize) as u64;
+    let acks = if config.tcp.enabled { u64::from(config.tcp.agents) * enders * ack_bytes } else { 0 };
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
     let of_bytes = |bytes: u64| Slab::<u8>::bytes(bytes as usize) as u64;
     let dead_letters = of_bytes(config.dlq.failed_memory_bytes) + of_bytes(config.dlq.shed_memory_bytes);
@@ -103,7 +107,7 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     } else {
         0
     };
-    mpsc + spsc + topics + dedup + windows + carries + dead_letters + PROGRAM_BYTES
+    mpsc + spsc + topics + dedup + acks + windows + carries + dead_letters + PROGRAM_BYTES
 }
 
 fn queue_bytes(depth: u32) -> u64 {

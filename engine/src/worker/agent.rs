@@ -1,6 +1,6 @@
 //! A worker: handles a burst of events in place and gives their frames back.
 //!
-//! - **Thread**: its runner's. **In**: one ring from each dispatcher. **Out**: outcomes, the dead letter link.
+//! - **Thread**: its runner's. **In**: one ring from each dispatcher. **Out**: outcomes, acknowledgements, the dead letter link.
 //! - **Overload**: its ring fills, and the dispatcher sees it. Retries wait in a bounded queue of copies, windows in bounded memory.
 //! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry or in a window; its
 //!   ring position is given back after its frame's reference.
@@ -11,6 +11,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::acks::{Acks, First};
 use super::backlog::Place;
 use super::burst::{BURST, Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
@@ -18,6 +19,7 @@ use super::pace::Pace;
 use super::retry::{RetryQueue, Waiting};
 use super::waits::Waits;
 use super::windows::Windows;
+use crate::acks::{AckSender, Told};
 use crate::control::{State, StateCell};
 use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
@@ -42,6 +44,7 @@ pub struct WorkerSpec<H> {
     pub rings: Vec<spsc::Consumer<Event>>,
     pub frames: Frames,
     pub dead_letters: DeadLetterSender,
+    pub acks: AckSender,
     /// `None` where no class or topic of this worker can ask for deduplication.
     pub claimer: Option<Claimer>,
     /// `None` for realtime: its events are not retried.
@@ -60,19 +63,22 @@ pub struct Worker<H> {
     releaser: Releaser,
     burst: Burst,
     pace: Pace,
+    acks: Acks,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
 }
 
 impl<H: Handler> Worker<H> {
-    pub fn new(spec: WorkerSpec<H>) -> Self {
+    pub fn new(mut spec: WorkerSpec<H>) -> Self {
+        let acks = std::mem::replace(&mut spec.acks, AckSender::none());
         Self {
             counters: Counters::default(),
             waits: Waits::new(&spec.clock),
             releaser: Releaser::new(spec.frames.clone()),
             burst: Burst::new(),
             pace: Pace::new(),
+            acks: Acks::new(acks, spec.claimer.is_some()),
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
@@ -110,7 +116,7 @@ impl<H: Handler> Worker<H> {
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
     fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
         let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &mut self.spec else { return };
-        let Burst { verdicts, tokens, duplicates, .. } = &mut self.burst;
+        let Burst { verdicts, tokens, duplicates, may_ask, firsts, .. } = &mut self.burst;
         let ids = rings[ring].peek(0..count).enumerate().filter_map(|(index, event)| {
             let deduplicated = event.topic() & topic_word::DEDUP != 0;
             let id = if deduplicated { frames.view(event).id() } else { None };
@@ -119,9 +125,12 @@ impl<H: Handler> Worker<H> {
         claimer.claim_each(ids, now, |index, answer| {
             if let Claim::Won(token) = answer {
                 tokens.push((index, token));
-            } else {
-                verdicts[index as usize] = Verdict::Duplicate;
-                *duplicates += 1;
+                return;
+            }
+            verdicts[index as usize] = Verdict::Duplicate;
+            *duplicates += 1;
+            if *may_ask {
+                firsts.extend(First::of(&answer).map(|first| (index, first)));
             }
         });
     }
@@ -195,11 +204,34 @@ impl<H: Handler> Worker<H> {
         }
     }
 
+    /// Answers for those of the burst that were handled or are duplicates; what becomes of the others is not known yet.
+    #[cold]
+    fn answer(&mut self, ring: usize, count: usize) {
+        let WorkerSpec { rings, frames, claimer, .. } = &self.spec;
+        let Burst { verdicts, firsts, .. } = &mut self.burst;
+        firsts.sort_unstable_by_key(|(index, _)| *index);
+        let mut firsts = firsts.drain(..).peekable();
+        for (index, (event, verdict)) in rings[ring].peek(0..count).zip(verdicts).enumerate() {
+            let first = firsts.next_if(|(of, _)| *of as usize == index).map(|(_, first)| first);
+            let Some(asked) = self.acks.asked(event, frames) else { continue };
+            match (verdict, first, claimer) {
+                (Verdict::Done, ..) => self.acks.tell(asked, Told::PROCESSED),
+                (Verdict::Duplicate, Some(first), Some(claimer)) => {
+                    self.acks.duplicate(asked, first, claimer.table());
+                }
+                _ => {}
+            }
+        }
+    }
+
     /// Ends the burst when all of it was handled or duplicate: the rule.
     #[inline]
     fn finish(&mut self, ring: usize, count: usize, started: Nanos) {
         if let Some(claimer) = &self.spec.claimer {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
+        }
+        if self.burst.may_ask {
+            self.answer(ring, count);
         }
         let Self { waits, releaser, .. } = self;
         let ended = |run| waits.ended(run, started);
@@ -215,6 +247,9 @@ impl<H: Handler> Worker<H> {
         let class = self.spec.class;
         for event in self.spec.rings[ring].peek(0..count) {
             self.waits.ended(self.spec.frames.run_of_one(event), started);
+        }
+        if self.burst.may_ask {
+            self.answer(ring, count);
         }
         let mut tokens = std::mem::take(&mut self.burst.tokens);
         tokens.sort_unstable_by_key(|(index, _)| *index);
@@ -258,7 +293,7 @@ impl<H: Handler> Worker<H> {
                 return 0;
             }
             self.counters.add(Counter::taken(self.spec.class), count as u64);
-            self.burst.begin(count);
+            self.burst.begin(count, self.acks.are_wanted());
             if let Some(first) = self.spec.rings[ring].peek(0..1).next() {
                 let arrived = self.spec.frames.arrival_ns(first);
                 self.lag_ns.store(started.saturating_sub(arrived), Ordering::Relaxed);
@@ -290,11 +325,15 @@ impl<H: Handler> Worker<H> {
     #[cold]
     fn dead_letter(&mut self, event: Event, token: Option<ClaimToken>, reason: DeadLetterReason, now: Nanos) {
         let class = self.spec.class;
-        let kept = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
-        if kept {
-            self.settle(token, false);
-        } else if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
-            claimer.release(token); // lost: a resend is taken as new
+        let asked = self.acks.asked(&event, &self.spec.frames);
+        let sent = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        match (sent, token, &self.spec.claimer) {
+            (Ok(()), token, _) => self.settle(token, false),
+            (Err(_), Some(token), Some(claimer)) => claimer.release(token), // lost: a resend is taken as new
+            (Err(_), ..) => {}
+        }
+        if let Some(asked) = asked {
+            self.acks.tell(asked, sent.map_or_else(Told::lost, |()| Told::dead_lettered(reason)));
         }
     }
 
@@ -388,6 +427,9 @@ impl<H: Handler> Worker<H> {
         }
         self.counters.add(Counter::processed(self.spec.class), 1);
         self.settle(token, true);
+        if let Some(asked) = self.acks.asked(&event, &self.spec.frames) {
+            self.acks.tell(asked, Told::PROCESSED);
+        }
         self.releaser.release(event);
     }
 }
@@ -412,6 +454,7 @@ impl<H: Handler> Agent for Worker<H> {
         if self.spec.windows.is_some() {
             work += self.run_windows(cycle.now);
         }
+        work += self.acks.look(self.spec.claimer.as_ref().map(|claimer| &**claimer.table()), cycle.now);
         let mut taken = 0;
         for ring in 0..self.spec.rings.len() {
             for _ in 0..BURSTS {
@@ -430,6 +473,7 @@ impl<H: Handler> Agent for Worker<H> {
             self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
+            self.acks.publish();
             self.held.store(self.held() as u64, Ordering::Release);
             self.spec.rings.iter_mut().for_each(spsc::Consumer::release);
         } else {
@@ -453,10 +497,11 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn blocking(&self) -> Blocking {
-        let retries = self.spec.retries.as_ref().map_or(Nanos::MAX, RetryQueue::next_due_ns);
-        match retries.min(self.spec.windows.as_ref().map_or(Nanos::MAX, Windows::next_due_ns)) {
-            Nanos::MAX => Blocking::Allowed,
-            due => Blocking::Until(due),
+        let retries = self.spec.retries.as_ref().map(RetryQueue::next_due_ns);
+        let windows = self.spec.windows.as_ref().map(Windows::next_due_ns);
+        match retries.into_iter().chain(windows).chain(self.acks.due_ns()).min() {
+            None | Some(Nanos::MAX) => Blocking::Allowed,
+            Some(due) => Blocking::Until(due),
         }
     }
 }
@@ -482,6 +527,7 @@ mod tests {
             rings: vec![consumer],
             frames,
             dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
+            acks: AckSender::none(),
             claimer: None,
             retries: None,
             windows: None,

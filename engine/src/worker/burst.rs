@@ -1,5 +1,6 @@
 //! What a worker finds out about the events of one burst, pass by pass: claims and verdicts.
 
+use super::acks::First;
 use crate::dedup::ClaimToken;
 use crate::metrics::DeadLetterReason;
 
@@ -25,6 +26,10 @@ pub(super) struct Burst {
     /// The claims that were won, and the event of each; not in the order of the events.
     pub(super) tokens: Vec<(u32, ClaimToken)>,
     pub(super) duplicates: u64,
+    /// Some event of it may ask for an acknowledgement.
+    pub(super) may_ask: bool,
+    /// If so, the event of each duplicate, and what its first copy has come to; not in the order of the events.
+    pub(super) firsts: Vec<(u32, First)>,
     /// Some verdict is neither done nor duplicate.
     pub(super) has_failures: bool,
 }
@@ -35,14 +40,17 @@ impl Burst {
             verdicts: Vec::with_capacity(BURST),
             tokens: Vec::with_capacity(BURST),
             duplicates: 0,
+            may_ask: false,
+            firsts: Vec::with_capacity(BURST),
             has_failures: false,
         }
     }
 
-    pub(super) fn begin(&mut self, count: usize) {
+    pub(super) fn begin(&mut self, count: usize, may_ask: bool) {
         self.verdicts.clear();
         self.verdicts.resize(count, Verdict::Done);
         self.duplicates = 0;
+        self.may_ask = may_ask;
         self.has_failures = false;
     }
 

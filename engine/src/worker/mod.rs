@@ -5,6 +5,7 @@
 //!                                                       └─► window (batch, if asked) ─► handler ─► outcomes
 //! ```
 
+mod acks;
 mod agent;
 mod backlog;
 mod burst;

@@ -10,6 +10,7 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
+use super::acks::Owed;
 use super::carry::Carry;
 use super::control::ANSWER_BYTES_MAX;
 use crate::frame::Class;
@@ -37,6 +38,8 @@ pub(super) struct Filling {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     Open,
+    /// Not read any more: it gets the acknowledgements of what it has sent, then its goodbye, if there is one.
+    Finishing,
     /// Told goodbye: nothing more is taken in. What still comes is thrown away for a while, because closing a socket
     /// with unread bytes sends a reset, which would destroy the last answer on its way.
     Closing {
@@ -73,6 +76,12 @@ pub(super) struct Connection {
     /// There was no room left for an unfinished frame; its bytes are still in the socket.
     pub(super) carry_starved: bool,
     pub(super) out: Vec<u8>,
+    /// Acknowledgements.
+    pub(super) owed: Owed,
+    /// Its turn has ended because of these: the client does not read them, or too many are under way.
+    pub(super) held_by_acks: bool,
+    /// The last that it will be told.
+    pub(super) goodbye: Vec<u8>,
     /// The client's side refuses bytes; answers to it are dropped.
     deaf: bool,
     /// When bytes of it last came in or were worked on.
@@ -103,6 +112,9 @@ impl Connection {
             waits_for: None,
             carry_starved: false,
             out: Vec::new(),
+            owed: Owed::default(),
+            held_by_acks: false,
+            goodbye: Vec::new(),
             deaf: false,
             last_active: now,
             frame_bytes: FRAME_BYTES_GUESS,
@@ -124,7 +136,7 @@ impl Connection {
 
     /// Sends what can be sent. Epoll announces the rest: a refused send arms its edge.
     pub(super) fn flush(&mut self) {
-        if !self.out.is_empty() {
+        if !self.out.is_empty() && !self.owed.is_mid_frame() {
             off_data_path(|| self.flush_some());
         }
     }
@@ -156,10 +168,18 @@ impl Connection {
         self.deaf || self.drain_left.is_some() || self.out.len() + ANSWER_BYTES_MAX <= OUT_BYTES_MAX
     }
 
-    /// Where an answer is appended; `None` when it is to be dropped. The last answer of all has room beyond the bound.
-    pub(super) fn answer(&mut self, last: bool) -> Option<&mut Vec<u8>> {
-        let has_room = last || self.out.len() + ANSWER_BYTES_MAX <= OUT_BYTES_MAX;
+    /// Where an answer is appended; `None` when it is to be dropped.
+    pub(super) fn answer(&mut self) -> Option<&mut Vec<u8>> {
+        let has_room = self.out.len() + ANSWER_BYTES_MAX <= OUT_BYTES_MAX;
         (has_room && !self.deaf).then_some(&mut self.out)
+    }
+
+    /// The last answer of all has room beyond the bound.
+    pub(super) fn answer_goodbye(&mut self) {
+        let goodbye = std::mem::take(&mut self.goodbye);
+        if !self.deaf {
+            self.out.extend_from_slice(&goodbye);
+        }
     }
 
     /// Whether the stream stands inside a frame.

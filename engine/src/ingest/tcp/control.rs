@@ -70,10 +70,10 @@ pub(super) fn hello_answer(max_frame: u32, dedup_window_ms: u64, run_id: &str) -
         version: u32,
         max_frame: u32,
         dedup_window_ms: u64,
-        features: [&'a str; 0],
+        features: [&'a str; 1],
         run_id: &'a str,
     }
-    let payload = Payload { version: PROTOCOL_VERSION, max_frame, dedup_window_ms, features: [], run_id };
+    let payload = Payload { version: PROTOCOL_VERSION, max_frame, dedup_window_ms, features: ["ack"], run_id };
     let mut answer = Vec::new();
     append(&mut answer, b"$esc/ok", &payload);
     answer

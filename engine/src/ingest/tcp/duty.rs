@@ -15,6 +15,7 @@ use crate::control::State;
 use crate::frame::Class;
 use crate::ingest::{Backend, Intake};
 use crate::memory::off_data_path;
+use crate::metrics::Counter;
 use crate::queue::ClassSet;
 use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::Nanos;
@@ -42,7 +43,11 @@ impl TcpBackend {
         let now = self.now;
         let Some(connection) = self.connections.get_mut(index) else { return (Outcome::Idle, 0) };
         let (outcome, bytes) = self.reader.serve(connection, intake, now);
-        if connection.carry_starved || connection.large.is_some() || connection.phase != Phase::Open {
+        if connection.carry_starved
+            || connection.large.is_some()
+            || matches!(connection.phase, Phase::Closing { .. })
+            || connection.owed.waits_for_client()
+        {
             self.watch_until = now + LINGER_NS + SWEEP_RETRY_NS;
         }
         match outcome {
@@ -58,6 +63,7 @@ impl TcpBackend {
                 self.lists.push(List::Large(class), index);
             }
             Outcome::ClassFull(class) => self.lists.push(List::Full(class), index),
+            Outcome::NoAckRoom => self.lists.push(List::Acks, index),
             Outcome::Close => self.close(index, intake),
         }
         (outcome, bytes)
@@ -132,6 +138,46 @@ impl TcpBackend {
         }
     }
 
+    /// Takes in acknowledgements and sends them, in whatever state: what was taken in before a pause is answered during it.
+    /// Returns how many came or whose turn it was.
+    fn acknowledge(&mut self, intake: &mut Intake) -> usize {
+        let mut work = 0;
+        if self.reader.acks.are_in_flight() {
+            let mut link = 0;
+            while let Some(ack) = self.reader.acks.next(&mut link) {
+                work += 1;
+                match self.connections.find_for_ack(ack.connection) {
+                    Some((index, connection)) => {
+                        self.reader.acks.queue(&mut connection.owed, ack, &mut intake.counters);
+                        self.lists.push(List::Owed, index);
+                    }
+                    None => intake.counters.add(Counter::ACKS_UNDELIVERABLE, 1),
+                }
+            }
+        }
+        for _ in 0..self.lists.len(List::Owed).min(CYCLE_SERVES) {
+            let Some(index) = self.lists.pop(List::Owed) else { break };
+            let Some(connection) = self.connections.get_mut(index) else { continue };
+            self.reader.flush_acks(connection, intake, self.now);
+            connection.last_active = self.now;
+            if connection.owed.waits_for_client() {
+                self.watch_until = self.now + LINGER_NS + SWEEP_RETRY_NS;
+            }
+            if connection.held_by_acks || connection.phase != Phase::Open {
+                self.lists.push(List::Ready, index);
+            }
+            work += 1;
+        }
+        for _ in 0..self.lists.len(List::Acks).min(CYCLE_SERVES) {
+            if self.reader.acks.room() == 0 {
+                break;
+            }
+            let Some(index) = self.lists.pop(List::Acks) else { break };
+            self.lists.push(List::Ready, index);
+        }
+        work
+    }
+
     pub(super) fn close(&mut self, index: u32, intake: &mut Intake) {
         // Closing the socket takes it out of the epoll set.
         off_data_path(|| {
@@ -155,13 +201,26 @@ impl TcpBackend {
         let has_turn = self.lists.has(List::Ready, index) || self.lists.has(List::Room, index);
         let Some(connection) = self.connections.get_mut(index) else { return };
         if let Phase::Closing { deadline, .. } = connection.phase {
+            let deadline = deadline.min(self.drain_deadline.unwrap_or(Nanos::MAX));
             self.watch_until = self.watch_until.max(deadline);
             if now >= deadline {
                 self.close(index, intake);
             }
             return;
         }
+        let owes = connection.phase == Phase::Finishing || connection.owed.is_outstanding();
+        if owes && self.drain_deadline.is_some_and(|deadline| now >= deadline) {
+            return self.close(index, intake);
+        }
         if self.state == State::Paused {
+            return;
+        }
+        if connection.owed.waits_for_client() || self.drain_deadline.is_some() {
+            self.watch_until = now + LINGER_NS;
+        }
+        if connection.owed.is_late(now) {
+            self.reader.acks_unread(connection, intake, now);
+            self.lists.push(List::Ready, index);
             return;
         }
         if connection.carry_starved {
@@ -183,7 +242,10 @@ impl TcpBackend {
             }
         }
         // One that waits for its turn, or for us, is not idle.
-        let waits = has_turn || connection.large_deadline.is_some() || connection.waits_for.is_some();
+        let waits = has_turn
+            || connection.large_deadline.is_some()
+            || connection.waits_for.is_some()
+            || connection.owed.is_outstanding();
         let silent = now.saturating_sub(connection.last_active);
         if !waits && self.idle_timeout_ns.is_some_and(|timeout| silent >= timeout) {
             self.reader.expire(connection, intake, now);
@@ -194,9 +256,12 @@ impl TcpBackend {
     /// From here on only what is in the sockets already is taken in.
     fn start_draining(&mut self, intake: &mut Intake) {
         self.listener = None;
+        let deadline = self.now + self.drain_wait_ns;
+        self.drain_deadline = Some(deadline);
+        self.watch_until = deadline + SWEEP_RETRY_NS;
         for index in 0..self.connections.capacity() as u32 {
             let Some(connection) = self.connections.get_mut(index) else { continue };
-            if connection.phase != Phase::Open {
+            if let Phase::Closing { .. } = connection.phase {
                 self.close(index, intake);
                 continue;
             }
@@ -216,6 +281,7 @@ impl TcpBackend {
             let Some(connection) = self.connections.get_mut(index) else { continue };
             let waited_from = connection.last_active.max(self.paused_at);
             connection.last_active += now.saturating_sub(waited_from);
+            connection.owed.postpone(now.saturating_sub(self.paused_at));
             if let Some(deadline) = &mut connection.large_deadline {
                 *deadline += now.saturating_sub(self.paused_at);
             }
@@ -232,10 +298,11 @@ impl Backend for TcpBackend {
         if !cycle.busy || cycle.now.saturating_sub(self.last_harvest) >= HARVEST_INTERVAL_NS {
             self.harvest();
         }
+        let mut work = self.acknowledge(intake);
         if state == State::Paused {
-            return 0;
+            return work;
         }
-        let mut work = self.accept(intake);
+        work += self.accept(intake);
         self.resume_classes();
         work += self.serve_waiting(intake);
         work += self.serve_ready(intake);
@@ -265,7 +332,8 @@ impl Backend for TcpBackend {
     }
 
     fn drained(&self) -> bool {
-        self.listener.is_none() && self.connections.is_empty()
+        // Answers for those who are gone are waited for as well: they are counted.
+        self.listener.is_none() && self.connections.is_empty() && !self.reader.acks.are_in_flight()
     }
 
     fn housekeeping(&mut self, intake: &mut Intake, now: Nanos) {
@@ -278,6 +346,7 @@ impl Backend for TcpBackend {
         for index in 0..self.connections.capacity() {
             if let Some(mut connection) = self.connections.remove(index as u32) {
                 self.reader.release(&mut connection);
+                self.reader.acks.give_up(&mut connection.owed, &mut intake.counters);
             }
         }
     }
@@ -285,6 +354,9 @@ impl Backend for TcpBackend {
     fn blocking(&self) -> Blocking {
         let due = self.listener.as_ref().and_then(Listener::due);
         let until = |delay| Blocking::Until(self.now + delay);
+        if !self.lists.is_empty(List::Owed) {
+            return Blocking::Forbidden;
+        }
         if self.state == State::Paused {
             return if self.now < self.watch_until { until(SWEEP_RETRY_NS) } else { Blocking::Allowed };
         }

@@ -14,6 +14,10 @@ pub(super) enum List {
     Ready,
     /// Waits for what all share: credit, or a slot.
     Room,
+    /// Has acknowledgements to send.
+    Owed,
+    /// Waits until others' acknowledgements have come: its next frame asks for one.
+    Acks,
     /// Waits for a large slot for a frame of a class, by deadline.
     Large(Class),
     /// Waits until a class is no longer full.
@@ -21,29 +25,31 @@ pub(super) enum List {
 }
 
 impl List {
-    const COUNT: usize = 2 + 2 * Class::ALL.len();
+    const COUNT: usize = 4 + 2 * Class::ALL.len();
 
     const fn index(self) -> usize {
         match self {
             Self::Ready => 0,
             Self::Room => 1,
-            Self::Large(class) => 2 + class as usize,
-            Self::Full(class) => 2 + Class::ALL.len() + class as usize,
+            Self::Owed => 2,
+            Self::Acks => 3,
+            Self::Large(class) => 4 + class as usize,
+            Self::Full(class) => 4 + Class::ALL.len() + class as usize,
         }
     }
 
-    const fn bit(self) -> u8 {
+    const fn bit(self) -> u16 {
         1 << self.index()
     }
 }
 
-const _: () = assert!(List::COUNT <= u8::BITS as usize);
+const _: () = assert!(List::COUNT <= u16::BITS as usize);
 
 #[derive(Debug, Default)]
 pub(super) struct Lists {
     queues: [VecDeque<u32>; List::COUNT],
     /// By index: the lists it stands on.
-    listed: Vec<u8>,
+    listed: Vec<u16>,
 }
 
 impl Lists {

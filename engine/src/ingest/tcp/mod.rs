@@ -16,8 +16,9 @@
 //!   its stream is refused or ends inside it; bytes of a frame never read are nobody's but the sender's.
 //!
 //! [`duty`] gives connections their turns by the [`lists`] they stand on, [`reader`] serves one, [`scan`] looks through its bytes, [`control`] answers the protocol's own frames,
-//! [`carry`] keeps what lies between two reads, [`slab`] and [`connection`] hold the state, [`listener`] accepts.
+//! [`acks`] sends what events have come to, [`carry`] keeps what lies between two reads, [`slab`] and [`connection`] hold the state, [`listener`] accepts.
 
+mod acks;
 mod carry;
 mod connection;
 mod control;
@@ -34,11 +35,12 @@ mod tests;
 use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustix::event::{Timespec, epoll};
 use rustix::net::{SendFlags, Shutdown, sockopt};
 
+pub use self::acks::AckInlet;
 use self::connection::Connection;
 use self::control::Fault;
 use self::listener::Listener;
@@ -59,8 +61,6 @@ const HARVEST_EVENTS: usize = 128;
 const CYCLE_ACCEPTS: usize = 64;
 /// Connections over the limit that may wait for their refusal to be read.
 const REFUSED_WAITING_MAX: usize = 64;
-/// Numbers connections for events: unique in the process as long as fewer than 2^32 are between two that live.
-static NEXT_NUMBER: AtomicU32 = AtomicU32::new(1);
 
 const LISTENER: u64 = u64::MAX;
 
@@ -112,8 +112,9 @@ pub struct TcpOptions {
     pub address: IpAddr,
     /// 0: any free one.
     pub port: u16,
-    /// Several agents listen on the port.
-    pub reuse_port: bool,
+    /// The agent's place among those that listen on the port, and how many these are.
+    pub agent: u32,
+    pub agents: u32,
     pub max_connections: usize,
     /// Bytes read from one connection before the next one gets its turn.
     pub connection_budget_bytes: usize,
@@ -121,6 +122,10 @@ pub struct TcpOptions {
     pub large_wait_ns: Nanos,
     /// How long it may take, once it has the slot, for every 64 KiB of the frame.
     pub large_fill_ns: Nanos,
+    /// How long a client may leave its acknowledgements unread.
+    pub ack_wait_ns: Nanos,
+    /// How long connections may stay open in a drain, for the acknowledgements that they are owed.
+    pub drain_wait_ns: Nanos,
     /// Memory for bytes of unfinished frames, and of frames that wait for credit, over all connections.
     pub carry_bytes: usize,
     /// Closes a connection that sent nothing for so long.
@@ -148,6 +153,9 @@ pub struct TcpBackend {
     reader: Reader,
     state: State,
     paused_at: Nanos,
+    drain_wait_ns: Nanos,
+    /// When the last connections are closed, once the engine drains.
+    drain_deadline: Option<Nanos>,
     now: Nanos,
     /// Until when some deadline needs the sweep to come round.
     watch_until: Nanos,
@@ -156,12 +164,12 @@ pub struct TcpBackend {
 
 impl TcpBackend {
     /// Binds and listens. Slots of `large` take the frames that do not fit a slot of the intake's pool.
-    pub fn bind(options: TcpOptions, large: FramePool, class_of: ClassOf) -> Result<Self, String> {
+    pub fn bind(options: TcpOptions, large: FramePool, class_of: ClassOf, acks: AckInlet) -> Result<Self, String> {
         let frame_bytes = options.max_frame_bytes as usize + LENGTH_BYTES;
         if large.slot_bytes() < frame_bytes {
             return Err(format!("large slots of {} bytes cannot hold frames of {frame_bytes}", large.slot_bytes()));
         }
-        let listener = Listener::bind(options.address, options.port, options.reuse_port)?;
+        let listener = Listener::bind(options.address, options.port, options.agents > 1)?;
         let watch = || {
             let set = epoll::create(epoll::CreateFlags::CLOEXEC)?;
             let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
@@ -176,11 +184,13 @@ impl TcpBackend {
             listener: Some(listener),
             max_connections: options.max_connections,
             idle_timeout_ns: options.idle_timeout_ns,
-            connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX),
+            connections: Slab::new(options.max_connections + REFUSED_WAITING_MAX, options.agent, options.agents),
             lists: Lists::default(),
-            reader: Reader::new(&options, large, class_of)?,
+            reader: Reader::new(&options, large, class_of, acks)?,
             state: State::Running,
             paused_at: 0,
+            drain_wait_ns: options.drain_wait_ns,
+            drain_deadline: None,
             now: 0,
             watch_until: 0,
             sweep_next: 0,
@@ -195,6 +205,11 @@ impl TcpBackend {
     /// The pool of slots for frames above a slot: it needs its place among the [`Frames`](crate::memory::Frames).
     pub fn large_pool(&self) -> &FramePool {
         self.reader.large.pool()
+    }
+
+    /// Acknowledgements asked for and neither sent nor given up; a term of the ledger.
+    pub fn outstanding_acks_gauge(&self) -> Arc<AtomicU64> {
+        self.reader.acks.outstanding_gauge()
     }
 
     /// Takes readiness from the kernel; edges must be taken even when nothing may be read, or the set stays readable
@@ -215,6 +230,9 @@ impl TcpBackend {
             let ends = epoll::EventFlags::RDHUP | epoll::EventFlags::HUP | epoll::EventFlags::ERR;
             connection.hangup |= flags.intersects(ends);
             connection.readable |= flags.intersects(ends | epoll::EventFlags::IN);
+            if connection.owed.has_queued() {
+                self.lists.push(List::Owed, index);
+            }
             // Otherwise only writable, which matters to one with something to say, or for which reading had stopped.
             if connection.readable || !connection.out.is_empty() {
                 self.lists.push(List::Ready, index);
@@ -250,7 +268,8 @@ impl TcpBackend {
             return self.refuse_at_once(&socket);
         }
         intake.counters.add(counter, 1);
-        let mut connection = Box::new(Connection::new(socket, next_number(), self.now));
+        let number = self.connections.numbering.number(key);
+        let mut connection = Box::new(Connection::new(socket, number, self.now));
         if refused {
             connection.refused = true;
             self.reader.refuse(&mut connection, self.refusal(), self.now);
@@ -277,13 +296,5 @@ impl TcpBackend {
         self.refusal().encode(&mut frame, true);
         let _ = rustix::net::send(socket, &frame, SendFlags::NOSIGNAL | SendFlags::DONTWAIT);
         let _ = rustix::net::shutdown(socket, Shutdown::Write);
-    }
-}
-
-fn next_number() -> u32 {
-    // Relaxed: only uniqueness matters.
-    match NEXT_NUMBER.fetch_add(1, Ordering::Relaxed) {
-        0 => NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
-        number => number,
     }
 }

@@ -16,6 +16,7 @@ use std::collections::VecDeque;
 use rustix::io::Errno;
 use rustix::net::RecvFlags;
 
+use super::acks::{AckInlet, Acks};
 use super::carry::CarryPool;
 use super::connection::{Connection, Phase};
 use super::control::hello_answer;
@@ -59,6 +60,8 @@ pub(super) enum Outcome {
     NoLarge(Class),
     /// It waits until the class of its next frame is no longer full.
     ClassFull(Class),
+    /// It waits until others' acknowledgements have come.
+    NoAckRoom,
     Close,
 }
 
@@ -80,6 +83,7 @@ enum Step {
 pub(super) struct Reader {
     pub(super) large: LargeSlots,
     pub(super) carries: CarryPool,
+    pub(super) acks: Acks,
     open: Option<OpenSlot>,
     frames: Vec<ParsedFrame>,
     /// Given to the kernel as the place of bytes nobody wants; with MSG_TRUNC it writes nothing there.
@@ -109,12 +113,18 @@ pub(super) struct Reader {
 }
 
 impl Reader {
-    pub(super) fn new(options: &TcpOptions, large: FramePool, class_of: ClassOf) -> Result<Self, String> {
+    pub(super) fn new(
+        options: &TcpOptions,
+        large: FramePool,
+        class_of: ClassOf,
+        inlet: AckInlet,
+    ) -> Result<Self, String> {
         let carries = CarryPool::new(options.carry_bytes)
             .map_err(|error| format!("{} bytes for unfinished frames: {error}", options.carry_bytes))?;
         Ok(Self {
             large: LargeSlots::new(large),
             carries,
+            acks: Acks::new(inlet, options.ack_wait_ns),
             open: None,
             frames: Vec::with_capacity(FRAMES_MAX),
             discard: vec![0; DISCARD_BYTES].into(),
@@ -173,6 +183,7 @@ impl Reader {
     pub(super) fn housekeeping(&mut self, intake: &mut Intake, now: Nanos) {
         self.close_slot(intake, Some(now));
         self.large.housekeeping();
+        self.acks.housekeeping();
     }
 
     /// Serves a connection up to its budget. Returns what becomes of it and how many bytes that were.
@@ -183,6 +194,7 @@ impl Reader {
         let outcome = loop {
             let step = match c.phase {
                 Phase::Closing { .. } => self.linger(c, &mut left),
+                Phase::Finishing => self.finish(c, intake),
                 Phase::Open => self.step(c, intake, now, &mut left),
             };
             match step {
@@ -191,13 +203,52 @@ impl Reader {
                 Step::Go => {}
             }
         };
-        if !c.out.is_empty() {
-            c.flush();
-        }
+        self.flush(c, intake);
         (outcome, self.budget_bytes - left)
     }
 
+    /// Sends what the socket takes of answers and acknowledgements, never one inside the other.
+    pub(super) fn flush(&mut self, c: &mut Connection, intake: &mut Intake) {
+        if c.owed.is_mid_frame() {
+            self.acks.send(&mut c.owed, &c.socket, &mut intake.counters, self.now);
+        }
+        c.flush();
+        if c.owed.has_queued() && c.out.is_empty() {
+            self.acks.send(&mut c.owed, &c.socket, &mut intake.counters, self.now);
+        } else if c.owed.has_queued() {
+            self.acks.wait_for_client(&mut c.owed, self.now);
+        }
+    }
+
+    /// Sends the acknowledgements of a connection that has had no turn.
+    pub(super) fn flush_acks(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) {
+        self.now = now;
+        self.flush(c, intake);
+    }
+
+    /// What keeps the connection from being read on account of its acknowledgements, if anything does.
+    fn held_by_acks(&mut self, c: &mut Connection, intake: &mut Intake) -> Option<Outcome> {
+        if c.owed.has_queued() {
+            self.flush(c, intake);
+        }
+        c.held_by_acks |= c.owed.has_queued();
+        // Its own ones will give it a turn again: as they come, or as they are sent.
+        if c.owed.has_queued() || (c.held_by_acks && self.acks.share_left(&c.owed) == 0) {
+            return Some(Outcome::Idle);
+        }
+        if c.held_by_acks && self.acks.room() == 0 {
+            return Some(Outcome::NoAckRoom);
+        }
+        c.held_by_acks = false;
+        None
+    }
+
     fn step(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos, left: &mut usize) -> Step {
+        if (c.held_by_acks || c.owed.has_queued())
+            && let Some(outcome) = self.held_by_acks(c, intake)
+        {
+            return Step::Done(outcome);
+        }
         if !c.can_answer() {
             return Step::Done(Outcome::Idle);
         }
@@ -219,7 +270,7 @@ impl Reader {
         }
         if !c.readable || c.drain_left == Some(0) {
             let draining = c.drain_left.is_some();
-            return if draining { self.cut_off(c, intake) } else { Step::Done(Outcome::Idle) };
+            return if draining { self.leave(c, intake) } else { Step::Done(Outcome::Idle) };
         }
         if c.large.is_some() {
             return self.fill_large(c, intake, now, left);
@@ -312,7 +363,7 @@ impl Reader {
         }
         bytes[..front].copy_from_slice(self.carries.bytes(&c.carry));
         let scan = self.scan_slot(c, intake, front + count);
-        let sealed = self.publish(c, intake, scan.consumed, now);
+        let sealed = self.publish(c, intake, &scan, now);
         self.carries.clear(&mut c.carry);
         if !matches!(scan.stop, Stop::Fatal(_)) {
             self.keep_tail(c, intake, scan.consumed - sealed, front + count - scan.consumed);

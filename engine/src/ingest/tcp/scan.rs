@@ -2,15 +2,15 @@
 //!
 //! - **Thread**: the ingest agent's. **In**: bytes of one connection, from the start of a frame. **Out**: the places of
 //!   frames, answers in the connection's buffer, and how far the bytes were used up.
-//! - **Overload**: stops before the first frame that has no credit or whose class is full, and before the first request
-//!   whose answer has no room; what lies behind is looked at again later.
+//! - **Overload**: stops before the first frame that has no credit, whose class is full, or that asks for one acknowledgement
+//!   too many, and before the first request whose answer has no room; what lies behind is looked at again later.
 //! - **Invariant**: each frame passed is counted as found, and as one of accepted (by who publishes it), control or
 //!   malformed.
 
 use super::ClassOf;
 use super::connection::Connection;
 use super::control::{Fault, Request, request, request_begun};
-use crate::frame::{Class, FrameView, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, Shape, StreamStep};
+use crate::frame::{Class, FLAG_ACK, FrameView, Incomplete, LENGTH_BYTES, ParsedFrame, Parser, Shape, StreamStep};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
 use crate::queue::ClassSet;
@@ -23,6 +23,8 @@ pub(super) enum Stop {
     NoCredit,
     /// The next frame's class has its share of slots or credits.
     ClassFull(Class),
+    /// The next frame asks for an acknowledgement, and too many are under way.
+    NoAckRoom,
     /// The client has to read its answers first.
     OutFull,
     /// The stream ends here.
@@ -33,6 +35,8 @@ pub(super) enum Stop {
 pub(super) struct Scan {
     /// Bytes used up.
     pub(super) consumed: usize,
+    /// Frames among those found that ask for an acknowledgement.
+    pub(super) asking: u64,
     pub(super) stop: Stop,
 }
 
@@ -43,6 +47,8 @@ pub(super) struct Context<'a> {
     /// Replaced by the frames found; at most as many as it has room for, so it never grows.
     pub(super) frames: &'a mut Vec<ParsedFrame>,
     pub(super) credit: u64,
+    /// How many of them may ask for an acknowledgement.
+    pub(super) ack_room: u64,
     /// Classes of which no frame may be taken in.
     pub(super) full: ClassSet,
     pub(super) class_of: &'a ClassOf,
@@ -53,10 +59,10 @@ pub(super) struct Context<'a> {
 
 /// Looks through `bytes`, the first of which is at the connection's position.
 pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'_>) -> Scan {
-    let Context { parser, counters, frames, credit, full, class_of, slot_bytes, hello_answer } = context;
+    let Context { parser, counters, frames, credit, ack_room, full, class_of, slot_bytes, hello_answer } = context;
     frames.clear();
     let most = frames.capacity().min(usize::try_from(credit).unwrap_or(usize::MAX));
-    let mut at = 0;
+    let (mut at, mut asking) = (0, 0);
     let stop = loop {
         let rest = bytes.get(at..).unwrap_or_default();
         match parser.stream(rest) {
@@ -83,6 +89,12 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
                         break Stop::ClassFull(class);
                     }
                 }
+                if frame.shape.has(FLAG_ACK) {
+                    if asking == ack_room {
+                        break Stop::NoAckRoom;
+                    }
+                    asking += 1;
+                }
                 frames.push(ParsedFrame { offset: frame.offset + at as u32, ..frame });
                 at += LENGTH_BYTES + frame.length as usize;
             }
@@ -108,7 +120,7 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
         }
     };
     counters.add(Counter::TCP_FRAMES_FOUND, frames.len() as u64);
-    Scan { consumed: at, stop }
+    Scan { consumed: at, asking, stop }
 }
 
 /// A frame that is refused, or that its stream's end cuts off.
@@ -165,12 +177,12 @@ fn control(
     match request(view.topic_bytes(), view.payload()) {
         asked @ (Request::Unknown | Request::Bad(_)) => return refuse(asked, view, frame_at, counters),
         Request::Hello => {
-            if let Some(out) = connection.answer(false) {
+            if let Some(out) = connection.answer() {
                 out.extend_from_slice(hello_answer);
             }
         }
         Request::Unsupported => {
-            if let Some(out) = connection.answer(false) {
+            if let Some(out) = connection.answer() {
                 let message = format!("{} is not served", view.topic());
                 Fault { code: "unsupported", message, at_byte: frame_at }.encode(out, false);
             }

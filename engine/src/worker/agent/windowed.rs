@@ -173,6 +173,7 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
+    use crate::acks::AckSender;
     use crate::control::StateCell;
     use crate::dispatch::{SpillPool, TopicEntry, TopicTableCell, WindowLimits};
     use crate::frame::{Class, Limits, Parser, Priority, Transport};
@@ -217,6 +218,7 @@ mod tests {
             rings: vec![consumer],
             frames,
             dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
+            acks: AckSender::none(),
             claimer: None,
             retries: None,
             windows: Some(Windows::new(windows)),

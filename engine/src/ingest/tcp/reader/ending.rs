@@ -1,7 +1,8 @@
 //! How connections end: by the client's end of stream, by a reset, or by our goodbye.
 //!
 //! A stream that ends inside a frame, whoever ended it, counts that frame as found and as malformed
-//! (`stream_truncated`). Whole frames that were read are published before anything ends.
+//! (`stream_truncated`). Whole frames that were read are published before anything ends, and what they ask for is
+//! answered before the last word is said.
 
 use rustix::net::{RecvFlags, Shutdown};
 
@@ -24,12 +25,50 @@ impl Reader {
             self.count_truncated(c, intake);
             return self.say_goodbye(c, fault);
         }
-        if c.out.is_empty() {
+        if c.out.is_empty() && !c.owed.is_outstanding() {
             return Step::Done(Outcome::Close);
         }
         // Only its sending side may be closed: it gets the answers it asked for.
+        c.phase = Phase::Finishing;
+        Step::Go
+    }
+
+    /// Nothing more is read of a connection, as the engine is going: it still gets its acknowledgements.
+    pub(super) fn leave(&mut self, c: &mut Connection, intake: &mut Intake) -> Step {
+        if !c.owed.is_outstanding() {
+            return self.cut_off(c, intake);
+        }
+        self.count_truncated(c, intake);
+        c.phase = Phase::Finishing;
+        Step::Go
+    }
+
+    /// Waits for what its client is still to be sent, then says goodbye.
+    pub(super) fn finish(&mut self, c: &mut Connection, intake: &mut Intake) -> Step {
+        self.flush(c, intake);
+        if c.owed.is_outstanding() {
+            return Step::Done(Outcome::Idle);
+        }
+        off_data_path(|| c.answer_goodbye());
         self.start_closing(c);
         Step::Go
+    }
+
+    /// Ends a connection whose client leaves its acknowledgements unread.
+    #[cold]
+    pub(in super::super) fn acks_unread(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) {
+        self.now = now;
+        intake.counters.add(Counter::TCP_ACKS_UNREAD, 1);
+        self.count_truncated(c, intake);
+        off_data_path(|| {
+            let answers = std::mem::take(&mut c.out);
+            c.out.extend_from_slice(self.acks.rest_of_frame(&c.owed));
+            c.out.extend_from_slice(&answers);
+        });
+        self.acks.give_up(&mut c.owed, &mut intake.counters);
+        let patience = self.acks.patience_ns / 1_000_000;
+        let message = off_data_path(|| format!("acknowledgements were left unread for {patience} ms"));
+        self.say_goodbye(c, Fault { code: "acks_unread", message, at_byte: c.position });
     }
 
     /// Ends a connection without a word: it was reset, or the engine is going.
@@ -61,12 +100,11 @@ impl Reader {
     pub(super) fn say_goodbye(&mut self, c: &mut Connection, fault: Fault) -> Step {
         self.release(c);
         off_data_path(|| {
-            if let Some(out) = c.answer(true) {
-                fault.encode(out, true);
-            }
+            c.goodbye.clear();
+            fault.encode(&mut c.goodbye, true);
             drop(fault);
         });
-        self.start_closing(c);
+        c.phase = Phase::Finishing;
         Step::Go
     }
 
@@ -96,6 +134,7 @@ impl Reader {
     /// Leaves nothing of a connection that is closed without being served.
     pub(in super::super) fn forget(&mut self, c: &mut Connection, intake: &mut Intake) {
         self.count_truncated(c, intake);
+        self.acks.give_up(&mut c.owed, &mut intake.counters);
         if !c.refused {
             intake.counters.add(Counter::TCP_CONNECTIONS_CLOSED, 1);
         }
@@ -106,13 +145,13 @@ impl Reader {
         c.flush();
         let Phase::Closing { deadline, mut discard_left, shut } = c.phase else { return Step::Go };
         if !c.out.is_empty() {
-            // Nobody waits once the engine is going.
             return Step::Done(if c.drain_left.is_some() { Outcome::Close } else { Outcome::Idle });
         }
         if !shut && rustix::net::shutdown(&c.socket, Shutdown::Write).is_err() {
             return Step::Done(Outcome::Close);
         }
-        let outcome = if c.drain_left.is_some() {
+        // Nobody waits once the engine is going, but for clients that may have acknowledgements under way.
+        let outcome = if c.drain_left.is_some() && !c.owed.has_asked() {
             Some(Outcome::Close)
         } else if c.readable {
             match c.receive(&mut self.discard, RecvFlags::TRUNC) {

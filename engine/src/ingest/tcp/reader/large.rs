@@ -13,6 +13,7 @@ use rustix::net::RecvFlags;
 use super::super::connection::{Connection, Filling};
 use super::super::control::Fault;
 use super::super::scan::{Context, Stop, count_malformed, scan};
+use super::publish::number;
 use super::{Outcome, Reader, Step, took};
 use crate::frame::Class;
 use crate::ingest::Intake;
@@ -119,7 +120,7 @@ impl Reader {
 
     /// The frame is whole and there is credit for it.
     pub(super) fn publish_large(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) -> Step {
-        let Some(large) = c.large.take() else { return Step::Go };
+        let Some(mut large) = c.large.take() else { return Step::Go };
         if self.is_full(large.class) {
             self.wait_for_class(c, intake, large.class);
             c.large = Some(large);
@@ -130,6 +131,7 @@ impl Reader {
             counters: &mut intake.counters,
             frames: &mut self.frames,
             credit: self.credits.left(self.accepted, &self.progress),
+            ack_room: self.acks.room_for(&c.owed),
             // Its class was looked at before it got its slot.
             full: ClassSet::default(),
             class_of: &self.class_of,
@@ -137,7 +139,8 @@ impl Reader {
             hello_answer: &self.hello_answer,
         };
         let found = scan(&self.large.bytes(&large.slot)[..large.needed], c, context);
-        if found.consumed == 0 && matches!(found.stop, Stop::OutFull | Stop::NoCredit) {
+        if found.consumed == 0 && matches!(found.stop, Stop::OutFull | Stop::NoCredit | Stop::NoAckRoom) {
+            c.held_by_acks |= matches!(found.stop, Stop::NoAckRoom);
             c.large = Some(large);
             return Step::Go;
         }
@@ -146,6 +149,10 @@ impl Reader {
         if self.frames.is_empty() {
             self.large.give_back(large.slot);
         } else {
+            if found.asking > 0 {
+                let first = self.acks.ask(&mut c.owed, found.asking, &mut intake.counters);
+                number(self.large.bytes_mut(&mut large.slot), &self.frames, first);
+            }
             self.large.publish(large.slot, now, |pool, open| {
                 intake.stream_from(pool, open, large.needed, &self.frames, c.number, now);
             });

@@ -6,7 +6,7 @@ use super::super::connection::Connection;
 use super::super::control::Fault;
 use super::super::scan::{Context, Scan, Stop, count_malformed, scan};
 use super::{Outcome, Peeked, Reader, Step, took};
-use crate::frame::FLAG_ACK;
+use crate::frame::{FLAG_ACK, LENGTH_BYTES, ParsedFrame};
 use crate::ingest::Intake;
 use crate::ingest::intake::miscount;
 use crate::metrics::{Counter, MalformedReason};
@@ -16,12 +16,13 @@ impl Reader {
     /// Looks through the first `length` unsealed bytes of the open slot.
     pub(super) fn scan_slot(&mut self, c: &mut Connection, intake: &mut Intake, length: usize) -> Scan {
         let (credit, slot_bytes) = (self.credit(), intake.pool.slot_bytes());
-        let Some(open) = self.open.as_mut() else { return Scan { consumed: 0, stop: Stop::NoCredit } };
+        let Some(open) = self.open.as_mut() else { return Scan { consumed: 0, asking: 0, stop: Stop::NoCredit } };
         let context = Context {
             parser: &intake.parser,
             counters: &mut intake.counters,
             frames: &mut self.frames,
             credit,
+            ack_room: self.acks.room_for(&c.owed),
             full: self.progress.full,
             class_of: &self.class_of,
             slot_bytes,
@@ -30,12 +31,17 @@ impl Reader {
         scan(&intake.pool.spare_mut(open)[..length], c, context)
     }
 
-    /// Publishes the frames found in the next `consumed` bytes of the open slot. Returns how many bytes of it were sealed:
-    /// none if there was no event among them, so that they are overwritten.
-    pub(super) fn publish(&mut self, c: &mut Connection, intake: &mut Intake, consumed: usize, now: Nanos) -> usize {
+    /// Publishes the frames found in the next bytes of the open slot, as far as they were used up. Returns how many bytes of it
+    /// were sealed: none if there was no event among them, so that they are overwritten.
+    pub(super) fn publish(&mut self, c: &mut Connection, intake: &mut Intake, scan: &Scan, now: Nanos) -> usize {
+        let Scan { consumed, asking, .. } = *scan;
         c.position += consumed as u64;
         c.last_active = now;
         let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) else { return 0 };
+        if asking > 0 {
+            let first = self.acks.ask(&mut c.owed, asking, &mut intake.counters);
+            number(intake.pool.spare_mut(open), &self.frames, first);
+        }
         intake.stream(open, consumed, &self.frames, c.number, now);
         self.count_accepted(intake);
         let typical = (consumed / self.frames.len()) as u32;
@@ -45,12 +51,10 @@ impl Reader {
 
     pub(super) fn count_accepted(&mut self, intake: &mut Intake) {
         let events = self.frames.len() as u64;
-        let asked_for_ack = self.frames.iter().filter(|frame| frame.shape.has(FLAG_ACK)).count();
         self.accepted += events;
         self.published = true;
         intake.counters.add(Counter::TCP_FRAMES_ACCEPTED, events);
         intake.counters.add(Counter::EVENTS_ACCEPTED, events.wrapping_add(miscount()));
-        intake.counters.add(Counter::ACK_FLAG_IGNORED, asked_for_ack as u64);
     }
 
     /// Copies what a read left over, `offset` behind the slot's sealed end, to the carry.
@@ -66,6 +70,10 @@ impl Reader {
         (c.needed, c.whole) = match stop {
             Stop::Incomplete { needed, whole } => (needed, whole),
             Stop::NoCredit | Stop::OutFull => (0, 0),
+            Stop::NoAckRoom => {
+                c.held_by_acks = true;
+                (0, 0)
+            }
             Stop::ClassFull(class) => {
                 self.wait_for_class(c, intake, class);
                 (0, 0)
@@ -86,21 +94,23 @@ impl Reader {
             counters: &mut intake.counters,
             frames: &mut self.frames,
             credit: self.credits.left(self.accepted, &self.progress),
+            ack_room: self.acks.room_for(&c.owed),
             full: self.progress.full,
             class_of: &self.class_of,
             slot_bytes: intake.pool.slot_bytes(),
             hello_answer: &self.hello_answer,
         };
         // Where they lie first: only what may be published now is copied to the slot.
-        let Scan { consumed, stop } = scan(self.carries.bytes(&carry), c, context);
+        let scan = scan(self.carries.bytes(&carry), c, context);
+        let consumed = scan.consumed;
         if let Some(open) = self.open.as_mut().filter(|_| !self.frames.is_empty()) {
             intake.pool.spare_mut(open)[..consumed].copy_from_slice(&self.carries.bytes(&carry)[..consumed]);
         }
-        self.publish(c, intake, consumed, now);
+        self.publish(c, intake, &scan, now);
         self.carries.consume(&mut carry, consumed);
         c.carry = carry;
         *left -= consumed.min(*left);
-        self.stopped(c, intake, stop)
+        self.stopped(c, intake, scan.stop)
     }
 
     /// Takes from the socket exactly what can be published at once: there is no room to carry anything. The rest
@@ -109,7 +119,8 @@ impl Reader {
         let Peeked { front, count, all } = peeked;
         let Some(open) = self.open.as_mut() else { return Step::Done(Outcome::NoRoom) };
         intake.pool.spare_mut(open)[..front].copy_from_slice(self.carries.bytes(&c.carry));
-        let Scan { consumed, stop } = self.scan_slot(c, intake, front + count);
+        let scan = self.scan_slot(c, intake, front + count);
+        let consumed = scan.consumed;
         let mut from_socket = consumed.saturating_sub(front);
         while from_socket > 0 {
             let length = from_socket.min(self.discard.len());
@@ -122,9 +133,9 @@ impl Reader {
                 _ => break,
             }
         }
-        self.publish(c, intake, consumed, now);
+        self.publish(c, intake, &scan, now);
         self.carries.consume(&mut c.carry, consumed.min(front));
-        match &stop {
+        match &scan.stop {
             Stop::Incomplete { needed, .. } if *needed <= intake.pool.slot_bytes() => {
                 let is_end = all && c.hangup;
                 if is_end {
@@ -138,6 +149,17 @@ impl Reader {
             // Whole frames, or the start of a large one, are still in the socket.
             _ => c.readable = true,
         }
-        self.stopped(c, intake, stop)
+        self.stopped(c, intake, scan.stop)
+    }
+}
+
+/// Writes over the length field of each frame that asks which one of its connection's it is: nobody needs the length
+/// any more, and every copy of the event takes the field along.
+#[cold]
+pub(super) fn number(bytes: &mut [u8], frames: &[ParsedFrame], first: u64) {
+    let asking = frames.iter().filter(|frame| frame.shape.has(FLAG_ACK));
+    for (frame, ordinal) in asking.zip(first..) {
+        let start = frame.offset as usize - LENGTH_BYTES;
+        bytes[start..start + LENGTH_BYTES].copy_from_slice(&(ordinal as u32).to_be_bytes());
     }
 }

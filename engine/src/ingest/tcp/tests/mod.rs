@@ -1,5 +1,6 @@
 //! The backend on loopback, stepped by hand, with a consumer in place of the dispatcher.
 
+mod acks;
 mod classes;
 mod large;
 mod limits;
@@ -13,13 +14,14 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::lists::List;
-use super::{Credits, TcpBackend, TcpOptions};
+use super::{AckInlet, Credits, TcpBackend, TcpOptions};
+use crate::acks::{AckLink, AckSender, AcksWanted, Asked, Told};
 use crate::control::State;
 use crate::frame::{Class, FrameHeader, FrameView, Limits, Parser, Priority, Shape, Transport, encode};
 use crate::ingest::{Backend, Intake, IntakeSpec};
 use crate::memory::{Event, FramePool, Frames, PoolSpec, Region, Releaser};
 use crate::metrics::{Counter, MalformedReason};
-use crate::queue::{ClassSet, Feedback, Progress, mpsc};
+use crate::queue::{ClassSet, Feedback, Progress, mpsc, spsc};
 use crate::runtime::agent::Cycle;
 
 /// Small, so that tests meet its end often.
@@ -42,6 +44,11 @@ struct Bench {
     /// Whether taken events are released at once.
     releases: bool,
     held: Vec<Event>,
+    acks: AckSender,
+    /// Events that ask and have no answer.
+    asked: Vec<Asked>,
+    /// Whether they get one at once.
+    answers: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,6 +62,7 @@ struct Setup {
     large_slots: usize,
     queue: usize,
     topic_bytes: u16,
+    ack_depth: usize,
     options: TcpOptions,
 }
 
@@ -63,11 +71,14 @@ impl Default for Setup {
         let options = TcpOptions {
             address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
-            reuse_port: false,
+            agent: 0,
+            agents: 1,
             max_connections: 64,
             connection_budget_bytes: 64 << 10,
             large_wait_ns: 1_000_000_000,
             large_fill_ns: 4_000_000_000,
+            ack_wait_ns: 3_000_000_000,
+            drain_wait_ns: 1_000_000_000,
             carry_bytes: 1 << 20,
             idle_timeout_ns: None,
             max_frame_bytes: MAX_FRAME,
@@ -75,33 +86,54 @@ impl Default for Setup {
             run_id: "run-7".into(),
             credits: Credits { limit: 1 << 20, feedback: Arc::default() },
         };
-        Self { slots: 8, large_slots: 2, queue: 4096, topic_bytes: 255, options }
+        Self { slots: 8, large_slots: 2, queue: 4096, topic_bytes: 255, ack_depth: 64, options }
     }
 }
 
 impl Setup {
     /// What a bench is around.
-    fn parts(self) -> (TcpBackend, Intake, mpsc::Consumer<Event>, Frames) {
+    fn parts(self) -> (TcpBackend, Intake, mpsc::Consumer<Event>, Frames, AckSender) {
         let spec = PoolSpec { slot_bytes: SLOT_BYTES, reliable: true };
         let pool = FramePool::new(0, Region::map(self.slots * SLOT_BYTES).unwrap(), &spec);
         let spec = PoolSpec { slot_bytes: LARGE_BYTES, reliable: true };
         let large = FramePool::new(1, Region::map(self.large_slots * LARGE_BYTES).unwrap(), &spec);
-        let backend = TcpBackend::bind(self.options, large, Box::new(class_of)).unwrap();
+        let (ring, end) = spsc::ring(self.ack_depth);
+        let wanted = AcksWanted::default();
+        let inlet = AckInlet { links: vec![end], wanted: wanted.clone(), depth: self.ack_depth };
+        let acks = AckSender::new(vec![AckLink { ring, waker: None }], wanted);
+        let backend = TcpBackend::bind(self.options, large, Box::new(class_of), inlet).unwrap();
         let frames = Frames::new(&[&pool, backend.large_pool()]);
         let (mut queues, events) = mpsc::queue(self.queue, 1);
         let limits = Limits { frame_bytes: MAX_FRAME, topic_bytes: self.topic_bytes };
         let parser = Parser::new(limits, Transport::Tcp, Priority::Critical, 7);
-        (backend, Intake::new(IntakeSpec { pool, queue: queues.remove(0), parser, waker: None }), events, frames)
+        let intake = Intake::new(IntakeSpec { pool, queue: queues.remove(0), parser, waker: None });
+        (backend, intake, events, frames, acks)
     }
 
     fn start(self) -> Bench {
         let feedback = self.options.credits.feedback.clone();
-        let (mut backend, mut intake, events, frames) = self.parts();
+        let (mut backend, mut intake, events, frames, acks) = self.parts();
         backend.start(&mut intake);
         let (state, taken, held) = (State::Running, Vec::new(), Vec::new());
         let progress = Progress::default();
-        let (now, releases) = (1_000_000_000, true);
-        Bench { backend, intake, events, frames, feedback, progress, state, now, taken, releases, held }
+        let now = 1_000_000_000;
+        let (releases, answers, asked) = (true, true, Vec::new());
+        Bench {
+            backend,
+            intake,
+            events,
+            frames,
+            feedback,
+            progress,
+            state,
+            now,
+            taken,
+            releases,
+            held,
+            acks,
+            asked,
+            answers,
+        }
     }
 }
 
@@ -154,14 +186,26 @@ impl Bench {
         while let Some(event) = self.events.take() {
             let view = self.frames.view(&event);
             self.taken.push(Taken { payload: view.payload().to_vec(), connection: event.connection() });
+            self.asked.extend(self.acks.asked(&event, &self.frames));
             self.held.push(event);
             self.progress.dispatched += 1;
         }
         self.events.release();
+        if self.answers {
+            self.answer(usize::MAX);
+        }
         self.feedback.tell(self.progress);
         if self.releases {
             self.release();
         }
+    }
+
+    /// Answers the first of those who ask.
+    fn answer(&mut self, count: usize) {
+        for asked in self.asked.drain(..count.min(self.asked.len())) {
+            self.acks.tell(asked, Told::PROCESSED);
+        }
+        self.acks.publish();
     }
 
     fn release(&mut self) {
@@ -236,6 +280,10 @@ impl Bench {
         ]
         .map(|counter| self.count(counter));
         assert_eq!(found, accepted + control + malformed, "{:?}", self.counts());
+        let [asked, sent, undeliverable] =
+            [Counter::ACKS_ASKED, Counter::ACKS_SENT, Counter::ACKS_UNDELIVERABLE].map(|counter| self.count(counter));
+        let outstanding = self.backend.outstanding_acks_gauge().load(std::sync::atomic::Ordering::Acquire);
+        assert_eq!(asked, sent + undeliverable + outstanding, "{:?}", self.counts());
         assert_eq!((accepted, events), (self.taken.len() as u64, accepted), "{:?}", self.counts());
         assert_eq!(self.intake.pool.free(), self.intake.pool.slots());
         assert_eq!(self.backend.large_pool().free(), self.backend.large_pool().slots());

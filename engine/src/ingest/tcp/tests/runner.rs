@@ -24,7 +24,7 @@ fn start() -> Running {
     let mut setup = Setup::default();
     setup.options.credits.limit = 256;
     let feedback = setup.options.credits.feedback.clone();
-    let (backend, intake, events, frames) = setup.parts();
+    let (backend, intake, events, frames, _acks) = setup.parts();
     let (state, shutdown, waker) = (StateCell::new(State::Running), Shutdown::default(), Waker::new().unwrap());
     let port = backend.local_port();
     let agent = IngestAgent::new("tcp-0".into(), backend, intake, state.clone());

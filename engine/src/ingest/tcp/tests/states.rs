@@ -102,17 +102,18 @@ fn a_drain_waits_for_credit_but_not_for_deaf_clients() {
 #[test]
 fn two_backends_share_a_port_when_asked_and_say_so_when_not() {
     let mut setup = Setup::default();
-    setup.options.reuse_port = true;
+    setup.options.agents = 2;
     let first = setup.start();
     let mut setup = Setup::default();
-    setup.options.reuse_port = true;
+    (setup.options.agents, setup.options.agent) = (2, 1);
     setup.options.port = first.backend.local_port();
     let second = setup.start();
     let mut options = Setup::default().options;
     options.port = second.backend.local_port();
     let large =
         FramePool::new(0, Region::map(LARGE_BYTES).unwrap(), &PoolSpec { slot_bytes: LARGE_BYTES, reliable: true });
-    let error = TcpBackend::bind(options, large, Box::new(class_of)).err().unwrap();
+    let acks = AckInlet { links: Vec::new(), wanted: AcksWanted::default(), depth: 0 };
+    let error = TcpBackend::bind(options, large, Box::new(class_of), acks).err().unwrap();
     assert!(error.contains(&format!("127.0.0.1:{}", second.backend.local_port())), "{error}");
 }
 

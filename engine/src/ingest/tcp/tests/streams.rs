@@ -147,7 +147,7 @@ fn requests_are_answered_between_events() {
     let answers = answers(&mut bench, &mut client);
     assert_eq!(answers[0].0, "$esc/ok");
     let hello = serde_json::json!({
-        "version": 1, "max_frame": MAX_FRAME, "dedup_window_ms": 60_000, "features": [], "run_id": "run-7"
+        "version": 1, "max_frame": MAX_FRAME, "dedup_window_ms": 60_000, "features": ["ack"], "run_id": "run-7"
     });
     assert_eq!(answers[0].1, hello);
     assert_eq!((answers[1].0.as_str(), answers[1].1["code"].as_str()), ("$esc/error", Some("unsupported")));
@@ -197,17 +197,5 @@ fn a_reset_inside_a_frame_is_counted() {
     drop(client);
     bench.until_closed(1);
     assert_eq!(bench.malformed(MalformedReason::StreamTruncated), 1);
-    bench.check();
-}
-
-#[test]
-fn the_flag_for_acknowledgement_is_counted() {
-    let mut bench = Setup::default().start();
-    let mut client = bench.connect();
-    let mut stream = numbered(0..2);
-    stream[4] |= crate::frame::FLAG_ACK;
-    client.write_all(&stream).unwrap();
-    bench.until_taken(2);
-    assert_eq!(bench.count(Counter::ACK_FLAG_IGNORED), 1);
     bench.check();
 }

@@ -1,0 +1,112 @@
+//! Acknowledgements: what a client over TCP is told of each frame with which it asked for that.
+//!
+//! - **Threads**: each agent that ends events owns an [`AckSender`]; the agent that has the connection reads the other ends.
+//! - **In**: events that ask, and what became of them. **Out**: one [`Ack`] for each, in the order in which they ended.
+//! - **Overload**: the agent that takes frames in never lets more of them ask than each ring has room for, so that no push
+//!   can fail, and whoever ends an event waits for nobody.
+//! - **Invariant**: each frame that asks is answered once, by whoever ends its event: a duplicate too, once the copy that
+//!   came first has ended.
+//!
+//! As long as nobody asks, this costs one look a burst at a word that nobody writes.
+
+mod sender;
+
+pub use sender::{AckLink, AckSender, AcksWanted};
+
+use crate::metrics::{DeadLetterReason, LostReason};
+
+/// How an event has ended, as the protocol says it.
+///
+/// Statuses 1 and 2 are those of events that are on disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Told {
+    pub status: u8,
+    /// Zero: there is none, or it is not known here.
+    pub reason: u8,
+}
+
+impl Told {
+    /// Its handler has returned.
+    pub const PROCESSED: Self = Self { status: 3, reason: 0 };
+    const DEAD_LETTERED: u8 = 4;
+    const LOST: u8 = 5;
+    /// Beside a status: of the copy that came first.
+    const DUPLICATE: u8 = 0x80;
+    /// Of a lost one that is none: the table of ids has forgotten what the first copy came to.
+    const FORGOTTEN: u8 = 3;
+
+    pub const fn dead_lettered(reason: DeadLetterReason) -> Self {
+        let reason = match reason {
+            DeadLetterReason::Rejected => 1,
+            DeadLetterReason::RetriesExhausted => 2,
+            DeadLetterReason::RetryOverflow => 3,
+            DeadLetterReason::HandlerPanic => 4,
+            DeadLetterReason::LinkFull => 5,
+            DeadLetterReason::ShedDropping => 6,
+            DeadLetterReason::ShedEmergency => 7,
+        };
+        Self { status: Self::DEAD_LETTERED, reason }
+    }
+
+    pub const fn lost(reason: LostReason) -> Self {
+        let reason = match reason {
+            LostReason::ShedOverBudget => 1,
+            LostReason::DeadLetterLinkFull => 2,
+        };
+        Self { status: Self::LOST, reason }
+    }
+
+    /// Of a duplicate: its first copy was handled,
+    pub const FIRST_PROCESSED: Self = Self { status: Self::DUPLICATE | Self::PROCESSED.status, reason: 0 };
+    /// is in the dead letter queue,
+    pub const FIRST_DEAD_LETTERED: Self = Self { status: Self::DUPLICATE | Self::DEAD_LETTERED, reason: 0 };
+    /// was lost,
+    pub const FIRST_LOST: Self = Self { status: Self::DUPLICATE | Self::LOST, reason: 0 };
+    /// or has ended, and nobody knows how. As after a loss, a resend is taken as new.
+    pub const FIRST_FORGOTTEN: Self = Self { status: Self::DUPLICATE | Self::LOST, reason: Self::FORGOTTEN };
+}
+
+/// Who asked: an event's name for its client. It outlives the event.
+#[must_use = "a frame that asks is answered"]
+#[derive(Debug, PartialEq, Eq)]
+pub struct Asked {
+    connection: u32,
+    ordinal: u32,
+    id: [u8; 16],
+}
+
+/// An answer on its way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ack {
+    pub connection: u32,
+    /// The low half of the number that the frame has among those of its connection that ask.
+    pub ordinal: u32,
+    /// Zeros if the event has none.
+    pub id: [u8; 16],
+    pub told: Told,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// They are part of the protocol, whatever the order of the names is.
+    #[test]
+    fn the_codes_of_reasons_stay() {
+        let dead = |reason: &DeadLetterReason| (Told::dead_lettered(*reason).reason, reason.name());
+        let dead: Vec<_> = DeadLetterReason::ALL.iter().map(dead).collect();
+        let names = [
+            (1, "rejected"),
+            (2, "retries_exhausted"),
+            (3, "retry_overflow"),
+            (4, "handler_panic"),
+            (5, "link_full"),
+            (6, "shed_dropping"),
+            (7, "shed_emergency"),
+        ];
+        assert_eq!(dead, names);
+        let lost: Vec<_> = LostReason::ALL.iter().map(|reason| (Told::lost(*reason).reason, reason.name())).collect();
+        assert_eq!(lost, [(1, "shed_over_budget"), (2, "dead_letter_link_full")]);
+        assert!(lost.iter().all(|(code, _)| *code != Told::FIRST_FORGOTTEN.reason));
+    }
+}
