@@ -42,7 +42,7 @@ const SLOTS_AHEAD: usize = 8;
 const FRAMES_MAX: usize = Parser::max_frames(64 << 10);
 /// After its last answer a connection gets this long to read it and to close,
 pub(super) const LINGER_NS: Nanos = 2_000_000_000;
-/// and may send this much more before it is cut off.
+/// and may send this much more before it is cut off, unless it may have acknowledgements to read.
 const LINGER_BYTES: usize = 16 << 20;
 /// Thrown away by one system call.
 const DISCARD_BYTES: usize = 64 << 10;

@@ -159,7 +159,8 @@ impl Reader {
                 Ok(count) => {
                     *left -= count.min(*left);
                     discard_left = discard_left.saturating_sub(count);
-                    (discard_left == 0).then_some(Outcome::Close)
+                    // A reset takes along what the client's side has no room for yet: acknowledgements get all the time there is.
+                    (discard_left == 0 && !c.owed.has_asked()).then_some(Outcome::Close)
                 }
                 Err(rustix::io::Errno::AGAIN) => {
                     c.readable = false;
