@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 
 use eventstream::config::Config;
 use eventstream::engine::{Control, Engine};
-use eventstream::frame::{FrameHeader, Priority, encode};
+use eventstream::frame::{FLAG_ACK, FrameHeader, Priority, encode};
 use eventstream::memory::data_path_allocations;
 use eventstream::metrics::Report;
 use eventstream::worker::Outcome;
+use eventstream_tests::acks::Reader;
 use eventstream_tests::pipeline::FnHandler;
 use eventstream_tests::random::Random;
 use xtask::testbed::{Options, Testbed};
@@ -82,11 +83,14 @@ struct Mix {
     random: Random,
     next_id: u64,
     made: u64,
+    /// Over TCP: one in so many asks for an acknowledgement.
+    asking_one_in: Option<usize>,
+    asked: u64,
 }
 
 impl Mix {
     fn new(seed: u64) -> Self {
-        Self { random: Random::new(seed), next_id: 0, made: 0 }
+        Self { random: Random::new(seed), next_id: 0, made: 0, asking_one_in: None, asked: 0 }
     }
 
     fn event(&mut self, out: &mut Vec<u8>) {
@@ -95,7 +99,10 @@ impl Mix {
         }
         let mut id = [7; 16];
         id[8..].copy_from_slice(&self.next_id.to_be_bytes());
-        let header = FrameHeader { id: Some(id), ..FrameHeader::new(*self.random.pick(&Priority::ALL)) };
+        let asks = self.asking_one_in.is_some_and(|times| self.random.one_in(times));
+        self.asked += u64::from(asks);
+        let flags = if asks { FLAG_ACK } else { 0 };
+        let header = FrameHeader { id: Some(id), flags, ..FrameHeader::new(*self.random.pick(&Priority::ALL)) };
         let first = match self.random.below(2000) {
             0 => b'r',
             1 => b'x',
@@ -188,7 +195,14 @@ fn tcp_allocates_nothing_in_a_million_events() {
     let engine = start("null");
     let port = engine.control().ports().tcp.unwrap();
     let mut connections: Vec<_> = (0..4).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
-    let (mut pacer, mut mix) = (Pacer::new(&engine, "null"), Mix::new(2));
+    let told: Vec<_> = connections
+        .iter()
+        .map(|connection| {
+            let mut reader = Reader::new(connection);
+            std::thread::spawn(move || reader.read_to_end())
+        })
+        .collect();
+    let (mut pacer, mut mix) = (Pacer::new(&engine, "null"), Mix { asking_one_in: Some(5), ..Mix::new(2) });
     let mut random = Random::new(3);
     // Connections that come and go, ask, or send nonsense may allocate, but not on the data path.
     let mut others = 0;
@@ -220,6 +234,9 @@ fn tcp_allocates_nothing_in_a_million_events() {
     check(&report, mix.made, *before);
     let frames = &report.ledger.tcp_frames;
     assert_eq!((frames.accepted, frames.control), (mix.made, others));
+    let told: usize = told.into_iter().map(|told| told.join().unwrap().acks.len()).sum();
+    assert!(told > 100_000, "{told}");
+    assert_eq!((report.ledger.acks.asked, report.ledger.acks.sent, told as u64), (mix.asked, mix.asked, mix.asked));
     assert_eq!(frames.malformed["length_short"], others);
     assert!(report.counters["reassembly_copied_bytes"] > 0, "{:?}", report.counters);
 }

@@ -1,6 +1,7 @@
 //! What the tests in this folder share: a pipeline stepped by hand, and the engine and its load as real processes.
 //!
 //! ```text
+//! acks            what a client asks for and is told
 //! binaries        the programs under test, built as the tests are
 //! engine_process  the engine as a child: started, asked, steered, ended
 //! blast           the load generator as a child
@@ -11,6 +12,7 @@
 //! ```
 #![forbid(unsafe_code)]
 
+pub mod acks;
 pub mod binaries;
 pub mod blast;
 pub mod client;
