@@ -17,6 +17,7 @@ pub mod binaries;
 pub mod blast;
 pub mod client;
 pub mod engine_process;
+pub mod handler;
 pub mod pipeline;
 pub mod random;
 pub mod veth;

@@ -24,48 +24,12 @@ use eventstream::runtime::agent::Agent;
 use eventstream::runtime::clock::{Clock, Nanos};
 use eventstream::runtime::invoker::Invoker;
 use eventstream::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
-use eventstream::worker::{
-    EventView, Handler, Outcome, RetryPolicy, RetryQueue, WindowView, Windows, WindowsSpec, Worker, WorkerSpec,
-};
+use eventstream::worker::{Handler, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
+
+pub use crate::handler::FnHandler;
 
 /// Where every pipeline's clock starts: late enough that a deadline before it is not below zero.
 pub const START_NS: Nanos = 1_000_000_000_000;
-
-/// A handler made of a closure.
-pub struct FnHandler {
-    handle: Box<HandleFn>,
-    handle_window: Option<Box<HandleWindowFn>>,
-}
-
-/// What a test does with an event.
-type HandleFn = dyn FnMut(&EventView<'_>, bool) -> Outcome + Send;
-
-/// What a test does with a window.
-type HandleWindowFn = dyn FnMut(&WindowView<'_>) -> Outcome + Send;
-
-impl FnHandler {
-    pub fn new(handle: impl FnMut(&EventView<'_>, bool) -> Outcome + Send + 'static) -> Self {
-        Self { handle: Box::new(handle), handle_window: None }
-    }
-
-    /// Handles windows as windows.
-    pub fn with_windows(self, handle: impl FnMut(&WindowView<'_>) -> Outcome + Send + 'static) -> Self {
-        Self { handle_window: Some(Box::new(handle)), ..self }
-    }
-}
-
-impl Handler for FnHandler {
-    fn handle(&mut self, event: &EventView<'_>, end_of_batch: bool) -> Outcome {
-        (self.handle)(event, end_of_batch)
-    }
-
-    fn handle_window(&mut self, window: &WindowView<'_>) -> Outcome {
-        match &mut self.handle_window {
-            Some(handle) => handle(window),
-            None => window.each(&mut self.handle),
-        }
-    }
-}
 
 /// What a pipeline is made of. The defaults are small, so that every bound is within a test's reach.
 pub struct PipelineSpec {

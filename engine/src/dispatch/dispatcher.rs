@@ -15,6 +15,7 @@ use super::link::{Link, Standing};
 use super::shedding::Shedding;
 use super::spill::SpillPool;
 use super::topic_table::{TopicTable, TopicTableCell};
+use super::transition::Transition;
 use super::waits::Waits;
 use super::{UNNAMED_TOPICS, topic_word};
 use crate::acks::{AckSender, Told};
@@ -64,31 +65,6 @@ pub struct SourceAccount {
     /// Credits with which a class counts as full.
     pub class_credits: u64,
     pub feedback: Arc<Feedback>,
-}
-
-/// Routing under the table before last, until what it queued has ended.
-struct Transition {
-    previous: Arc<TopicTable>,
-    /// Per link: sequence up to which events were queued under the old table.
-    barriers: Box<[u64]>,
-    /// Whether the event at hand takes the old route. It raises the barrier once it is queued, and only then: what is
-    /// shed or finds no room must not be waited for.
-    follows_old: bool,
-}
-
-impl Transition {
-    /// Whether what was queued on a link under the old table has ended. Once true it stays true, because from then on
-    /// nothing follows the old route there.
-    fn has_ended(&self, index: usize, link: &Link) -> bool {
-        link.consumed() >= self.barriers[index]
-    }
-
-    #[cold]
-    fn queued(&mut self, index: usize, link: &Link) {
-        if self.follows_old {
-            self.barriers[index] = link.sequence();
-        }
-    }
 }
 
 /// Where events of a topic without entry go, by their priority.

@@ -6,6 +6,7 @@ mod link;
 mod shedding;
 mod spill;
 mod topic_table;
+mod transition;
 mod waits;
 mod windows;
 
