@@ -9,6 +9,7 @@
 //!                 ▲                                                                         │
 //!                 └─────────────── frames go back to their pools (memory) ◄─────────────────┤
 //!                                                        dead letter queue (storage) ◄──────┘
+//!  back to who asked over TCP, from whoever ends an event: acks
 //!  beside it: control, metrics, admin;  built and placed by: config, topology, engine;  stepped by: runtime
 //! ```
 //!
