@@ -8,7 +8,7 @@ use crate::runtime::clock::Nanos;
 
 /// What a burst is to take at most, and after what time a duty cycle begins no other.
 const BURST_NS: Nanos = 50_000;
-const CYCLE_NS: Nanos = 2 * BURST_NS;
+pub const CYCLE_NS: Nanos = 2 * BURST_NS;
 
 /// Of one worker.
 #[derive(Debug)]

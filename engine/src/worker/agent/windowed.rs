@@ -13,6 +13,7 @@ use crate::worker::backlog::Place;
 use crate::worker::burst::{BURST, Verdict};
 use crate::worker::handler::Handler;
 use crate::worker::key_index::NONE;
+use crate::worker::pace::CYCLE_NS;
 use crate::worker::window_view::{Progress, Told, told};
 use crate::worker::windows::Cause;
 
@@ -74,8 +75,9 @@ impl<H: Handler> Worker<H> {
     /// Handles the windows whose time has come; while draining all there are.
     pub(super) fn run_windows(&mut self, now: Nanos) -> usize {
         let draining = self.spec.state.get() == State::Draining;
-        let mut work = 0;
-        while work < BURST * BURSTS {
+        let (mut work, began) = (0, self.spec.clock.now());
+        // No longer than bursts may take, for the same reason.
+        while work < BURST * BURSTS && self.spec.clock.now().saturating_sub(began) <= CYCLE_NS {
             let Some(windows) = &mut self.spec.windows else { break };
             if let Some((place, window)) = windows.take_waiting(now, draining) {
                 work += windows.count(window).max(1) as usize;
