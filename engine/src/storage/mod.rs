@@ -3,14 +3,22 @@
 //! ```text
 //! byte_ring, dead_letter   the dead letter queue in memory, for who has no data directory
 //! disk                     what is asked of a file system
+//! format                   segments and records, byte by byte
+//! topics                   filters, and what topics a segment has
+//! log                      the event log of one stream: writing, reading, recovery
 //! ```
 #![forbid(unsafe_code)]
 
 mod byte_ring;
 mod dead_letter;
 pub mod disk;
+mod error;
+pub mod format;
+pub mod log;
 #[cfg(test)]
 mod scratch;
+pub mod topics;
 
 pub use byte_ring::ByteRing;
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
+pub use error::StorageError;

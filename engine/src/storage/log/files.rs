@@ -1,0 +1,116 @@
+//! The files of a stream's directory: begun, closed, removed.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+
+use super::super::disk::{Disk, DiskFile};
+use super::super::error::StorageError;
+use super::super::format::{SegmentHeader, SegmentName};
+use super::index::Index;
+
+/// A file of a segment's size that is kept for when the disk is full.
+const RESERVE: &str = "reserve";
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+pub(super) struct Files {
+    pub disk: Arc<dyn Disk>,
+    pub directory: PathBuf,
+    pub segment_bytes: u64,
+    pub keeps_reserve: bool,
+}
+
+impl Files {
+    pub fn path(&self, name: &SegmentName) -> PathBuf {
+        self.directory.join(name.segment_file())
+    }
+
+    /// Makes a segment with its header. Name and header are on disk afterwards, under any policy: by them the next start knows
+    /// which epochs there have been.
+    pub fn begin(&self, header: &SegmentHeader) -> Result<Box<dyn DiskFile>, StorageError> {
+        let path = self.path(&header.name);
+        let begun = self.create(&path).and_then(|file| {
+            file.pwrite_all(&header.encode(), 0).map_err(StorageError::at(&path, "write"))?;
+            file.fdatasync().map_err(StorageError::at(&path, "sync"))?;
+            self.sync_directory()?;
+            Ok(file)
+        });
+        // What is left of it would only be a file to be explained.
+        begun.inspect_err(|_| drop(self.disk.remove(&path)))
+    }
+
+    fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, StorageError> {
+        let created = self.disk.create(path).and_then(|file| match file.preallocate(self.segment_bytes) {
+            Err(error) if is_full(&error) && self.keeps_reserve => Err(error),
+            // Without room set aside a segment is written all the same, if a little slower.
+            _ => Ok(file),
+        });
+        match created {
+            Err(error) if is_full(&error) && self.keeps_reserve => {
+                let reserve = self.directory.join(RESERVE);
+                self.disk.rename(&reserve, path).map_err(|_| StorageError::new(path, "make", error))?;
+                self.disk.open(path).map_err(StorageError::at(path, "open"))
+            }
+            created => created.map_err(StorageError::at(path, "make")),
+        }
+    }
+
+    /// Puts the file for a full disk in its place, if it is not there.
+    pub fn reserve(&self) -> Result<(), StorageError> {
+        let path = self.directory.join(RESERVE);
+        if !self.keeps_reserve || self.disk.open_to_read(&path).is_ok() {
+            return Ok(());
+        }
+        let made = self.disk.create(&path).and_then(|file| {
+            match file.preallocate(self.segment_bytes) {
+                // Where room cannot be set aside, it is taken by writing.
+                Err(error) if !is_full(&error) => {
+                    for position in (0..self.segment_bytes).step_by(ZEROS.len()) {
+                        let bytes = (self.segment_bytes - position).min(ZEROS.len() as u64) as usize;
+                        file.pwrite_all(&ZEROS[..bytes], position)?;
+                    }
+                }
+                set_aside => set_aside?,
+            }
+            file.fdatasync()
+        });
+        made.map_err(|error| {
+            let _ = self.disk.remove(&path);
+            StorageError::new(&path, "set aside", error)
+        })?;
+        self.sync_directory()
+    }
+
+    /// Says that all records of a closed segment are durable: to be called after they are.
+    pub fn write_index(&self, index: &Index) -> Result<(), StorageError> {
+        let path = self.directory.join(index.header.name.index_file());
+        // One that is there and says otherwise does not verify, or is of an earlier end.
+        let _ = self.disk.remove(&path);
+        let written = self.disk.create(&path).and_then(|file| {
+            file.pwrite_all(&index.encode(), 0)?;
+            file.fdatasync()
+        });
+        written.map_err(StorageError::at(&path, "write"))
+    }
+
+    /// Removes a segment, its index first: an index without a segment is of no use, a segment without an index is.
+    pub fn remove(&self, name: &SegmentName) -> Result<(), StorageError> {
+        let _ = self.disk.remove(&self.directory.join(name.index_file()));
+        let path = self.path(name);
+        match self.disk.remove(&path) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(StorageError::new(&path, "remove", error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub fn sync_directory(&self) -> Result<(), StorageError> {
+        self.disk.sync_directory(&self.directory).map_err(StorageError::at(&self.directory, "sync"))
+    }
+}
+
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(Errno::from_io_error(error), Some(Errno::NOSPC | Errno::DQUOT))
+}

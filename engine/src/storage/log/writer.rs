@@ -1,0 +1,428 @@
+//! The writing end.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::disk::{Disk, DiskFile};
+use super::super::error::StorageError;
+use super::super::format::{
+    HEADER_BYTES, Prefix, RECORD_BYTES_MAX, Record, RecordView, SegmentHeader, SegmentName, encode, encoded_bytes,
+};
+use super::files::Files;
+use super::index::Index;
+use super::options::{Fsync, LogOptions};
+use super::pending::Pending;
+use super::survey::{Findings, Survey, Trust};
+use super::view::{Position, Segment, View};
+use crate::runtime::clock::Nanos;
+
+/// The pause after the second failure in a row; the first is followed by another try at once.
+const BACKOFF_FIRST: Nanos = 10_000_000;
+const BACKOFF_MAX: Nanos = 1_000_000_000;
+
+/// What opening a log found and did.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct Recovery {
+    /// The log was closed in order, or left where nothing can have been lost that a reader had seen.
+    pub clean: bool,
+    pub epoch: u32,
+    pub next_offset: u64,
+    pub findings: Findings,
+}
+
+/// Why a record was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// Too much waits to become durable.
+    Full,
+    /// No segment, or no buffer, is as large.
+    TooLarge,
+}
+
+/// What a log has done since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LogCounts {
+    pub records_appended: u64,
+    pub bytes_written: u64,
+    pub syncs: u64,
+    pub failures: u64,
+    pub segments_begun: u64,
+    pub segments_abandoned: u64,
+    pub segments_removed: u64,
+}
+
+pub struct EventLog {
+    pub(super) files: Files,
+    pub(super) options: LogOptions,
+    pub(super) view: Arc<View>,
+    pub(super) counts: LogCounts,
+    pending: Pending,
+    pub(super) active: Option<Active>,
+    salt: u32,
+    next_number: u64,
+    next_offset: u64,
+    /// Of the first record that is not written, or has to be written again.
+    written_offset: u64,
+    unsynced_since: Option<Nanos>,
+    /// Failures since something last became durable, and when to try again.
+    failures: u32,
+    retry_at: Nanos,
+    /// Segments that nobody sees any more, and whose files are still to be removed.
+    pub(super) doomed: VecDeque<SegmentName>,
+}
+
+/// The segment that is written.
+pub(super) struct Active {
+    file: Box<dyn DiskFile>,
+    segment: Arc<Segment>,
+    pub(super) index: Index,
+    /// What `index` was when the segment's records were last durable, as far as giving up takes it back.
+    confirmed: Confirmed,
+}
+
+#[derive(Clone, Copy)]
+struct Confirmed {
+    end: u64,
+    next_offset: u64,
+    records: u64,
+    last_time_ns: u64,
+}
+
+impl Confirmed {
+    fn of(index: &Index) -> Self {
+        let Index { end, next_offset, records, last_time_ns, .. } = *index;
+        Self { end, next_offset, records, last_time_ns }
+    }
+}
+
+impl EventLog {
+    /// Opens a stream's directory, which is made if it is not there, and puts in order what a crash has left.
+    ///
+    /// Unless the log was closed in order, a new epoch begins, and is on disk before anything is cut: records that are gone
+    /// without a trace may have been seen by someone.
+    pub fn open(disk: Arc<dyn Disk>, directory: &Path, options: LogOptions) -> Result<(Self, Recovery), StorageError> {
+        disk.create_directory(directory).map_err(StorageError::at(directory, "make"))?;
+        let survey = Survey::of(&*disk, directory, &options.stream, Trust::Indexes)?;
+        let clean = survey.ended_cleanly() && !options.after_crash;
+        let epoch = survey.epoch().map_or(1, |last| last + u32::from(!clean));
+        let (next_offset, next_number) = (survey.next_offset(), survey.last_number.map_or(1, |last| last + 1));
+        let files = Files {
+            disk: disk.clone(),
+            directory: directory.to_owned(),
+            segment_bytes: options.segment_bytes,
+            keeps_reserve: options.keeps_reserve,
+        };
+        let Survey { segments, findings, .. } = survey;
+        let unindexed: Vec<Index> =
+            segments.iter().filter(|found| !found.has_index_file).map(|found| found.index.clone()).collect();
+        let closed = segments.into_iter().map(|found| Arc::new(Segment::closed(found.index))).collect();
+        let of = (disk, directory.to_owned(), options.stream.clone());
+        let mut log = Self {
+            files,
+            view: Arc::new(View::new(of, epoch, closed, next_offset)),
+            counts: LogCounts::default(),
+            pending: Pending::new(options.buffer_bytes),
+            options,
+            active: None,
+            salt: random_salt(),
+            next_number,
+            next_offset,
+            written_offset: next_offset,
+            unsynced_since: None,
+            failures: 0,
+            retry_at: 0,
+            doomed: VecDeque::new(),
+        };
+        if !clean {
+            log.begin_epoch(&unindexed, &findings)?;
+        }
+        for name in findings.superseded.iter().filter_map(|file| SegmentName::of_file(file, SegmentName::SEGMENT)) {
+            log.files.remove(&name)?;
+        }
+        // For want of room now there may be some later.
+        let _ = log.files.reserve();
+        Ok((log, Recovery { clean, epoch, next_offset, findings }))
+    }
+
+    /// Makes the new epoch durable, then takes off what the last one left behind its last record.
+    fn begin_epoch(&mut self, unindexed: &[Index], findings: &Findings) -> Result<(), StorageError> {
+        self.begin_segment()?;
+        for index in unindexed {
+            let path = self.files.path(&index.header.name);
+            let file = self.files.disk.open(&path).map_err(StorageError::at(&path, "open"))?;
+            file.truncate(index.end).map_err(StorageError::at(&path, "cut"))?;
+            file.fdatasync().map_err(StorageError::at(&path, "sync"))?;
+            self.files.write_index(index)?;
+        }
+        for file in &findings.discarded {
+            let path = self.files.directory.join(file);
+            self.files.disk.remove(&path).map_err(StorageError::at(&path, "remove"))?;
+        }
+        self.files.sync_directory()
+    }
+
+    /// What readers are made from.
+    pub fn view(&self) -> Arc<View> {
+        self.view.clone()
+    }
+
+    pub fn counts(&self) -> LogCounts {
+        self.counts
+    }
+
+    pub fn epoch(&self) -> u32 {
+        self.view.epoch
+    }
+
+    /// Of the record that is appended next.
+    pub fn next_offset(&self) -> u64 {
+        self.next_offset
+    }
+
+    /// The policy's point has been reached for every record before this one.
+    pub fn durable_offset(&self) -> u64 {
+        self.view.end_offset()
+    }
+
+    pub fn next_position(&self) -> Position {
+        Position { epoch: self.view.epoch, offset: self.next_offset }
+    }
+
+    /// Bytes of records that are not durable yet.
+    pub fn pending_bytes(&self) -> usize {
+        self.pending.len()
+    }
+
+    /// False from a failure on, until something has become durable again.
+    pub fn writable(&self) -> bool {
+        self.failures == 0
+    }
+
+    /// Takes a record into memory and gives its offset.
+    pub fn append(&mut self, record: &Record<'_>) -> Result<u64, Refused> {
+        let bytes = encoded_bytes(record);
+        let largest = (self.options.buffer_bytes as u64).min(self.options.segment_bytes - HEADER_BYTES as u64);
+        if bytes > RECORD_BYTES_MAX || bytes as u64 > largest {
+            return Err(Refused::TooLarge);
+        }
+        let Some(out) = self.pending.room(bytes) else { return Err(Refused::Full) };
+        let offset = self.next_offset;
+        encode(out, record, offset, self.view.epoch, self.salt);
+        self.next_offset += 1;
+        self.counts.records_appended += 1;
+        Ok(offset)
+    }
+
+    /// Writes what was appended, with one system call unless a segment is full. Does nothing while a pause after a failure
+    /// lasts.
+    pub fn write(&mut self, now: Nanos) -> Result<(), StorageError> {
+        if self.failures > 0 && now < self.retry_at {
+            return Ok(());
+        }
+        self.write_all(now).inspect_err(|_| self.give_up(now))
+    }
+
+    fn write_all(&mut self, now: Nanos) -> Result<(), StorageError> {
+        while self.pending.has_unwritten() {
+            if self.active.is_none() {
+                self.begin_segment()?;
+            }
+            let Some(active) = &mut self.active else { break };
+            let position = active.index.end;
+            let room = self.options.segment_bytes.saturating_sub(position);
+            let bytes = whole_records(self.pending.unwritten(), room);
+            if bytes == 0 {
+                self.roll()?;
+                continue;
+            }
+            let batch = &self.pending.unwritten()[..bytes];
+            let path = self.files.directory.as_path();
+            active.file.pwrite_all(batch, position).map_err(StorageError::at(path, "write to the segment in"))?;
+            add_all(&mut active.index, batch);
+            self.written_offset = active.index.next_offset;
+            self.pending.wrote(bytes);
+            self.counts.bytes_written += bytes as u64;
+            self.unsynced_since.get_or_insert(now);
+            if self.options.fsync == Fsync::Never {
+                self.confirm();
+            }
+        }
+        Ok(())
+    }
+
+    /// When to call [`sync`](Self::sync), or after a failure [`write`](Self::write), at the latest; `None`: not before
+    /// something is appended.
+    pub fn due(&self, now: Nanos) -> Option<Nanos> {
+        if self.failures > 0 && self.pending.has_unwritten() {
+            return Some(self.retry_at.max(now));
+        }
+        let since = self.unsynced_since?;
+        match self.options.fsync {
+            Fsync::Always => Some(now),
+            Fsync::Every(interval) => Some(since.saturating_add(interval)),
+            Fsync::Never => None,
+        }
+    }
+
+    /// Makes durable what is written.
+    pub fn sync(&mut self, now: Nanos) -> Result<(), StorageError> {
+        self.sync_all().inspect_err(|_| self.give_up(now))
+    }
+
+    fn sync_all(&mut self) -> Result<(), StorageError> {
+        let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
+        self.counts.syncs += 1;
+        let path = || self.files.path(&active.segment.header.name);
+        active.file.fdatasync().map_err(|error| StorageError::new(&path(), "sync", error))?;
+        self.confirm();
+        Ok(())
+    }
+
+    /// Readers may see what is written.
+    fn confirm(&mut self) {
+        self.pending.confirm();
+        self.unsynced_since = None;
+        self.failures = 0;
+        if let Some(active) = &mut self.active {
+            active.segment.publish(active.index.end, active.index.next_offset);
+            active.confirmed = Confirmed::of(&active.index);
+        }
+        self.view.publish_end(self.written_offset);
+    }
+
+    fn begin_segment(&mut self) -> Result<(), StorageError> {
+        let name = SegmentName { number: self.next_number, base_offset: self.written_offset, salt: self.salt };
+        self.next_number += 1;
+        let unwritten = self.pending.unwritten();
+        let created_ns = first_record(unwritten).map_or_else(crate::runtime::clock::unix_now, |r| r.time_ns);
+        let stream = self.options.stream.clone();
+        let header = SegmentHeader { name, epoch: self.view.epoch, created_ns, stream };
+        let file = self.files.begin(&header)?;
+        let index = Index::new(header.clone(), self.options.segment_bytes);
+        let segment = Arc::new(Segment::begun(header));
+        let mut segments = self.view.segments().to_vec();
+        segments.push(segment.clone());
+        self.view.replace_segments(segments);
+        let confirmed = Confirmed::of(&index);
+        self.active = Some(Active { file, segment, index, confirmed });
+        self.counts.segments_begun += 1;
+        Ok(())
+    }
+
+    /// Closes the segment; its records are durable afterwards, unless they never are to be.
+    fn roll(&mut self) -> Result<(), StorageError> {
+        if self.options.fsync != Fsync::Never {
+            self.sync_all()?;
+        }
+        let Some(Active { file, segment, index, .. }) = self.active.take() else { return Ok(()) };
+        // What was set aside and not used is given back. It would only be in the way, not wrong.
+        let _ = file.truncate(index.end);
+        if self.options.fsync != Fsync::Never {
+            // Without one the segment is gone through at the next start.
+            let _ = self.files.write_index(&index);
+        }
+        segment.close(index);
+        Ok(())
+    }
+
+    /// Gives the segment up at its last durable record. It is never synced again: the kernel may hold pages for clean that
+    /// never reached the disk. What is not durable is to be written anew.
+    fn give_up(&mut self, now: Nanos) {
+        self.counts.failures += 1;
+        self.pending.rewind();
+        self.written_offset = self.view.end_offset();
+        self.unsynced_since = None;
+        let pause = (BACKOFF_FIRST << self.failures.saturating_sub(1).min(16)).min(BACKOFF_MAX);
+        self.retry_at = now + if self.failures == 0 { 0 } else { pause };
+        self.failures = self.failures.saturating_add(1);
+        let Some(Active { file, segment, mut index, confirmed }) = self.active.take() else { return };
+        self.counts.segments_abandoned += 1;
+        if confirmed.records == 0 {
+            let segments = self.view.segments();
+            let kept = segments.iter().filter(|kept| !Arc::ptr_eq(kept, &segment)).cloned().collect();
+            // The one that follows begins at the same offset, so it does no harm if it stays.
+            self.view.replace_segments(kept);
+            let _ = self.files.remove(&index.header.name);
+            return;
+        }
+        let _ = file.truncate(confirmed.end);
+        index.entries.retain(|entry| entry.offset < confirmed.next_offset);
+        index.end = confirmed.end;
+        index.next_offset = confirmed.next_offset;
+        index.records = confirmed.records;
+        index.last_time_ns = confirmed.last_time_ns;
+        if self.options.fsync != Fsync::Never {
+            let _ = self.files.write_index(&index);
+        }
+        segment.abandon(index);
+    }
+
+    /// Writes and syncs everything, under any policy, and closes the last segment: the end in order. On an error the log stays
+    /// as it is and may be tried again, or left to the next start.
+    pub fn close(&mut self, now: Nanos) -> Result<(), StorageError> {
+        if self.failures > 0 {
+            self.retry_at = now;
+        }
+        self.write(now)?;
+        self.roll_or_give_up(now)?;
+        for segment in self.view.segments().iter().filter(|segment| !segment.is_abandoned()) {
+            self.finish(segment)?;
+        }
+        self.files.sync_directory()
+    }
+
+    pub(super) fn roll_or_give_up(&mut self, now: Nanos) -> Result<(), StorageError> {
+        self.roll().inspect_err(|_| self.give_up(now))
+    }
+
+    /// Gives a segment the index that says that it is durable.
+    fn finish(&self, segment: &Segment) -> Result<(), StorageError> {
+        let Some(index) = segment.index().filter(|index| !self.has_index_file(&index.header.name)) else {
+            return Ok(());
+        };
+        if self.options.fsync == Fsync::Never {
+            let path = self.files.path(&index.header.name);
+            let file = self.files.disk.open(&path).map_err(StorageError::at(&path, "open"))?;
+            file.fdatasync().map_err(StorageError::at(&path, "sync"))?;
+        }
+        self.files.write_index(index)
+    }
+
+    fn has_index_file(&self, name: &SegmentName) -> bool {
+        self.files.disk.open_to_read(&self.files.directory.join(name.index_file())).is_ok()
+    }
+}
+
+/// How many bytes of whole records fit into `room`.
+fn whole_records(bytes: &[u8], room: u64) -> usize {
+    if bytes.len() as u64 <= room {
+        return bytes.len();
+    }
+    let mut end = 0;
+    while let Some(prefix) = Prefix::parse(&bytes[end..]) {
+        if (end + prefix.bytes) as u64 > room {
+            break;
+        }
+        end += prefix.bytes;
+    }
+    end
+}
+
+fn add_all(index: &mut Index, mut batch: &[u8]) {
+    while let Some(record) = first_record(batch) {
+        let bytes = encoded_bytes(&record.to_record());
+        index.add(&record, index.end, bytes);
+        batch = &batch[bytes..];
+    }
+}
+
+fn first_record(bytes: &[u8]) -> Option<RecordView<'_>> {
+    let prefix = Prefix::parse(bytes)?;
+    RecordView::parse(bytes.get(..prefix.bytes)?)
+}
+
+/// Not to be guessed by who sends events.
+fn random_salt() -> u32 {
+    std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), std::process::id()) as u32
+}
