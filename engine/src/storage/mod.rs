@@ -6,11 +6,13 @@
 //! format                   segments and records, byte by byte
 //! topics                   filters, and what topics a segment has
 //! log                      the event log of one stream: writing, reading, recovery
+//! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
 
 mod byte_ring;
 mod dead_letter;
+pub mod directory;
 pub mod disk;
 mod error;
 pub mod format;
