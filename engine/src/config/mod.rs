@@ -19,6 +19,7 @@ mod places;
 mod reader;
 mod reload;
 mod rules;
+mod storage;
 mod topics;
 mod words;
 
@@ -43,8 +44,11 @@ pub use operation::{Admin, Control, Drain, Log, Threshold, Thresholds};
 pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
 pub use places::Places;
 pub use reload::{ReloadDiff, diff_reload};
+pub use storage::{Storage, Stream, StreamPolicy};
 pub use topics::{TOPICS_MAX, Topic, WINDOWS_MAX};
-pub use words::{ChecksumPolicy, Class, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire};
+pub use words::{
+    ChecksumPolicy, Class, FsyncPolicy, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire,
+};
 
 /// Everything that can be configured. `configs/default.yaml` explains every key, its unit, range and default.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -64,6 +68,7 @@ pub struct Config {
     pub dedup: Dedup,
     pub gap_tracking: GapTracking,
     pub dlq: Dlq,
+    pub storage: Storage,
     pub layout: Layout,
     pub control: Control,
     pub admin: Admin,
@@ -95,6 +100,7 @@ impl Default for Config {
             dedup: Dedup::default(),
             gap_tracking: GapTracking::default(),
             dlq: Dlq::default(),
+            storage: Storage::default(),
             layout: Layout::default(),
             control: Control::default(),
             admin: Admin::default(),
@@ -172,6 +178,7 @@ impl Config {
             dedup: s.section("dedup", Dedup::read),
             gap_tracking: s.section("gap_tracking", GapTracking::read),
             dlq: s.section("dlq", Dlq::read),
+            storage: s.section("storage", Storage::read),
             layout: s.section("layout", Layout::read),
             control: s.section("control", Control::read),
             admin: s.section("admin", Admin::read),

@@ -199,23 +199,35 @@ impl GapTracking {
 pub struct Dlq {
     pub failed_memory_bytes: u64,
     pub shed_memory_bytes: u64,
+    /// With a data directory they are kept there instead.
+    pub failed_disk_bytes: u64,
+    pub shed_disk_bytes: u64,
     /// Shed events are kept at this rate at most; beyond it they are counted as lost.
     pub shed_bytes_per_s: u64,
 }
 
 impl Default for Dlq {
     fn default() -> Self {
-        Self { failed_memory_bytes: 8 << 20, shed_memory_bytes: 8 << 20, shed_bytes_per_s: 64 << 20 }
+        Self {
+            failed_memory_bytes: 8 << 20,
+            shed_memory_bytes: 8 << 20,
+            failed_disk_bytes: 1 << 30,
+            shed_disk_bytes: 1 << 30,
+            shed_bytes_per_s: 64 << 20,
+        }
     }
 }
 
 impl Dlq {
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         const MEMORY: Limit = range(64 << 10, 64 << 30, "bytes");
+        const DISK: Limit = range(1 << 20, 1 << 50, "bytes");
         let d = Self::default();
         Self {
             failed_memory_bytes: s.integer("failed_memory_bytes", MEMORY, d.failed_memory_bytes),
             shed_memory_bytes: s.integer("shed_memory_bytes", MEMORY, d.shed_memory_bytes),
+            failed_disk_bytes: s.integer("failed_disk_bytes", DISK, d.failed_disk_bytes),
+            shed_disk_bytes: s.integer("shed_disk_bytes", DISK, d.shed_disk_bytes),
             shed_bytes_per_s: s.integer("shed_bytes_per_s", range(0, 64 << 30, "bytes/s"), d.shed_bytes_per_s),
         }
     }

@@ -1,10 +1,10 @@
 //! Rules over several keys. Each is checked on the validated values and reported at a key that takes part in it.
 
-use super::Config;
 use super::findings::Findings;
 use super::ingest::SOCKET_SLOT_BYTES;
 use super::layout::NUMBERED_KINDS;
 use super::words::{LayoutMode, XdpMode, XdpRequire};
+use super::{Config, StreamPolicy};
 use crate::frame::Class;
 
 /// Bytes between a frame's length field and its topic, with id and time: what the longest topic needs besides itself.
@@ -23,6 +23,7 @@ pub(super) fn check(config: &Config, findings: &Findings) {
     check_ports(config, findings);
     check_thresholds(config, findings);
     check_layout(config, findings);
+    check_storage(config, findings);
     if config.retry.backoff_initial > config.retry.backoff_max {
         findings.conflict(
             &["retry.backoff_initial_ms", "retry.backoff_max_ms"],
@@ -136,6 +137,56 @@ fn check_frame_limits(config: &Config, findings: &Findings) {
                 format!("{key} ({bytes}) does not hold two frames of the limit ({frame_bytes} bytes)"),
             );
         }
+    }
+}
+
+/// The largest frame must fit what it is written to, and what is deleted must not be needed any more.
+fn check_storage(config: &Config, findings: &Findings) {
+    let (storage, frame_bytes) = (&config.storage, u64::from(config.limits.frame_bytes));
+    let holders = [("storage.segment_bytes", storage.segment_bytes), ("storage.buffer_bytes", storage.buffer_bytes)];
+    for (key, bytes) in holders {
+        if bytes < frame_bytes * 2 {
+            findings.conflict(
+                &[key, "limits.frame_bytes"],
+                format!("{key} ({bytes}) does not hold two frames of the limit ({frame_bytes} bytes)"),
+            );
+        }
+    }
+    for (key, bytes) in
+        [("dlq.failed_disk_bytes", config.dlq.failed_disk_bytes), ("dlq.shed_disk_bytes", config.dlq.shed_disk_bytes)]
+    {
+        if bytes < frame_bytes * 8 {
+            findings.conflict(
+                &[key, "limits.frame_bytes"],
+                format!("{key} ({bytes}) does not hold eight frames of the limit ({frame_bytes} bytes)"),
+            );
+        }
+    }
+    check_retention(config, "storage", &storage.policy, findings);
+    for (index, stream) in storage.streams.iter().enumerate() {
+        check_retention(config, &format!("storage.streams[{index}]"), &stream.policy, findings);
+    }
+}
+
+fn check_retention(config: &Config, path: &str, policy: &StreamPolicy, findings: &Findings) {
+    let keys = |key: &str| [format!("{path}.{key}"), path.to_owned(), format!("storage.{key}")];
+    let conflict = |key: &str, other: &str, message: String| {
+        let [own, stream, general] = keys(key);
+        findings.conflict(&[&own, &stream, &general, other], message);
+    };
+    let (bytes, segment_bytes) = (policy.retention_bytes, config.storage.segment_bytes);
+    if bytes < segment_bytes * 2 {
+        let message = format!("retention_bytes ({bytes}) does not hold two segments of {segment_bytes} bytes");
+        conflict("retention_bytes", "storage.segment_bytes", message);
+    }
+    let window = config.dedup.window;
+    if let Some(age) = policy.retention_age.filter(|age| *age < window) {
+        let (age, window) = (age.as_millis(), window.as_millis());
+        let message = format!(
+            "retention_age_ms ({age}) is less than dedup.window_ms ({window}): after a start, ids are remembered from what \
+             is kept"
+        );
+        conflict("retention_age_ms", "dedup.window_ms", message);
     }
 }
 

@@ -94,6 +94,18 @@ words! {
 }
 
 words! {
+    /// When what is written to disk is made durable.
+    FsyncPolicy {
+        /// At once.
+        Always = "always",
+        /// At intervals.
+        Every = "every",
+        /// When the kernel sees fit.
+        Never = "never",
+    }
+}
+
+words! {
     /// The least an interface's queues must achieve for the engine to start.
     XdpRequire {
         /// Every fallback is acceptable, down to the kernel socket.

@@ -1,4 +1,3 @@
-//! What outlives its frame: dead letters in bounded memory, and what is kept on disk.
 //!
 //! ```text
 //! byte_ring, dead_letter   the dead letter queue in memory, for who has no data directory
@@ -6,6 +5,7 @@
 //! format                   segments and records, byte by byte
 //! topics                   filters, and what topics a segment has
 //! log                      the event log of one stream: writing, reading, recovery
+//! streams                  the streams of the event log, by topic
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
@@ -19,8 +19,10 @@ pub mod format;
 pub mod log;
 #[cfg(test)]
 mod scratch;
+mod streams;
 pub mod topics;
 
 pub use byte_ring::ByteRing;
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
 pub use error::StorageError;
+pub use streams::{DEFAULT_STREAM, Streams, log_options};
