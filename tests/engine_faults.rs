@@ -31,7 +31,14 @@ fn run(fault: Option<&str>) -> Ended {
         publish_and_wait(priority, OF_EACH);
     }
     engine.set_state("dropping");
-    publish_and_wait(Priority::Batch, SHED);
+    // Only datagrams are shed.
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for _ in 0..SHED {
+        socket.send_to(&event(Priority::Batch, "t", b"shed"), ("127.0.0.1", engine.udp_port())).unwrap();
+    }
+    engine.wait_until("the datagrams", |report| {
+        count(report, "/datagrams/socket_received") == SHED && count(report, "/stages/ingest_queue") == 0
+    });
     engine.drain()
 }
 

@@ -147,7 +147,7 @@ fn check(report: &Report, seen: &Seen, ordinary: &Sent, streamed: &Sent, critica
     assert!(shed > ordinary.events / 2, "not an overload: {events:#?}");
 }
 
-/// Sends bursts at twice what the handlers can do, and at a fifth of it between, until `until`.
+/// Sends bursts at twice what the handlers can do, and a tenth of it between, until `until`.
 fn swing(to: SocketAddr, until: Instant) -> u64 {
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
     let mut datagram = Vec::new();
@@ -158,8 +158,8 @@ fn swing(to: SocketAddr, until: Instant) -> u64 {
     let (began, mut sent) = (Instant::now(), 0_u32);
     let mut due = 0.0;
     while Instant::now() < until {
-        let is_high = began.elapsed().as_millis() / 300 % 2 == 0;
-        due += if is_high { 200.0 } else { 20.0 };
+        let is_high = began.elapsed().as_millis() % 600 < 200;
+        due += if is_high { 200.0 } else { 10.0 };
         while f64::from(sent) < due {
             socket.send_to(&datagram, to).unwrap();
             sent += 20;

@@ -341,7 +341,8 @@ impl Pipeline {
                 let (producer, ring) = spsc::ring(spec.spsc_depth);
                 maker.observed.worker_depths.push((class, producer.depth()));
                 let &PipelineSpec { reserved, stall_ns, .. } = spec;
-                let link = LinkSpec { producer, class, reserved, reserved_critical: 0, stall_ns, waker: None };
+                let link =
+                    LinkSpec { producer, class, reserved, reserved_critical: 0, stall_ns, waker: None, waits: None };
                 links.push(Link::new(link, &maker.frames));
                 let retries = if class == Class::Realtime { None } else { retries.next().map(|(_, pool)| pool) };
                 let windows = if class == Class::Batch { windows.next() } else { None };

@@ -16,8 +16,6 @@ pub use sender::{AckLink, AckSender, AcksWanted};
 use crate::metrics::{DeadLetterReason, LostReason};
 
 /// How an event has ended, as the protocol says it.
-///
-/// Statuses 1 and 2 are those of events that are on disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Told {
     pub status: u8,
@@ -26,6 +24,10 @@ pub struct Told {
 }
 
 impl Told {
+    /// It is on disk, synced.
+    pub const DURABLE: Self = Self { status: 1, reason: 0 };
+    /// It is written, by a policy that leaves the rest to the kernel.
+    pub const WRITTEN: Self = Self { status: 2, reason: 0 };
     /// Its handler has returned.
     pub const PROCESSED: Self = Self { status: 3, reason: 0 };
     const DEAD_LETTERED: u8 = 4;
@@ -52,12 +54,16 @@ impl Told {
         let reason = match reason {
             LostReason::ShedOverBudget => 1,
             LostReason::DeadLetterLinkFull => 2,
+            LostReason::LogRefused => 4,
         };
         Self { status: Self::LOST, reason }
     }
 
-    /// Of a duplicate: its first copy was handled,
-    pub const FIRST_PROCESSED: Self = Self { status: Self::DUPLICATE | Self::PROCESSED.status, reason: 0 };
+    /// Of a duplicate: its first copy has ended like this,
+    pub const fn of_duplicate(self) -> Self {
+        Self { status: Self::DUPLICATE | self.status, ..self }
+    }
+
     /// is in the dead letter queue,
     pub const FIRST_DEAD_LETTERED: Self = Self { status: Self::DUPLICATE | Self::DEAD_LETTERED, reason: 0 };
     /// was lost,
@@ -106,7 +112,7 @@ mod tests {
         ];
         assert_eq!(dead, names);
         let lost: Vec<_> = LostReason::ALL.iter().map(|reason| (Told::lost(*reason).reason, reason.name())).collect();
-        assert_eq!(lost, [(1, "shed_over_budget"), (2, "dead_letter_link_full")]);
+        assert_eq!(lost, [(1, "shed_over_budget"), (2, "dead_letter_link_full"), (4, "log_refused")]);
         assert!(lost.iter().all(|(code, _)| *code != Told::FIRST_FORGOTTEN.reason));
     }
 }

@@ -5,6 +5,8 @@
 //! runs off as the index passes them: frames pinned and credits out are known without a shared counter.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::frame::{Class, Priority};
 use crate::memory::{Event, EventSlot, Frames};
@@ -71,6 +73,8 @@ pub struct LinkSpec {
     pub stall_ns: Nanos,
     /// Wakes the worker's runner; `None` when it is the dispatcher's own.
     pub waker: Option<Waker>,
+    /// Set while the worker waits for the log, which is no fault of its; `None` if it has none.
+    pub waits: Option<Arc<AtomicBool>>,
 }
 
 /// One link.
@@ -201,11 +205,15 @@ impl Link {
             self.last_progress_ns = now;
             self.stalled = false;
             self.settle(consumed, settle);
-        } else if self.spec.producer.occupied() == 0 {
+        } else if self.spec.producer.occupied() == 0 || self.waits() {
             self.last_progress_ns = now;
         } else if now.saturating_sub(self.last_progress_ns) > self.spec.stall_ns {
             self.stall(settle);
         }
+    }
+
+    fn waits(&self) -> bool {
+        self.spec.waits.as_ref().is_some_and(|waits| waits.load(Ordering::Relaxed))
     }
 
     /// Strikes off the events before `consumed`, and with them the runs that are over.
@@ -281,7 +289,8 @@ mod tests {
             let frames = Frames::new(&[&pools[0], &pools[1]]);
             let (producer, ring) = spsc::ring(depth);
             let (class, reserved_critical) = (Class::Batch, reserved / 4);
-            let spec = LinkSpec { producer, class, reserved, reserved_critical, stall_ns: STALL_NS, waker: None };
+            let spec =
+                LinkSpec { producer, class, reserved, reserved_critical, stall_ns: STALL_NS, waker: None, waits: None };
             let (link, releaser) = (Link::new(spec, &frames), Releaser::new(frames.clone()));
             Self { pools, frames, link, ring, releaser, settled: [0; 2] }
         }

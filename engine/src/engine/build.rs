@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 use super::EngineError;
+use super::logging::Logging;
 use super::observe::{DepthProbe, Edge, Observers};
 use super::sources::{self, AckRings, Sources};
-use crate::acks::AckSender;
+use crate::acks::{AckSender, Told};
 use crate::config::{Config, TopicOrder, WINDOWS_MAX, Window};
 use crate::control::StateCell;
 use crate::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
@@ -85,6 +87,11 @@ impl<'a> Context<'a> {
         (from != to).then(|| self.wakers[to].clone())
     }
 
+    /// That of an agent's runner.
+    pub fn waker_of(&self, agent: &str) -> Waker {
+        self.wakers[self.runner(agent)].clone()
+    }
+
     pub fn parser(&self, transport: Transport, max_priority: Priority) -> Parser {
         let limits =
             Limits { frame_bytes: self.config.limits.frame_bytes, topic_bytes: self.config.limits.topic_bytes };
@@ -152,7 +159,12 @@ fn retried(role: Role) -> bool {
 }
 
 /// The dispatcher's end of a worker's ring, and how to wake the worker.
-type WorkerEnd = (Class, spsc::Producer<Event>, Option<Waker>);
+struct WorkerEnd {
+    class: Class,
+    producer: spsc::Producer<Event>,
+    waker: Option<Waker>,
+    waits: Option<Arc<AtomicBool>>,
+}
 
 /// Rings between dispatchers and workers.
 #[derive(Default)]
@@ -163,7 +175,7 @@ struct Rings {
     workers: HashMap<String, Vec<spsc::Consumer<Event>>>,
 }
 
-fn rings(context: &mut Context<'_>) -> Rings {
+fn rings(context: &mut Context<'_>, log: Option<&Logging>) -> Rings {
     let depth = context.config.queues.spsc_depth as usize;
     let mut rings = Rings::default();
     for dispatcher in context.agents(|role| role == Role::Dispatcher) {
@@ -178,7 +190,9 @@ fn rings(context: &mut Context<'_>) -> Rings {
                 capacity: depth as u64,
                 read: Box::new(move || probe.len()),
             });
-            links.push((class, producer, context.waker(&dispatcher.name, &worker.name)));
+            let waker = context.waker(&dispatcher.name, &worker.name);
+            let waits = log.and_then(|log| log.waits(&worker.name));
+            links.push(WorkerEnd { class, producer, waker, waits });
             rings.workers.entry(worker.name).or_default().push(consumer);
         }
         rings.links.push(links);
@@ -271,7 +285,8 @@ pub(super) fn build<F: HandlerFactory>(
 
     let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
     let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
-    let mut rings = rings(&mut context);
+    let mut log = Logging::open(&mut context)?;
+    let mut rings = rings(&mut context, log.as_ref());
     let (mut producers, consumers) = ingest_queues(&mut context);
     let claiming = claiming(context.config);
 
@@ -288,20 +303,28 @@ pub(super) fn build<F: HandlerFactory>(
         agents.insert(plan.name, agent);
     }
     let windowing = !spill.windows.is_empty();
+    let mut claimers = claimers(&mut context, claiming)?;
+    if let Some(log) = &log {
+        log.rebuild_claims(&context, &mut claimers)?;
+    }
     let mut workers = WorkerParts {
-        claimers: claimers(&mut context, claiming)?,
+        claimers,
         retries: spill.retries,
         windows: spill.windows,
         rings: rings.workers,
         topics: topics.clone(),
         acks,
+        log: log.as_mut(),
     };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
         agents.insert(plan.name, agent);
     }
     agents.insert("dead-letter".into(), dead_letter_agent(&mut context, letters.consumers, &frames));
-    let (runners, shutdown) = spawn(&mut context, agents)?;
+    let (mut runners, shutdown) = spawn(&mut context, agents)?;
+    if let Some(log) = log {
+        runners.push(log.spawn(&mut context, &shutdown)?);
+    }
     Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing })
 }
 
@@ -350,8 +373,8 @@ fn dispatcher(
     // More than a burst brings of what is rare; from then on a worker takes more than comes.
     let reserved_critical = (depth - reserved) / 8;
     let stall_ns = config.workers.stall.as_nanos() as Nanos;
-    let link = |(class, producer, waker)| {
-        Link::new(LinkSpec { producer, class, reserved, reserved_critical, stall_ns, waker }, frames)
+    let link = |WorkerEnd { class, producer, waker, waits }| {
+        Link::new(LinkSpec { producer, class, reserved, reserved_critical, stall_ns, waker, waits }, frames)
     };
     for (class, pool) in Class::ALL.iter().zip(&parts.spill) {
         context.observers.pool(format!("{} spill {class}", plan.name), pool);
@@ -378,19 +401,20 @@ fn dispatcher(
     Box::new(agent)
 }
 
-struct WorkerParts {
+struct WorkerParts<'a> {
     claimers: HashMap<String, Claimer>,
     retries: HashMap<String, FramePool>,
     windows: HashMap<String, FramePool>,
     rings: HashMap<String, Vec<spsc::Consumer<Event>>>,
     topics: Arc<TopicTableCell>,
     acks: AckRings,
+    log: Option<&'a mut Logging>,
 }
 
 fn worker<F: HandlerFactory>(
     context: &mut Context<'_>,
     plan: &AgentPlan,
-    parts: &mut WorkerParts,
+    parts: &mut WorkerParts<'_>,
     frames: &Frames,
     letters: &mut DeadLetterLinks,
     factory: &mut F,
@@ -429,6 +453,8 @@ fn worker<F: HandlerFactory>(
         claimer: parts.claimers.remove(&plan.name),
         retries,
         windows,
+        log: parts.log.as_mut().and_then(|log| log.sender(&plan.name)),
+        done: parts.log.as_ref().map_or(Told::PROCESSED, |log| log.done(class)),
         clock: context.clock.clone(),
         state: context.state.clone(),
     };

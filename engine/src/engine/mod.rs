@@ -12,6 +12,7 @@
 
 mod build;
 mod control_loop;
+mod logging;
 mod observe;
 mod shared;
 mod sources;

@@ -82,6 +82,8 @@ named! {
         ShedOverBudget = "shed_over_budget",
         /// The link to the dead letter queue had no room.
         DeadLetterLinkFull = "dead_letter_link_full",
+        /// No segment of the event log is as large. A configuration that would let that happen is refused.
+        LogRefused = "log_refused",
     }
 }
 
@@ -159,6 +161,14 @@ named! {
         WindowsClosedByDrain = "windows_closed_by_drain",
         /// Not an outcome: handled events whose payload bytes the default handler has read.
         HandledBytes = "handled_bytes",
+        LogRecordsAppended = "log_records_appended",
+        LogBytesWritten = "log_bytes_written",
+        LogSyncs = "log_syncs",
+        LogFailures = "log_failures",
+        LogSegmentsBegun = "log_segments_begun",
+        /// Given up at their last durable record after a failure.
+        LogSegmentsAbandoned = "log_segments_abandoned",
+        LogSegmentsRemoved = "log_segments_removed",
         DeadLettersReceived = "dead_letters_received",
         DeadLettersEvicted = "dead_letters_evicted",
         DeadLettersPurged = "dead_letters_purged",
@@ -233,6 +243,13 @@ scalars! {
     WINDOWS_CLOSED_BY_MEMORY = WindowsClosedByMemory;
     WINDOWS_CLOSED_BY_DRAIN = WindowsClosedByDrain;
     HANDLED_BYTES = HandledBytes;
+    LOG_RECORDS_APPENDED = LogRecordsAppended;
+    LOG_BYTES_WRITTEN = LogBytesWritten;
+    LOG_SYNCS = LogSyncs;
+    LOG_FAILURES = LogFailures;
+    LOG_SEGMENTS_BEGUN = LogSegmentsBegun;
+    LOG_SEGMENTS_ABANDONED = LogSegmentsAbandoned;
+    LOG_SEGMENTS_REMOVED = LogSegmentsRemoved;
     DEAD_LETTERS_RECEIVED = DeadLettersReceived;
     DEAD_LETTERS_EVICTED = DeadLettersEvicted;
     DEAD_LETTERS_PURGED = DeadLettersPurged;

@@ -15,8 +15,10 @@ mod dead_letter;
 pub mod directory;
 pub mod disk;
 mod error;
+mod feed;
 pub mod format;
 pub mod log;
+mod log_agent;
 #[cfg(test)]
 mod scratch;
 mod streams;
@@ -25,4 +27,6 @@ pub mod topics;
 pub use byte_ring::ByteRing;
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
 pub use error::StorageError;
+pub use feed::{Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
+pub use log_agent::LogAgent;
 pub use streams::{DEFAULT_STREAM, Streams, log_options};

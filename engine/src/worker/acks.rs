@@ -35,12 +35,12 @@ impl First {
     }
 
     /// `None` as long as it is under way.
-    fn told(self, table: &DedupTable) -> Option<Told> {
+    fn told(self, table: &DedupTable, done: Told) -> Option<Told> {
         match self {
-            Self::Processed => Some(Told::FIRST_PROCESSED),
+            Self::Processed => Some(done.of_duplicate()),
             Self::DeadLettered => Some(Told::FIRST_DEAD_LETTERED),
             Self::UnderWay(claim) => table.settled(claim).map(|settled| match settled {
-                Settled::Done => Told::FIRST_PROCESSED,
+                Settled::Done => done.of_duplicate(),
                 Settled::DeadLettered => Told::FIRST_DEAD_LETTERED,
                 Settled::Released => Told::FIRST_LOST,
                 Settled::Forgotten => Told::FIRST_FORGOTTEN,
@@ -52,14 +52,16 @@ impl First {
 pub(super) struct Acks {
     sender: AckSender,
     waiting: VecDeque<(First, Asked)>,
+    /// What an event is told that has ended well. Where streams differ, the weaker word.
+    done: Told,
     now: Nanos,
 }
 
 impl Acks {
     /// `deduplicates`: the worker may meet duplicates.
-    pub(super) fn new(sender: AckSender, deduplicates: bool) -> Self {
+    pub(super) fn new(sender: AckSender, deduplicates: bool, done: Told) -> Self {
         let waiting = VecDeque::with_capacity(if deduplicates { sender.bound() } else { 0 });
-        Self { sender, waiting, now: 0 }
+        Self { sender, waiting, done, now: 0 }
     }
 
     /// Whether any event at hand may ask.
@@ -79,7 +81,7 @@ impl Acks {
 
     /// Answers a duplicate as its first copy was answered, now or later.
     pub(super) fn duplicate(&mut self, asked: Asked, first: First, table: &DedupTable) {
-        match first.told(table) {
+        match first.told(table, self.done) {
             Some(told) => self.sender.tell(asked, told),
             None => self.waiting.push_back((first, asked)),
         }
@@ -97,7 +99,7 @@ impl Acks {
         let mut ended = 0;
         for _ in 0..self.waiting.len().min(LOOKS) {
             let Some((first, asked)) = self.waiting.pop_front() else { break };
-            match first.told(table) {
+            match first.told(table, self.done) {
                 Some(told) => {
                     self.sender.tell(asked, told);
                     ended += 1;

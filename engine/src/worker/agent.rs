@@ -5,8 +5,11 @@
 //! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry or in a window; its
 //!   ring position is given back after its frame's reference.
 
+mod logged;
 mod retrying;
 mod windowed;
+
+use logged::Logged;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -19,7 +22,7 @@ use super::pace::Pace;
 use super::retry::RetryQueue;
 use super::waits::Waits;
 use super::windows::Windows;
-use crate::acks::{AckSender, Told};
+use crate::acks::{AckSender, Asked, Told};
 use crate::control::StateCell;
 use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
 use crate::dispatch::topic_word;
@@ -30,7 +33,7 @@ use crate::metrics::{Counter, Counters, DeadLetterReason, Spans};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
-use crate::storage::DeadLetterSender;
+use crate::storage::{DeadLetterSender, LogSender};
 
 /// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
 const BURSTS: usize = 8;
@@ -51,6 +54,10 @@ pub struct WorkerSpec<H> {
     pub retries: Option<RetryQueue>,
     /// `None` where no topic has windows.
     pub windows: Option<Windows>,
+    /// `None`: an event has ended when its handler has.
+    pub log: Option<LogSender>,
+    /// What an event that has ended well is told, where a duplicate of it asks.
+    pub done: Told,
     pub clock: Clock,
     pub state: StateCell,
 }
@@ -64,6 +71,7 @@ pub struct Worker<H> {
     burst: Burst,
     pace: Pace,
     acks: Acks,
+    logged: Option<Logged>,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
@@ -78,7 +86,8 @@ impl<H: Handler> Worker<H> {
             releaser: Releaser::new(spec.frames.clone()),
             burst: Burst::new(),
             pace: Pace::new(),
-            acks: Acks::new(acks, spec.claimer.is_some()),
+            acks: Acks::new(acks, spec.claimer.is_some(), spec.done),
+            logged: spec.log.take().map(Logged::new),
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
@@ -94,7 +103,7 @@ impl<H: Handler> Worker<H> {
         self.waits.spans()
     }
 
-    /// Events that wait for a retry, their own or that of one before them, or in a window.
+    /// Events that wait for a retry, their own or that of one before them, in a window, or for the log.
     pub fn held_gauge(&self) -> Arc<AtomicU64> {
         self.held.clone()
     }
@@ -110,7 +119,8 @@ impl<H: Handler> Worker<H> {
 
     fn held(&self) -> usize {
         let retries = self.spec.retries.as_ref().map_or(0, RetryQueue::len);
-        retries + self.spec.windows.as_ref().map_or(0, Windows::held)
+        let windows = self.spec.windows.as_ref().map_or(0, Windows::held);
+        retries + windows + self.logged.as_ref().map_or(0, Logged::len)
     }
 
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
@@ -215,7 +225,7 @@ impl<H: Handler> Worker<H> {
             let first = firsts.next_if(|(of, _)| *of as usize == index).map(|(_, first)| first);
             let Some(asked) = self.acks.asked(event, frames) else { continue };
             match (verdict, first, claimer) {
-                (Verdict::Done, ..) => self.acks.tell(asked, Told::PROCESSED),
+                (Verdict::Done, ..) if self.logged.is_none() => self.acks.tell(asked, Told::PROCESSED),
                 (Verdict::Duplicate, Some(first), Some(claimer)) => {
                     self.acks.duplicate(asked, first, claimer.table());
                 }
@@ -264,10 +274,8 @@ impl<H: Handler> Worker<H> {
                 }
                 match self.burst.verdicts[index] {
                     Verdict::Done => {
-                        let twice = u64::from(fault::doubles(Stage::of(class)));
-                        self.counters.add(Counter::processed(class), 1 + twice);
-                        self.settle(token, true);
-                        self.releaser.release(event);
+                        self.counters.add(Counter::processed(class), u64::from(fault::doubles(Stage::of(class))));
+                        self.succeed(event, token);
                     }
                     Verdict::Duplicate => {
                         self.counters.add(Counter::DUPLICATE, 1);
@@ -286,7 +294,10 @@ impl<H: Handler> Worker<H> {
     /// Handles up to a burst of events of one ring, unless the cycle has taken its time.
     #[inline]
     fn burst(&mut self, ring: usize, now: Nanos) -> usize {
-        let count = self.spec.rings[ring].available(self.pace.burst());
+        let mut count = self.spec.rings[ring].available(self.pace.burst());
+        if let Some(logged) = &mut self.logged {
+            count = logged.fits(self.spec.rings[ring].peek(0..count));
+        }
         if count > 0 {
             let started = self.spec.clock.now();
             if !self.pace.begins(started) {
@@ -306,7 +317,7 @@ impl<H: Handler> Worker<H> {
                 self.set_aside(ring, count);
             }
             self.handle(ring, count);
-            if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
+            if self.burst.has_failures || self.logged.is_some() || fault::is_armed(Stage::of(self.spec.class)) {
                 self.finish_one_by_one(ring, count, started, now);
             } else {
                 self.finish(ring, count, started);
@@ -342,12 +353,30 @@ impl<H: Handler> Worker<H> {
         if let Verdict::Dead(reason) = verdict {
             return self.dead_letter(event, token, reason, now);
         }
-        self.counters.add(Counter::processed(self.spec.class), 1);
-        self.settle(token, true);
-        if let Some(asked) = self.acks.asked(&event, &self.spec.frames) {
-            self.acks.tell(asked, Told::PROCESSED);
+        self.succeed(event, token);
+    }
+
+    /// Ends an event whose handler has; of a logged class it ends when it is on disk.
+    fn succeed(&mut self, event: Event, token: Option<ClaimToken>) {
+        let asked = self.acks.asked(&event, &self.spec.frames);
+        match &mut self.logged {
+            Some(logged) => logged.append(self.spec.frames.bytes(&event), token, asked),
+            None => self.ended_well(token, asked, Told::PROCESSED),
         }
         self.releaser.release(event);
+    }
+
+    fn ended_well(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {
+        self.counters.add(Counter::processed(self.spec.class), 1);
+        self.settle(token, true);
+        if let Some(asked) = asked {
+            self.acks.tell(asked, told);
+        }
+    }
+
+    /// Whether any event may end now, whatever becomes of it.
+    fn can_end(&mut self) -> bool {
+        self.spec.dead_letters.has_room() && self.logged.as_mut().is_none_or(Logged::has_room)
     }
 }
 
@@ -367,7 +396,8 @@ impl<H: Handler> Agent for Worker<H> {
     }
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
-        let mut work = self.run_retries(cycle.now);
+        let mut work = self.settle_logged();
+        work += self.run_retries(cycle.now);
         if self.spec.windows.is_some() {
             work += self.run_windows(cycle.now);
         }
@@ -384,6 +414,9 @@ impl<H: Handler> Agent for Worker<H> {
         }
         self.pace.end(taken, || self.spec.clock.now());
         work += taken;
+        if let Some(logged) = &mut self.logged {
+            logged.publish();
+        }
         if work > 0 {
             // Counters before ring positions: should the next call of the handler never return, what was handled before it
             // is in the ledger. Frames too: a position given back says that its frame is no longer pinned.
@@ -449,6 +482,8 @@ mod tests {
             claimer: None,
             retries: None,
             windows: None,
+            log: None,
+            done: Told::PROCESSED,
             clock: Clock::manual(Arc::default()),
             state: StateCell::new(State::Running),
         });

@@ -9,6 +9,9 @@ use crate::metrics::Report;
 use crate::nic::Switch;
 use crate::runtime::RunnerHandle;
 
+/// How long a disk may take to write and to sync what is left.
+const LOG_PATIENCE: Duration = Duration::from_secs(30);
+
 /// How a drain has ended.
 pub struct Drained {
     pub report: Report,
@@ -67,7 +70,9 @@ impl Shared {
         self.shutdown.request();
         Self::wake_all(guarded);
         for runner in guarded.runners.drain(..) {
-            if !wait_until(Duration::from_millis(500), || runner.is_finished()) {
+            // A log is closed in order: written, synced, its index too.
+            let patience = if runner.name == "log" { LOG_PATIENCE } else { Duration::from_millis(500) };
+            if !wait_until(patience, || runner.is_finished()) {
                 tracing::error!(runner = %runner.name, "does not return from a handler and is left behind");
                 continue;
             }

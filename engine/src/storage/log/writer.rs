@@ -175,6 +175,17 @@ impl EventLog {
         self.view.epoch
     }
 
+    /// Whether what readers see has been synced.
+    pub fn is_synced(&self) -> bool {
+        self.options.fsync != Fsync::Never
+    }
+
+    /// The time of the last record of a closed segment.
+    pub fn last_record_ns(&self) -> Option<u64> {
+        let segments = self.view.segments();
+        segments.iter().filter_map(|segment| segment.index().map(|index| index.last_time_ns)).max()
+    }
+
     /// Of the record that is appended next.
     pub fn next_offset(&self) -> u64 {
         self.next_offset

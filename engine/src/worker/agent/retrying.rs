@@ -57,7 +57,7 @@ impl<H: Handler> Worker<H> {
     pub(super) fn run_retries(&mut self, now: Nanos) -> usize {
         let draining = self.spec.state.get() == State::Draining;
         let mut count = 0;
-        while count < BURST {
+        while count < BURST && self.can_end() {
             let Some(retries) = &mut self.spec.retries else { break };
             let due = if draining { retries.take_next() } else { retries.take_due(now) };
             let Some((place, waiting)) = due else { break };

@@ -82,7 +82,7 @@ impl<H: Handler> Worker<H> {
             if let Some((place, window)) = windows.take_waiting(now, draining) {
                 work += windows.count(window).max(1) as usize;
                 self.handle_window(window, Some(place), now);
-                if !self.spec.dead_letters.has_room() {
+                if !self.can_end() {
                     break;
                 }
                 continue;
@@ -124,7 +124,7 @@ impl<H: Handler> Worker<H> {
         }
         // The one behind which to look for the next that has ended.
         let mut kept = NONE;
-        while self.spec.dead_letters.has_room() {
+        while self.can_end() {
             let Some(windows) = &mut self.spec.windows else { return };
             let Some((event, token, told)) = windows.take_ended(window, &mut kept) else {
                 return windows.end(window, place, now);
@@ -224,6 +224,8 @@ mod tests {
             claimer: None,
             retries: None,
             windows: Some(Windows::new(windows)),
+            log: None,
+            done: crate::acks::Told::PROCESSED,
             clock: Clock::manual(time.clone()),
             state: StateCell::new(State::Running),
         });

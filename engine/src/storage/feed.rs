@@ -1,0 +1,308 @@
+//! The way from a worker to the log writer: frames packed into batches, and word back of what has become durable.
+//!
+//! - **Threads**: a worker owns the [`LogSender`], the log writer the [`LogInlet`]. The writer may block in the kernel for as
+//!   long as a disk takes; the worker never does.
+//! - **In**: frames, copied once, so that their slots go home at once. **Out**: batches, whole; and for each frame, in order,
+//!   what became of it.
+//! - **Overload**: a fixed number of batches goes round. While the writer has them all the worker fills the last one, and
+//!   then takes no more events from its ring: who sends to it finds that full.
+//! - **Invariant**: a batch is handed over as soon as there is another to go on with, so a slow disk makes batches large
+//!   and a fast one makes them soon.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::frame::LENGTH_BYTES;
+use crate::queue::spsc;
+use crate::runtime::waker::Waker;
+
+/// Batches that go round: one that is filled, one in reserve, and some that are with the writer.
+const BATCHES: usize = 4;
+/// The least a batch has room for, and how many of the largest frames.
+const BATCH_BYTES_MIN: usize = 1 << 20;
+const FRAMES_PER_BATCH_MIN: usize = 2;
+/// Frames whose outcome may be outstanding: more than a second of what one worker handles at the speed of a disk would only
+/// make acknowledgements late.
+pub const OUTSTANDING_MAX: usize = 1 << 16;
+
+/// Frames, one behind the other as on the wire.
+#[derive(Debug)]
+pub struct Batch {
+    bytes: Vec<u8>,
+}
+
+impl Batch {
+    fn new(capacity: usize) -> Self {
+        Self { bytes: Vec::with_capacity(capacity) }
+    }
+
+    fn room(&self) -> usize {
+        self.bytes.capacity() - self.bytes.len()
+    }
+
+    /// The frame that begins at `at`, with its length field.
+    pub fn frame(&self, at: usize) -> Option<&[u8]> {
+        let rest = self.bytes.get(at..)?;
+        let length = u32::from_be_bytes(*rest.first_chunk()?) as usize;
+        rest.get(..LENGTH_BYTES + length)
+    }
+}
+
+/// What has become of frames.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kept {
+    /// On disk.
+    Durable,
+    /// Written, by a policy that asks for no more.
+    Written,
+    /// It fits no segment.
+    Refused,
+}
+
+/// The next frames of a worker that have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settled {
+    pub count: u32,
+    pub kept: Kept,
+}
+
+/// A worker's end.
+pub struct LogSender {
+    current: Batch,
+    /// For what must go on though the current one is full.
+    spare: Option<Batch>,
+    full: spsc::Producer<Batch>,
+    empty: spsc::Consumer<Batch>,
+    settled: spsc::Consumer<Settled>,
+    /// Frames handed over, or to be, that have not ended.
+    outstanding: usize,
+    /// Bytes of the largest frame.
+    largest: usize,
+    waits: Arc<AtomicBool>,
+    /// Wakes the log writer's runner.
+    waker: Option<Waker>,
+}
+
+/// The log writer's end.
+pub struct LogInlet {
+    pub(super) full: spsc::Consumer<Batch>,
+    pub(super) empty: spsc::Producer<Batch>,
+    pub(super) settled: spsc::Producer<Settled>,
+    /// Wakes the worker's runner.
+    pub(super) waker: Option<Waker>,
+}
+
+const fn batch_bytes(frame_bytes_max: usize) -> usize {
+    let frames = FRAMES_PER_BATCH_MIN * (LENGTH_BYTES + frame_bytes_max);
+    if frames < BATCH_BYTES_MIN { BATCH_BYTES_MIN } else { frames }
+}
+
+/// Memory that a feed takes.
+pub const fn feed_bytes(frame_bytes_max: usize) -> usize {
+    BATCHES * batch_bytes(frame_bytes_max) + OUTSTANDING_MAX * size_of::<Settled>()
+}
+
+/// Both ends, for frames of at most so many bytes behind their length field.
+pub fn feed(frame_bytes_max: usize, writer: Option<Waker>, worker: Option<Waker>) -> (LogSender, LogInlet) {
+    let capacity = batch_bytes(frame_bytes_max);
+    let (full, filled) = spsc::ring(BATCHES);
+    let (mut back, empty) = spsc::ring(BATCHES);
+    let (settled_in, settled) = spsc::ring(OUTSTANDING_MAX);
+    for _ in 2..BATCHES {
+        let pushed = back.push(Batch::new(capacity));
+        debug_assert!(pushed.is_ok(), "the ring has room for all");
+    }
+    back.publish();
+    let sender = LogSender {
+        current: Batch::new(capacity),
+        spare: Some(Batch::new(capacity)),
+        full,
+        empty,
+        settled,
+        outstanding: 0,
+        largest: LENGTH_BYTES + frame_bytes_max,
+        waits: Arc::default(),
+        waker: writer,
+    };
+    (sender, LogInlet { full: filled, empty: back, settled: settled_in, waker: worker })
+}
+
+impl LogSender {
+    /// Set while events wait for the log, so that the worker stands still without being at fault.
+    pub fn waits(&self) -> Arc<AtomicBool> {
+        self.waits.clone()
+    }
+
+    fn refill(&mut self) {
+        if self.spare.is_none() {
+            self.spare = self.empty.take();
+            self.empty.release();
+        }
+    }
+
+    /// How many of the events whose frames have these lengths may be taken now, so that each has its place.
+    pub fn fits(&mut self, lengths: impl Iterator<Item = u32>) -> usize {
+        let mut lengths = lengths.peekable();
+        let there = lengths.peek().is_some();
+        let fitting = self.count_fitting(lengths);
+        // Relaxed: whoever reads it acts on it some time later.
+        self.waits.store(there && fitting == 0, Ordering::Relaxed);
+        fitting
+    }
+
+    fn count_fitting(&mut self, lengths: impl Iterator<Item = u32>) -> usize {
+        self.refill();
+        if self.spare.is_none() {
+            return 0;
+        }
+        let mut room = self.current.room();
+        let fitting = lengths.take_while(|length| {
+            let bytes = LENGTH_BYTES + *length as usize;
+            let fits = bytes <= room;
+            room = room.saturating_sub(bytes);
+            fits
+        });
+        fitting.take(OUTSTANDING_MAX.saturating_sub(self.outstanding)).count()
+    }
+
+    /// Whether any event whatever may be handed over beside those that were counted as fitting.
+    pub fn has_room(&mut self) -> bool {
+        self.refill();
+        self.spare.is_some() && self.current.room() >= self.largest && self.outstanding < OUTSTANDING_MAX
+    }
+
+    /// Takes a frame, given as the bytes behind its length field. There is room: see [`fits`](Self::fits).
+    pub fn append(&mut self, body: &[u8]) {
+        if self.current.room() < LENGTH_BYTES + body.len()
+            && let Some(next) = self.spare.take()
+        {
+            self.hand_over(next);
+        }
+        debug_assert!(self.current.room() >= LENGTH_BYTES + body.len(), "more than was counted as fitting");
+        self.current.bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
+        self.current.bytes.extend_from_slice(body);
+        self.outstanding += 1;
+    }
+
+    fn hand_over(&mut self, next: Batch) {
+        let full = std::mem::replace(&mut self.current, next);
+        let pushed = self.full.push(full);
+        debug_assert!(pushed.is_ok(), "the ring has room for all");
+    }
+
+    /// Hands over what there is, if there is a batch to go on with.
+    pub fn publish(&mut self) {
+        if !self.current.bytes.is_empty() {
+            self.refill();
+            if let Some(next) = self.empty.take() {
+                self.empty.release();
+                self.hand_over(next);
+            }
+        }
+        if self.full.publish() > 0
+            && let Some(waker) = &self.waker
+        {
+            waker.wake();
+        }
+    }
+
+    /// The next frames that have ended, in the order in which they were taken.
+    pub fn take_settled(&mut self) -> Option<Settled> {
+        let settled = self.settled.take()?;
+        self.outstanding -= settled.count as usize;
+        Some(settled)
+    }
+
+    /// Gives the places of what was taken back.
+    pub fn release(&mut self) {
+        self.settled.release();
+    }
+}
+
+impl LogInlet {
+    /// Gives a batch back that has been read.
+    pub(super) fn give_back(&mut self, mut batch: Batch) {
+        batch.bytes.clear();
+        let pushed = self.empty.push(batch);
+        debug_assert!(pushed.is_ok(), "the ring has room for all");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(inlet: &mut LogInlet) -> Vec<Vec<u8>> {
+        let mut frames = Vec::new();
+        while let Some(batch) = inlet.full.take() {
+            let mut at = 0;
+            while let Some(frame) = batch.frame(at) {
+                at += frame.len();
+                frames.push(frame[LENGTH_BYTES..].to_vec());
+            }
+            inlet.give_back(batch);
+        }
+        inlet.full.release();
+        inlet.empty.publish();
+        frames
+    }
+
+    #[test]
+    fn frames_arrive_whole_and_in_order() {
+        let (mut sender, mut inlet) = feed(100, None, None);
+        let mut expected = Vec::new();
+        for number in 0..20_000_u32 {
+            let body = vec![number as u8; number as usize % 101];
+            if sender.fits([body.len() as u32].into_iter()) == 0 {
+                assert_eq!(taken(&mut inlet), std::mem::take(&mut expected));
+                assert_eq!(sender.fits([body.len() as u32].into_iter()), 1);
+            }
+            sender.append(&body);
+            expected.push(body);
+            if number % 7 == 0 {
+                sender.publish();
+            }
+        }
+        let mut rest = taken(&mut inlet);
+        sender.publish();
+        rest.extend(taken(&mut inlet));
+        assert_eq!(rest, expected);
+    }
+
+    #[test]
+    fn a_writer_that_keeps_everything_stops_the_worker_and_not_what_was_counted() {
+        let (mut sender, mut inlet) = feed(1 << 20, None, None);
+        let body = vec![1; 1 << 20];
+        let mut handed = 0;
+        while sender.fits([1 << 20].into_iter()) == 1 {
+            // Beside what was counted another one may have to go on.
+            sender.append(&body);
+            sender.append(&body);
+            handed += 2;
+            sender.publish();
+        }
+        assert!(handed >= 2 * (BATCHES as i32 - 1) && !sender.has_room(), "{handed}");
+        assert_eq!(taken(&mut inlet).len() as i32 + taken(&mut inlet).len() as i32, handed);
+        assert!(
+            sender.fits([1 << 20].into_iter()) == 1 || {
+                sender.publish();
+                taken(&mut inlet);
+                sender.fits([1 << 20].into_iter()) == 1
+            }
+        );
+    }
+
+    #[test]
+    fn no_more_is_outstanding_than_there_is_room_for_word_of() {
+        let (mut sender, mut inlet) = feed(100, None, None);
+        assert_eq!(sender.fits(std::iter::repeat_n(4, 2 * OUTSTANDING_MAX)), OUTSTANDING_MAX);
+        (0..OUTSTANDING_MAX).for_each(|_| sender.append(b"1234"));
+        sender.publish();
+        assert_eq!((sender.fits([4].into_iter()), sender.has_room()), (0, false));
+        let settled = Settled { count: 3, kept: Kept::Durable };
+        inlet.settled.push(settled).unwrap();
+        inlet.settled.publish();
+        assert_eq!((sender.take_settled(), sender.take_settled()), (Some(settled), None));
+        assert_eq!(sender.fits(std::iter::repeat_n(4, 100)), 3);
+    }
+}

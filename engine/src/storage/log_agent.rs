@@ -1,0 +1,252 @@
+//! The log writer: appends what workers have handled, makes it durable, and tells them.
+//!
+//! - **Thread**: a runner of its own. It is the one agent that blocks in the kernel, for as long as the disk takes to write and
+//!   to sync; what arrives meanwhile is made durable together.
+//! - **In**: batches of frames from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
+//!   in the order of its frames, of what is durable.
+//! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have
+//!   frames for it stay where they are, and their workers stop. It is tried again until it works.
+//! - **Invariant**: a frame is settled once, after the point that its stream's policy promises.
+
+use std::collections::VecDeque;
+
+use super::directory::DataDirectory;
+use super::feed::{Batch, Kept, LogInlet, Settled};
+use super::format::Record;
+use super::log::{AgeClock, EventLog, Refused};
+use super::streams::Streams;
+use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
+use crate::metrics::{Counter, Counters};
+use crate::runtime::agent::{Agent, Blocking, Cycle};
+use crate::runtime::clock::{Nanos, unix_now};
+
+/// How often it is looked for segments that are to go.
+const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
+
+/// Frames of one worker that became records one behind the other in one stream.
+#[derive(Clone, Copy)]
+struct Run {
+    /// `None`: they were refused.
+    stream: Option<usize>,
+    next_offset: u64,
+    count: u32,
+}
+
+/// One worker's.
+struct Inlet {
+    class: Class,
+    feed: LogInlet,
+    /// What is being read, and how far.
+    batch: Option<(Batch, usize)>,
+    unsettled: VecDeque<Run>,
+}
+
+impl Inlet {
+    fn note(&mut self, stream: Option<usize>, offset: u64) {
+        match self.unsettled.back_mut() {
+            Some(run) if run.stream == stream && run.next_offset + u64::from(run.count) == offset => run.count += 1,
+            _ => self.unsettled.push_back(Run { stream, next_offset: offset, count: 1 }),
+        }
+    }
+}
+
+/// The agent.
+pub struct LogAgent {
+    inlets: Vec<Inlet>,
+    streams: Streams,
+    directory: DataDirectory,
+    counters: Counters,
+    /// From the first look on.
+    age_clock: Option<AgeClock>,
+    retained_at: Nanos,
+    now: Nanos,
+    /// Whether every stream could be written when it was last looked.
+    writable: bool,
+}
+
+impl LogAgent {
+    /// `inlets` with the class of each worker.
+    pub fn new(streams: Streams, directory: DataDirectory, inlets: Vec<(Class, LogInlet)>) -> Self {
+        let inlet = |(class, feed)| Inlet { class, feed, batch: None, unsettled: VecDeque::new() };
+        Self {
+            inlets: inlets.into_iter().map(inlet).collect(),
+            streams,
+            directory,
+            counters: Counters::default(),
+            age_clock: None,
+            retained_at: 0,
+            now: 0,
+            writable: true,
+        }
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Appends what has arrived, as far as there is room. Returns how many frames that was.
+    fn take_in(&mut self) -> usize {
+        let (time_ns, mut count) = (unix_now(), 0);
+        for inlet in &mut self.inlets {
+            while let Some((batch, mut at)) =
+                inlet.batch.take().or_else(|| inlet.feed.full.take().map(|batch| (batch, 0)))
+            {
+                while let Some(frame) = batch.frame(at) {
+                    let stream = stream_of(&self.streams, frame);
+                    let log = &mut self.streams.logs_mut()[stream];
+                    let noted = match log.append(&Record::event(time_ns, inlet.class, frame)) {
+                        Ok(offset) => (Some(stream), offset),
+                        Err(Refused::TooLarge) => (None, 0),
+                        Err(Refused::Full) => break,
+                    };
+                    inlet.note(noted.0, noted.1);
+                    at += frame.len();
+                    count += 1;
+                }
+                if batch.frame(at).is_some() {
+                    inlet.batch = Some((batch, at));
+                    break;
+                }
+                inlet.feed.give_back(batch);
+            }
+            inlet.feed.full.release();
+            inlet.feed.empty.publish();
+        }
+        count
+    }
+
+    /// Writes what was appended, and syncs what is due.
+    fn flush(&mut self) {
+        let mut writable = true;
+        for log in self.streams.logs_mut() {
+            let mut flushed = log.write(self.now);
+            if flushed.is_ok() && log.writable() && log.due(self.now).is_some_and(|due| due <= self.now) {
+                flushed = log.sync(self.now);
+            }
+            if let Err(error) = flushed
+                && self.writable
+            {
+                tracing::error!(%error, "the event log: publishers to logged classes are not read until it works again");
+            }
+            writable &= log.writable();
+        }
+        if writable && !self.writable {
+            tracing::info!("the event log can be written again");
+        }
+        self.writable = writable;
+    }
+
+    /// Tells the workers what has become durable. Returns how many frames that was.
+    fn settle(&mut self) -> usize {
+        let mut count = 0;
+        for inlet in &mut self.inlets {
+            let mut told = 0;
+            while let Some(run) = inlet.unsettled.front_mut() {
+                let (ended, kept) = match run.stream.and_then(|stream| self.streams.logs().get(stream)) {
+                    None => (run.count, Kept::Refused),
+                    Some(log) => {
+                        let ended = log.durable_offset().saturating_sub(run.next_offset).min(run.count.into()) as u32;
+                        (ended, if log.is_synced() { Kept::Durable } else { Kept::Written })
+                    }
+                };
+                if ended == 0 {
+                    break;
+                }
+                let pushed = inlet.feed.settled.push(Settled { count: ended, kept });
+                debug_assert!(pushed.is_ok(), "no more is outstanding than the ring has room for");
+                run.count -= ended;
+                run.next_offset += u64::from(ended);
+                told += ended as usize;
+                if run.count == 0 {
+                    inlet.unsettled.pop_front();
+                }
+            }
+            inlet.feed.settled.publish();
+            if told > 0
+                && let Some(waker) = &inlet.feed.waker
+            {
+                waker.wake();
+            }
+            count += told;
+        }
+        count
+    }
+
+    fn retain(&mut self, now: Nanos) {
+        let last_record_ns = || self.streams.logs().iter().filter_map(EventLog::last_record_ns).max();
+        let age_clock = self.age_clock.get_or_insert_with(|| AgeClock::new(unix_now(), last_record_ns(), now));
+        let time_ns = age_clock.advance(unix_now(), now);
+        for log in self.streams.logs_mut() {
+            if let Err(error) = log.retain(time_ns, now, |_| {}) {
+                tracing::warn!(%error, "the event log: a segment that is to go");
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Nanos> {
+        self.streams.logs().iter().filter_map(|log| log.due(self.now)).min()
+    }
+}
+
+/// The stream of a frame's topic.
+fn stream_of(streams: &Streams, frame: &[u8]) -> usize {
+    if streams.logs().len() == 1 {
+        return 0;
+    }
+    let body = frame.get(LENGTH_BYTES..).unwrap_or_default();
+    let shape = body.first_chunk().map_or_else(Shape::default, |header| Shape::from_header(*header));
+    streams.of_topic(FrameView::new(body, shape).topic_bytes())
+}
+
+impl Agent for LogAgent {
+    fn name(&self) -> &str {
+        "log"
+    }
+
+    fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
+        self.now = cycle.now;
+        let taken = self.take_in();
+        self.flush();
+        taken + self.settle()
+    }
+
+    fn housekeeping(&mut self, now: Nanos) {
+        if now.saturating_sub(self.retained_at) >= RETENTION_INTERVAL_NS {
+            self.retained_at = now;
+            self.retain(now);
+        }
+        let counts = self.streams.logs().iter().map(EventLog::counts);
+        let sum = |of: fn(&super::log::LogCounts) -> u64| counts.clone().map(|counts| of(&counts)).sum();
+        self.counters.set(Counter::LOG_RECORDS_APPENDED, sum(|counts| counts.records_appended));
+        self.counters.set(Counter::LOG_BYTES_WRITTEN, sum(|counts| counts.bytes_written));
+        self.counters.set(Counter::LOG_SYNCS, sum(|counts| counts.syncs));
+        self.counters.set(Counter::LOG_FAILURES, sum(|counts| counts.failures));
+        self.counters.set(Counter::LOG_SEGMENTS_BEGUN, sum(|counts| counts.segments_begun));
+        self.counters.set(Counter::LOG_SEGMENTS_ABANDONED, sum(|counts| counts.segments_abandoned));
+        self.counters.set(Counter::LOG_SEGMENTS_REMOVED, sum(|counts| counts.segments_removed));
+        self.counters.flush();
+    }
+
+    fn blocking(&self) -> Blocking {
+        let stuck = self.inlets.iter().any(|inlet| inlet.batch.is_some());
+        match self.next_due() {
+            Some(due) => Blocking::Until(due),
+            // Room comes with what is due; without that it is there already.
+            None if stuck => Blocking::Forbidden,
+            None => Blocking::Allowed,
+        }
+    }
+
+    fn close(&mut self) {
+        let mut in_order = true;
+        for log in self.streams.logs_mut() {
+            if let Err(error) = log.close(self.now) {
+                in_order = false;
+                tracing::error!(%error, "the event log could not be closed in order: the next start looks through it");
+            }
+        }
+        if in_order && let Err(error) = self.directory.end_run() {
+            tracing::error!(%error, "the data directory: the next start takes this run's end for a crash");
+        }
+    }
+}
