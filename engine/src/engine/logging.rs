@@ -15,13 +15,8 @@ use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
 use crate::storage::log::{Item, Recovery, Start};
-use crate::storage::{LogAgent, LogInlet, LogSender, StorageError, Streams, disk, feed};
+use crate::storage::{LogAgent, LogInlet, LogSender, StorageError, Streams, disk, feed, is_logged};
 use crate::topology::Role;
-
-/// The classes whose events are logged.
-pub const fn is_logged(class: Class) -> bool {
-    matches!(class, Class::Transactional | Class::Batch)
-}
 
 /// An open log, and the ends of the ways to it.
 pub(super) struct Logging {

@@ -17,7 +17,7 @@ use crate::queue::spsc;
 use crate::runtime::waker::Waker;
 
 /// Batches that go round: one that is filled, one in reserve, and some that are with the writer.
-const BATCHES: usize = 4;
+pub const BATCHES: usize = 4;
 /// The least a batch has room for, and how many of the largest frames.
 const BATCH_BYTES_MIN: usize = 1 << 20;
 const FRAMES_PER_BATCH_MIN: usize = 2;

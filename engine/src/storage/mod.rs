@@ -6,6 +6,7 @@
 //! topics                   filters, and what topics a segment has
 //! log                      the event log of one stream: writing, reading, recovery
 //! streams                  the streams of the event log, by topic
+//! feed, log_agent          the way from the workers to them, and who writes
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
@@ -24,9 +25,16 @@ mod scratch;
 mod streams;
 pub mod topics;
 
+use crate::frame::Class;
+
 pub use byte_ring::ByteRing;
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
 pub use error::StorageError;
-pub use feed::{Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
+pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
 pub use log_agent::LogAgent;
+/// Whether events of the class are kept in the event log.
+pub const fn is_logged(class: Class) -> bool {
+    matches!(class, Class::Transactional | Class::Batch)
+}
+
 pub use streams::{DEFAULT_STREAM, Streams, log_options};

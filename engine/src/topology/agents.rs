@@ -5,6 +5,7 @@ use serde::Serialize;
 use super::RunnerPlan;
 use crate::config::Config;
 use crate::frame::Class;
+use crate::storage::{BATCHES, is_logged};
 
 /// What an agent does; in the order of the data path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -107,6 +108,10 @@ pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
     }
     for agent in agents.iter().filter(|agent| matches!(agent.role, Role::Dispatcher | Role::Worker(_))) {
         add(agent, "dead-letter", "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
+        if config.storage.directory.is_some() && matches!(agent.role, Role::Worker(class) if is_logged(class)) {
+            let overload = "the worker takes no more from its own links";
+            add(agent, "log", "feed", BATCHES as u64, overload);
+        }
         for tcp in agents.iter().filter(|agent| agent.role == Role::Tcp) {
             let overload = "never full: frames that ask for an acknowledgement are not read before";
             add(agent, &tcp.name, "spsc", ack_link_depth(config), overload);

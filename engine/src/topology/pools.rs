@@ -10,6 +10,7 @@ use crate::dedup::DedupTable;
 use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
+use crate::storage::feed_bytes;
 use crate::worker::Windows;
 
 /// A frame pool.
@@ -107,7 +108,16 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     } else {
         0
     };
-    mpsc + spsc + topics + dedup + acks + windows + carries + dead_letters + PROGRAM_BYTES
+    let log = if config.storage.directory.is_some() { log_bytes(config) } else { 0 };
+    mpsc + spsc + topics + dedup + acks + windows + log + carries + dead_letters + PROGRAM_BYTES
+}
+
+/// What is on its way to the event log, and what each stream has for records that are not durable yet.
+fn log_bytes(config: &Config) -> u64 {
+    let workers = u64::from(config.workers.transactional + config.workers.batch);
+    let feeds = workers * feed_bytes(config.limits.frame_bytes as usize) as u64;
+    let streams = config.storage.streams.len() as u64 + 1;
+    feeds + streams * 2 * config.storage.buffer_bytes
 }
 
 fn queue_bytes(depth: u32) -> u64 {

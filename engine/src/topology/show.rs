@@ -16,6 +16,10 @@ impl fmt::Display for Plan {
         for runner in &self.runners {
             writeln!(f, "  {runner}")?;
         }
+        if self.links.iter().any(|link| link.to == "log") {
+            let cpu = self.control_cpus.first().map_or("any cpu".into(), |cpu| format!("cpu {cpu}"));
+            writeln!(f, "  {:<16} {cpu:<8} {:<9} log", "log", IdleStrategy::Backoff.as_str())?;
+        }
         writeln!(f, "  {:<16} cpu {:<4} everything else", "control", ranges(&self.control_cpus))?;
         writeln!(f, "links")?;
         for link in &self.links {
