@@ -8,7 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use eventstream::acks::AckSender;
+use eventstream::acks::{AckSender, Told};
 use eventstream::control::{State, StateCell};
 use eventstream::dedup::{Claimer, DedupConfig, DedupTable, GapTable};
 use eventstream::dispatch::{
@@ -272,6 +272,8 @@ impl Maker<'_> {
                 .retries
                 .map(|pool| RetryQueue::new(self.spec.retry, self.spec.retry_depth, SpillPool::new(pool))),
             windows: parts.windows,
+            log: None,
+            done: Told::PROCESSED,
             clock: self.clock.clone(),
             state: self.state.clone(),
         };

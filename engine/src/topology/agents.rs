@@ -56,6 +56,10 @@ pub fn ack_link_depth(config: &Config) -> u64 {
     (u64::from(config.queues.spsc_depth) / 2 / u64::from(config.tcp.agents)).max(1).next_power_of_two()
 }
 
+/// The log writer, which is no agent to be placed: it blocks in the kernel for as long as the disk takes, so it has a thread of
+/// its own on a CPU of the control plane.
+pub const LOG: &str = "log";
+
 /// All agents, in path order.
 pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
     let mut agents = Vec::new();
@@ -110,7 +114,7 @@ pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
         add(agent, "dead-letter", "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
         if config.storage.directory.is_some() && matches!(agent.role, Role::Worker(class) if is_logged(class)) {
             let overload = "the worker takes no more from its own links";
-            add(agent, "log", "feed", BATCHES as u64, overload);
+            add(agent, LOG, "feed", BATCHES as u64, overload);
         }
         for tcp in agents.iter().filter(|agent| agent.role == Role::Tcp) {
             let overload = "never full: frames that ask for an acknowledgement are not read before";

@@ -1,5 +1,6 @@
 //! What no layout may be, each with the key that asks for it; and what works but costs something.
 
+use super::agents::LOG;
 use super::place::NAME_BYTES_MAX;
 use super::plan::{Plan, PlanError, RunnerPlan};
 use super::{AgentPlan, Machine, Nic, Role};
@@ -128,7 +129,8 @@ fn links_have_ends(plan: &Plan, config: &Config) -> Result<(), PlanError> {
     }
     for link in &plan.links {
         for (end, what) in [(&link.to, "consumer"), (&link.from, "producer")] {
-            if count(end) == 0 {
+            // The log writer has a thread of its own in any layout.
+            if count(end) == 0 && end != LOG {
                 let message =
                     format!("the link from {} to {} has no {what}: {end} is on no thread", link.from, link.to);
                 return Err(PlanError::new(config, "layout.runners", message));

@@ -334,3 +334,15 @@ fn numbers_are_shown_as_ranges() {
     assert_eq!(check::ranges(&[0, 1, 2, 5, 7, 8]), "0-2,5,7-8");
     assert_eq!(check::ranges(&[]), "");
 }
+
+#[test]
+fn the_log_writer_is_shown_where_it_runs_and_who_feeds_it() {
+    let text = "storage: {directory: /data}\n";
+    let plan = Plan::derive(&config(text), &Machine::flat(0..2), &Nic { queues: vec![0], node: None }).unwrap();
+    let shown = plan.to_string();
+    assert!(shown.contains("log              cpu 0"), "{shown}");
+    let fed: Vec<&str> = plan.links.iter().filter(|link| link.to == "log").map(|link| &*link.from).collect();
+    assert_eq!(fed, ["transactional-0", "batch-0"]);
+    let without = Plan::derive(&config(""), &Machine::flat(0..2), &Nic { queues: vec![0], node: None }).unwrap();
+    assert!(plan.memory_bytes() > without.memory_bytes() && !without.to_string().contains("log"), "{without}");
+}
