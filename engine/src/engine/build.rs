@@ -2,12 +2,12 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 use super::EngineError;
 use super::logging::Logging;
 use super::observe::{DepthProbe, Edge, Observers};
-use super::sources::{self, AckRings, Sources};
+use super::queues::{WorkerEnd, ingest_queues, rings};
+use super::sources::{self, AckRings};
 use crate::acks::{AckSender, Told};
 use crate::config::{Config, TopicOrder, WINDOWS_MAX, Window};
 use crate::control::StateCell;
@@ -158,48 +158,6 @@ fn retried(role: Role) -> bool {
     matches!(role, Role::Worker(Class::Transactional | Class::Batch))
 }
 
-/// The dispatcher's end of a worker's ring, and how to wake the worker.
-struct WorkerEnd {
-    class: Class,
-    producer: spsc::Producer<Event>,
-    waker: Option<Waker>,
-    waits: Option<Arc<AtomicBool>>,
-}
-
-/// Rings between dispatchers and workers.
-#[derive(Default)]
-struct Rings {
-    /// Per dispatcher, in the order of the workers.
-    links: Vec<Vec<WorkerEnd>>,
-    /// By worker, one from each dispatcher.
-    workers: HashMap<String, Vec<spsc::Consumer<Event>>>,
-}
-
-fn rings(context: &mut Context<'_>, log: Option<&Logging>) -> Rings {
-    let depth = context.config.queues.spsc_depth as usize;
-    let mut rings = Rings::default();
-    for dispatcher in context.agents(|role| role == Role::Dispatcher) {
-        let mut links = Vec::new();
-        for worker in context.agents(|role| matches!(role, Role::Worker(_))) {
-            let Role::Worker(class) = worker.role else { continue };
-            let (producer, consumer) = spsc::ring(depth);
-            let probe = producer.depth();
-            context.observers.depths.push(DepthProbe {
-                edge: Edge::Worker(class),
-                name: format!("{} -> {}", dispatcher.name, worker.name),
-                capacity: depth as u64,
-                read: Box::new(move || probe.len()),
-            });
-            let waker = context.waker(&dispatcher.name, &worker.name);
-            let waits = log.and_then(|log| log.waits(&worker.name));
-            links.push(WorkerEnd { class, producer, waker, waits });
-            rings.workers.entry(worker.name).or_default().push(consumer);
-        }
-        rings.links.push(links);
-    }
-    rings
-}
-
 /// Ends of the links to the dead letter queue.
 struct DeadLetterLinks {
     budget: ShedBudget,
@@ -326,29 +284,6 @@ pub(super) fn build<F: HandlerFactory>(
         runners.push(log.spawn(&mut context, &shutdown)?);
     }
     Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing })
-}
-
-/// One queue for each dispatcher, with a producer for each of its ingest agents.
-fn ingest_queues(context: &mut Context<'_>) -> (Vec<Vec<mpsc::Producer<Event>>>, Vec<mpsc::Consumer<Event>>) {
-    let depth = context.config.queues.mpsc_depth as usize;
-    let sources = context.agents(Role::is_ingest).len();
-    let dispatchers = context.agents(|role| role == Role::Dispatcher);
-    let (mut producers, mut consumers) = (Vec::new(), Vec::new());
-    for (index, dispatcher) in dispatchers.iter().enumerate() {
-        let own = (0..sources).filter(|place| Sources::dispatcher_of(*place, dispatchers.len()) == index).count();
-        // A dispatcher may have no source at all, but its queue has a place for one.
-        let (ends, consumer) = mpsc::queue(depth, own.max(1));
-        let probe = consumer.depth();
-        context.observers.depths.push(DepthProbe {
-            edge: Edge::Ingest,
-            name: format!("ingest -> {}", dispatcher.name),
-            capacity: probe.capacity(),
-            read: Box::new(move || probe.len()),
-        });
-        producers.push(ends);
-        consumers.push(consumer);
-    }
-    (producers, consumers)
 }
 
 struct DispatcherParts {

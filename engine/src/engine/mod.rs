@@ -14,6 +14,7 @@ mod build;
 mod control_loop;
 mod logging;
 mod observe;
+mod queues;
 mod shared;
 mod sources;
 

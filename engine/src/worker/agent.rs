@@ -5,6 +5,7 @@
 //! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry or in a window; its
 //!   ring position is given back after its frame's reference.
 
+mod ending;
 mod logged;
 mod retrying;
 mod windowed;
@@ -22,9 +23,9 @@ use super::pace::Pace;
 use super::retry::RetryQueue;
 use super::waits::Waits;
 use super::windows::Windows;
-use crate::acks::{AckSender, Asked, Told};
+use crate::acks::{AckSender, Told};
 use crate::control::StateCell;
-use crate::dedup::{Claim, ClaimToken, Claimer, EventId};
+use crate::dedup::{Claim, Claimer, EventId};
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
 use crate::frame::{Class, FLAG_TIME};
@@ -324,59 +325,6 @@ impl<H: Handler> Worker<H> {
             }
         }
         count
-    }
-
-    #[inline]
-    fn settle(&mut self, token: Option<ClaimToken>, done: bool) {
-        if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
-            if done { claimer.finish(token) } else { claimer.dead_letter(token) }
-        }
-    }
-
-    #[cold]
-    fn dead_letter(&mut self, event: Event, token: Option<ClaimToken>, reason: DeadLetterReason, now: Nanos) {
-        let class = self.spec.class;
-        let asked = self.acks.asked(&event, &self.spec.frames);
-        let sent = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
-        match (sent, token, &self.spec.claimer) {
-            (Ok(()), token, _) => self.settle(token, false),
-            (Err(_), Some(token), Some(claimer)) => claimer.release(token), // lost: a resend is taken as new
-            (Err(_), ..) => {}
-        }
-        if let Some(asked) = asked {
-            self.acks.tell(asked, sent.map_or_else(Told::lost, |()| Told::dead_lettered(reason)));
-        }
-    }
-
-    /// Ends an event that was handled by itself.
-    fn end(&mut self, event: Event, token: Option<ClaimToken>, verdict: Verdict, now: Nanos) {
-        if let Verdict::Dead(reason) = verdict {
-            return self.dead_letter(event, token, reason, now);
-        }
-        self.succeed(event, token);
-    }
-
-    /// Ends an event whose handler has; of a logged class it ends when it is on disk.
-    fn succeed(&mut self, event: Event, token: Option<ClaimToken>) {
-        let asked = self.acks.asked(&event, &self.spec.frames);
-        match &mut self.logged {
-            Some(logged) => logged.append(self.spec.frames.bytes(&event), token, asked),
-            None => self.ended_well(token, asked, Told::PROCESSED),
-        }
-        self.releaser.release(event);
-    }
-
-    fn ended_well(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {
-        self.counters.add(Counter::processed(self.spec.class), 1);
-        self.settle(token, true);
-        if let Some(asked) = asked {
-            self.acks.tell(asked, told);
-        }
-    }
-
-    /// Whether any event may end now, whatever becomes of it.
-    fn can_end(&mut self) -> bool {
-        self.spec.dead_letters.has_room() && self.logged.as_mut().is_none_or(Logged::has_room)
     }
 }
 

@@ -1,0 +1,71 @@
+//! How an event ends at a worker: each way out is taken once, counted, and told to who asked.
+
+use super::{Logged, Worker};
+use crate::acks::{Asked, Told};
+use crate::dedup::ClaimToken;
+use crate::memory::Event;
+use crate::metrics::{Counter, DeadLetterReason};
+use crate::runtime::clock::Nanos;
+use crate::worker::burst::Verdict;
+use crate::worker::handler::Handler;
+
+impl<H: Handler> Worker<H> {
+    #[inline]
+    pub(super) fn settle(&mut self, token: Option<ClaimToken>, done: bool) {
+        if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
+            if done { claimer.finish(token) } else { claimer.dead_letter(token) }
+        }
+    }
+
+    #[cold]
+    pub(super) fn dead_letter(
+        &mut self,
+        event: Event,
+        token: Option<ClaimToken>,
+        reason: DeadLetterReason,
+        now: Nanos,
+    ) {
+        let class = self.spec.class;
+        let asked = self.acks.asked(&event, &self.spec.frames);
+        let sent = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
+        match (sent, token, &self.spec.claimer) {
+            (Ok(()), token, _) => self.settle(token, false),
+            (Err(_), Some(token), Some(claimer)) => claimer.release(token), // lost: a resend is taken as new
+            (Err(_), ..) => {}
+        }
+        if let Some(asked) = asked {
+            self.acks.tell(asked, sent.map_or_else(Told::lost, |()| Told::dead_lettered(reason)));
+        }
+    }
+
+    /// Ends an event that was handled by itself.
+    pub(super) fn end(&mut self, event: Event, token: Option<ClaimToken>, verdict: Verdict, now: Nanos) {
+        if let Verdict::Dead(reason) = verdict {
+            return self.dead_letter(event, token, reason, now);
+        }
+        self.succeed(event, token);
+    }
+
+    /// Ends an event whose handler has; of a logged class it ends when it is on disk.
+    pub(super) fn succeed(&mut self, event: Event, token: Option<ClaimToken>) {
+        let asked = self.acks.asked(&event, &self.spec.frames);
+        match &mut self.logged {
+            Some(logged) => logged.append(self.spec.frames.bytes(&event), token, asked),
+            None => self.ended_well(token, asked, Told::PROCESSED),
+        }
+        self.releaser.release(event);
+    }
+
+    pub(super) fn ended_well(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {
+        self.counters.add(Counter::processed(self.spec.class), 1);
+        self.settle(token, true);
+        if let Some(asked) = asked {
+            self.acks.tell(asked, told);
+        }
+    }
+
+    /// Whether any event may end now, whatever becomes of it.
+    pub(super) fn can_end(&mut self) -> bool {
+        self.spec.dead_letters.has_room() && self.logged.as_mut().is_none_or(Logged::has_room)
+    }
+}
