@@ -24,7 +24,7 @@ use eventstream::runtime::agent::Agent;
 use eventstream::runtime::clock::{Clock, Nanos};
 use eventstream::runtime::invoker::Invoker;
 use eventstream::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
-use eventstream::worker::{Handler, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
+use eventstream::worker::{RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
 
 pub use crate::handler::FnHandler;
 
