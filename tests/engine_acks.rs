@@ -24,7 +24,6 @@ use xtask::process::capture;
 
 const PROCESSED: u8 = 3;
 const DEAD_LETTERED: u8 = 4;
-const LOST: u8 = 5;
 const DUPLICATE: u8 = 0x80;
 
 const CONFIG: &str = "
