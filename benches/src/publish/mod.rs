@@ -55,7 +55,7 @@ pub struct Cli {
     pub write_bytes: u32,
     #[arg(long, value_name = "TEXT", default_value = "load/000000", value_parser = parse_topic)]
     pub topic: String,
-    #[arg(long, value_name = "N", default_value_t = 44, value_parser = clap::value_parser!(u16).range(1..=512))]
+    #[arg(long, value_name = "N", default_value_t = 44, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub payload_bytes: u16,
     /// Run on this CPU only.
     #[arg(long, value_name = "N")]

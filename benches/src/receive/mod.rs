@@ -7,12 +7,14 @@
 //!   gro       the same, the kernel joining datagrams
 //!   recv-spin socket, one datagram a call ─► how long ago was it to be sent?
 //!   xdp-spin  rx ring ─► the same question
+//!   disk      nothing ─► a file, synced now and then
 //! ```
 //!
 //! All of them look again at once when nothing has come, and all but the last two after a while wait in `poll`. How busy they
 //! were is the time in which they found something.
 
 mod ages;
+mod disk;
 mod socket;
 mod spin;
 mod walk;
@@ -20,6 +22,7 @@ mod xdp;
 
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::{Parser, ValueEnum};
@@ -50,6 +53,8 @@ pub enum Way {
     RecvSpin,
     /// AF_XDP, never waiting; the time from its sent time on is recorded.
     XdpSpin,
+    /// Receives nothing, and writes records to a file, which it syncs every five milliseconds.
+    Disk,
 }
 
 /// Receives events, does nothing with them, and says how many they were. SIGINT or SIGTERM ends it.
@@ -62,6 +67,12 @@ pub struct Cli {
     pub iface: Option<String>,
     #[arg(long, value_name = "PORT", default_value_t = 8082)]
     pub port: u16,
+    /// Where `disk` writes.
+    #[arg(long, value_name = "PATH", required_if_eq("way", "disk"))]
+    pub file: Option<PathBuf>,
+    /// Bytes of a record, of which `disk` counts those that it has written.
+    #[arg(long, value_name = "N", default_value_t = 96)]
+    pub record_bytes: u32,
     /// Run on this CPU only.
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,
@@ -99,6 +110,10 @@ pub fn run(cli: &Cli, ready: impl FnOnce()) -> Result<Report, String> {
     match (cli.way, &cli.iface) {
         (Way::Recvmmsg, _) => socket::receive(cli.port, false, ready),
         (Way::Gro, _) => socket::receive(cli.port, true, ready),
+        (Way::Disk, _) => {
+            let path = cli.file.as_deref().ok_or("--file: a disk is written at some place")?;
+            disk::keep(path, cli.record_bytes, ready)
+        }
         (Way::RecvSpin, _) => spin::receive(cli.port, ready),
         (Way::Bare, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Count, ready),
         (Way::XdpSpin, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Age(Ages::new()?), ready),

@@ -1,5 +1,6 @@
 //! What is measured, as a table: which load, and who receives it.
 
+use super::{Extent, FULL};
 use crate::run::phase::Kind;
 
 /// How the engine is given its events.
@@ -25,6 +26,19 @@ pub enum Receiver {
     /// A receiver without a pipeline, by the name that the program `walk` has for it.
     Walk(&'static str),
     Server(Server),
+    /// Nobody: a file that is written as fast as the disk takes it.
+    Disk,
+}
+
+/// What an engine does with the events of a stream, beside handling them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Keeps {
+    /// They are realtime.
+    Nothing,
+    /// They are transactional, and there is no event log.
+    Claims,
+    /// The same, with an event log that is synced every few milliseconds.
+    Log,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +51,7 @@ pub struct Contestant {
     pub has_entries: bool,
     /// Of a stream.
     pub connections: u32,
+    pub keeps: Keeps,
 }
 
 /// How something is sent.
@@ -47,7 +62,7 @@ pub enum Load {
     /// Over the link at so many events a second, each with the time at which it was to be sent.
     Timed { events_per_s: u64 },
     /// Over TCP, this much a write; `None`: as fast as it is taken in.
-    Stream { write_bytes: u32, events_per_s: Option<f64> },
+    Stream { write_bytes: u32, payload_bytes: u32, events_per_s: Option<f64> },
 }
 
 /// The first contestant is ours, and is held against each of the others.
@@ -58,14 +73,20 @@ pub struct Case {
     /// Zero for a stream, which has no datagrams.
     pub events_per_datagram: u32,
     pub contestants: &'static [Contestant],
+    /// Rounds at least: disks swing.
+    pub rounds_min: usize,
 }
 
 const fn contestant(name: &'static str, receiver: Receiver, topics: u32) -> Contestant {
-    Contestant { name, receiver, topics, has_entries: false, connections: 0 }
+    Contestant { name, receiver, topics, has_entries: false, connections: 0, keeps: Keeps::Nothing }
 }
 
 const fn over_tcp(name: &'static str, receiver: Receiver, connections: u32) -> Contestant {
-    Contestant { name, receiver, topics: 1, has_entries: false, connections }
+    Contestant { connections, topics: 1, ..contestant(name, receiver, 1) }
+}
+
+const fn keeping(name: &'static str, keeps: Keeps) -> Contestant {
+    Contestant { keeps, ..over_tcp(name, Receiver::Engine(Backend::Tcp), 1) }
 }
 
 const fn configured(name: &'static str, topics: u32) -> Contestant {
@@ -105,6 +126,12 @@ const CONNECTIONS: &[Contestant] = &[
     over_tcp("100 connections", Receiver::Engine(Backend::Tcp), 100),
 ];
 
+const KEEPING: &[Contestant] = &[
+    keeping("engine, logging", Keeps::Log),
+    keeping("engine, no log", Keeps::Claims),
+    over_tcp("pwrite, fdatasync", Receiver::Disk, 1),
+];
+
 const SPINNING: &[Contestant] = &[
     contestant("engine, AF_XDP", Receiver::Engine(Backend::Xdp), 1_000),
     contestant("recv()", Receiver::Walk("recv-spin"), 1_000),
@@ -118,9 +145,11 @@ pub const CASES: &[Case] = &[
     in_kernel("xdp_1ev", 1, false, IN_KERNEL),
     in_kernel("topics_23ev", 23, false, TOPICS),
     Case { load: Load::Datagrams { kind: Kind::Gso, ids: false }, ..in_kernel("gso_23ev", 23, false, FROM_SOCKET) },
-    stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, events_per_s: None }, SERVERS),
+    stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, payload_bytes: 44, events_per_s: None }, SERVERS),
     // At a pace that the engine keeps with ease, so that it reads every write by itself and no two at once.
-    stream("tcp_10k", Load::Stream { write_bytes: 16 << 10, events_per_s: Some(2e6) }, CONNECTIONS),
+    stream("tcp_10k", Load::Stream { write_bytes: 16 << 10, payload_bytes: 44, events_per_s: Some(2e6) }, CONNECTIONS),
+    logged("log_64b", 46),
+    logged("log_1k", 1_006),
     timed("latency_10k", 10_000, 1),
     timed("latency_100k", 100_000, 1),
     // One event a datagram would be more packets than one CPU can send.
@@ -133,15 +162,30 @@ const fn in_kernel(
     ids: bool,
     contestants: &'static [Contestant],
 ) -> Case {
-    Case { name, load: Load::Datagrams { kind: Kind::TestRun, ids }, events_per_datagram, contestants }
+    let load = Load::Datagrams { kind: Kind::TestRun, ids };
+    Case { name, load, events_per_datagram, contestants, rounds_min: 0 }
 }
 
 const fn stream(name: &'static str, load: Load, contestants: &'static [Contestant]) -> Case {
-    Case { name, load, events_per_datagram: 0, contestants }
+    Case { name, load, events_per_datagram: 0, contestants, rounds_min: 0 }
+}
+
+/// The frame of a message is 18 bytes more than its payload.
+const fn logged(name: &'static str, payload_bytes: u32) -> Case {
+    let load = Load::Stream { write_bytes: 64 << 10, payload_bytes, events_per_s: None };
+    Case { rounds_min: 7, ..stream(name, load, KEEPING) }
 }
 
 const fn timed(name: &'static str, events_per_s: u64, events_per_datagram: u32) -> Case {
-    Case { name, load: Load::Timed { events_per_s }, events_per_datagram, contestants: SPINNING }
+    Case { name, load: Load::Timed { events_per_s }, events_per_datagram, contestants: SPINNING, rounds_min: 0 }
+}
+
+impl Case {
+    /// How much of it is measured: where little is asked for, little is.
+    pub fn extent(&self, asked: Extent) -> Extent {
+        let rounds = if asked.rounds < FULL.rounds { asked.rounds } else { asked.rounds.max(self.rounds_min) };
+        Extent { rounds, ..asked }
+    }
 }
 
 /// The cases with this in their names.

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use serde_json::Value;
 
-use super::case::Backend;
+use super::case::{Backend, Keeps};
 use super::server::ask;
 use crate::process::bound_to_us;
 use crate::run::report::{Totals, is_balanced};
@@ -64,6 +64,7 @@ pub struct Engine<'a> {
     pub spins: bool,
     /// How many of the load's topics its configuration has, all of one class: they are to differ in their number alone.
     pub topic_entries: u32,
+    pub keeps: Keeps,
 }
 
 impl Engine<'_> {
@@ -72,6 +73,7 @@ impl Engine<'_> {
         fs::write(&file, self.config()).map_err(|error| Error::of_io(&file.to_string_lossy(), &error))?;
         // What an earlier measurement left must not be taken for this one's.
         let _ = fs::remove_file(self.report_file());
+        let _ = fs::remove_dir_all(self.data_directory());
         let mut command = bound_to_us(self.program);
         command.args(["run", "--quiet", "--cpus", &self.cpu.to_string(), "--config"]).arg(file);
         command.arg("--report").arg(self.report_file());
@@ -96,10 +98,21 @@ impl Engine<'_> {
             let entry = |number| format!("- {{name: load/{number:06}, class: realtime}}\n");
             text += &("topics:\n".to_owned() + &(0..self.topic_entries).map(entry).collect::<String>());
         }
+        if self.keeps != Keeps::Nothing {
+            text += "topics: [{name: load/000000, class: transactional}]\n";
+        }
+        if self.keeps == Keeps::Log {
+            text += &format!("storage: {{directory: {}}}\n", self.data_directory().display());
+        }
         if self.spins {
             text += "layout: {idle: busy_spin}\n";
         }
         text
+    }
+
+    /// Anew for each.
+    fn data_directory(&self) -> PathBuf {
+        self.folder.join("data")
     }
 
     fn report_file(&self) -> PathBuf {
@@ -211,6 +224,7 @@ mod tests {
             admin: None,
             spins: false,
             topic_entries: 0,
+            keeps: Keeps::Nothing,
         };
         assert!(engine(Backend::Xdp).config().contains("{udp_port: 5, tcp_port: 0}"));
         assert!(engine(Backend::Tcp).config().contains("{udp_port: 0, tcp_port: 5}"));

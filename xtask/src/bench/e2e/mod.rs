@@ -143,6 +143,7 @@ pub fn measure(programs: &Programs, cases: &[&Case], extent: Extent, stop: &Stop
     let place = Place { programs, link: &testbed, cpus, folder: folder.0.clone(), stop };
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (number, case) in cases.iter().enumerate() {
+        let extent = case.extent(extent);
         println!("{}: {} rounds of {}", case.name, extent.rounds, case.contestants.len());
         match rounds(&place, case, extent, number) {
             Ok(rounds) => rows.extend(compare(case, &rounds)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::case::{Backend, Case, Contestant, Load as Way, Receiver};
+use super::case::{Backend, Case, Contestant, Keeps, Load as Way, Receiver};
 use super::child::Process;
 use super::engine::{Engine, Latency, Taken, free_udp_port};
 use super::stream::Stream;
@@ -21,6 +21,9 @@ use crate::{Error, Result};
 
 /// For what is in a ring or a socket's buffer when the generator ends.
 pub const SETTLE: Duration = Duration::from_millis(50);
+
+/// What a message has beside its payload: length, header, and the topic `load/000000`.
+const MESSAGE_BYTES: u32 = 4 + 3 + 11;
 
 /// The figures of a measurement.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,8 +78,11 @@ impl Place<'_> {
                 let load = Load { rate, ..load_of(Kind::AfXdp, false, case.events_per_datagram) };
                 self.datagrams(&load, contestant, seconds, producer)
             }
-            Way::Stream { write_bytes, events_per_s } => {
-                self.stream(&Stream { write_bytes, events_per_s }, contestant, seconds)
+            Way::Stream { payload_bytes, .. } if contestant.receiver == Receiver::Disk => {
+                self.disk(payload_bytes, seconds)
+            }
+            Way::Stream { write_bytes, payload_bytes, events_per_s } => {
+                self.stream(&Stream { write_bytes, payload_bytes, events_per_s }, contestant, seconds)
             }
         }
     }
@@ -85,7 +91,8 @@ impl Place<'_> {
     pub(super) fn engine(&self, port: u16) -> Engine<'_> {
         let (program, iface, cpu) = (&self.programs.eventstream, &self.link.iface, self.cpus.receiver);
         let folder = &self.folder;
-        Engine { program, folder, iface, cpu, backend: Backend::Xdp, port, admin: None, spins: false, topic_entries: 0 }
+        let (admin, spins, topic_entries, keeps) = (None, false, 0, Keeps::Nothing);
+        Engine { program, folder, iface, cpu, backend: Backend::Xdp, port, admin, spins, topic_entries, keeps }
     }
 
     fn datagrams(&self, load: &Load, contestant: &Contestant, seconds: f64, producer: u64) -> Result<Round> {
@@ -98,7 +105,7 @@ impl Place<'_> {
                 (engine.command()?, Some(engine))
             }
             Receiver::Walk(way) => (self.walk(way, port), None),
-            Receiver::Server(_) => return Err(Error::failed("it receives no datagrams")),
+            Receiver::Server(_) | Receiver::Disk => return Err(Error::failed("it receives no datagrams")),
         };
         let receiver = Process::start(command, self.stop)?;
         let sent = self.load(load, contestant, port, seconds, producer)?;
@@ -114,6 +121,24 @@ impl Place<'_> {
         }
         let (seconds, sent) = (sent.seconds, sent.datagrams);
         Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency })
+    }
+
+    /// What the disk takes where the engine's log would be.
+    fn disk(&self, payload_bytes: u32, seconds: f64) -> Result<Round> {
+        let mut command = bound_to_us(&self.programs.walk);
+        command.arg("disk").arg("--file").arg(self.folder.join("disk"));
+        command.args(["--record-bytes", &record_bytes(payload_bytes).to_string()]);
+        command.args(["--cpu", &self.cpus.generator.to_string()]);
+        let writer = Process::start(command, self.stop)?;
+        process::sleep(Duration::from_secs_f64(seconds), self.stop);
+        let said = writer.end()?;
+        let report: Value =
+            serde_json::from_str(said.last().map(String::as_str).unwrap_or_default()).unwrap_or_default();
+        let (Some(events), Some(seconds)) = (report["events"].as_u64(), report["seconds"].as_f64()) else {
+            return Err(Error::failed(format!("walk disk: it did not say what it wrote: {said:?}")));
+        };
+        let (is_paced, latency, busy_seconds) = (false, None, seconds);
+        Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency })
     }
 
     fn walk(&self, way: &str, port: u16) -> Command {
@@ -134,6 +159,11 @@ impl Place<'_> {
         }
         failure.map_or(Ok(sent), Err)
     }
+}
+
+/// Of a record of the event log: 32 bytes before the frame, and a whole number of eights.
+const fn record_bytes(payload_bytes: u32) -> u32 {
+    (32 + MESSAGE_BYTES + payload_bytes).next_multiple_of(8)
 }
 
 fn load_of(kind: Kind, ids: bool, events_per_datagram: u32) -> Load {

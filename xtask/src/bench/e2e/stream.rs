@@ -22,6 +22,7 @@ const OVERTIME: Duration = Duration::from_secs(30);
 #[derive(Clone, Copy, Debug)]
 pub struct Stream {
     pub write_bytes: u32,
+    pub payload_bytes: u32,
     pub events_per_s: Option<f64>,
 }
 
@@ -37,7 +38,8 @@ impl Place<'_> {
         let port = free_tcp_port()?;
         match contestant.receiver {
             Receiver::Engine(backend) => {
-                let engine = Engine { backend, admin: Some(free_tcp_port()?), ..self.engine(port) };
+                let engine =
+                    Engine { backend, admin: Some(free_tcp_port()?), keeps: contestant.keeps, ..self.engine(port) };
                 let receiver = Process::start(engine.command()?, self.stop)?;
                 let busy = || engine.busy_seconds();
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
@@ -53,6 +55,7 @@ impl Place<'_> {
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 round(stream, sent, server.messages(port, monitor)?, busy_seconds)
             }
+            Receiver::Disk => Err(Error::failed("a disk receives no streams")),
             Receiver::Walk(way) => Err(Error::failed(format!("walk {way} receives no streams"))),
         }
     }
@@ -82,13 +85,14 @@ impl Place<'_> {
 fn arguments(stream: &Stream, contestant: &Contestant, seconds: f64, port: u16, cpu: usize) -> Vec<String> {
     let protocol = match contestant.receiver {
         Receiver::Server(server) => server.protocol(),
-        Receiver::Engine(_) | Receiver::Walk(_) => "eventstream",
+        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk => "eventstream",
     };
     let mut list = vec![protocol.to_owned()];
     let mut add = |key: &str, value: String| list.extend([format!("--{key}"), value]);
     add("port", port.to_string());
     add("seconds", seconds.to_string());
     add("write-bytes", stream.write_bytes.to_string());
+    add("payload-bytes", stream.payload_bytes.to_string());
     add("rate", stream.events_per_s.map_or_else(|| "max".into(), |rate| rate.to_string()));
     add("connections", contestant.connections.to_string());
     add("cpu", cpu.to_string());
@@ -123,7 +127,7 @@ fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64) -> Result<R
 pub fn servers(contestants: &[Contestant]) -> impl Iterator<Item = Server> {
     contestants.iter().filter_map(|contestant| match contestant.receiver {
         Receiver::Server(server) => Some(server),
-        Receiver::Engine(_) | Receiver::Walk(_) => None,
+        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk => None,
     })
 }
 
@@ -133,8 +137,10 @@ mod tests {
     use super::*;
 
     fn stream(case: &Case) -> Stream {
-        let Load::Stream { write_bytes, events_per_s } = case.load else { panic!("{} is no stream", case.name) };
-        Stream { write_bytes, events_per_s }
+        let Load::Stream { write_bytes, payload_bytes, events_per_s } = case.load else {
+            panic!("{} is no stream", case.name)
+        };
+        Stream { write_bytes, payload_bytes, events_per_s }
     }
 
     #[test]

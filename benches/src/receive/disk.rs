@@ -1,0 +1,50 @@
+//! The least that can be done to keep something: write it to a file, and sync that now and then.
+//!
+//! What is written comes from nowhere and is made of nothing, so this is what the disk gives, and no log can do more.
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FallocateFlags, fallocate};
+
+use super::{Report, Seen};
+use crate::stop;
+
+/// The engine's defaults: what is synced together, and what is set aside at a time.
+const SYNC_INTERVAL: Duration = Duration::from_millis(5);
+const SEGMENT_BYTES: u64 = 128 << 20;
+/// Of a write; the log writer's are of this order when it is busy.
+const WRITE_BYTES: usize = 1 << 20;
+
+/// Writes records of so many bytes until it is told to stop. The file is made anew, and goes at the end.
+pub fn keep(path: &Path, record_bytes: u32, ready: impl FnOnce()) -> Result<Report, String> {
+    let fail = |error: io::Error| format!("--file {}: {error}", path.display());
+    let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(fail)?;
+    ready();
+    let written = write(&file).and_then(|written| std::fs::remove_file(path).map(|()| written));
+    let (bytes, seconds) = written.map_err(fail)?;
+    let events = bytes / u64::from(record_bytes.max(1));
+    let seen = Seen { events, ..Seen::default() };
+    Ok(Report { seconds, busy_seconds: seconds, dropped: 0, seen, latency_ns: None })
+}
+
+fn write(file: &File) -> io::Result<(u64, f64)> {
+    let chunk = vec![0x5a; WRITE_BYTES];
+    let (began, mut synced, mut position) = (Instant::now(), Instant::now(), 0);
+    while !stop::is_requested() {
+        if position % SEGMENT_BYTES == 0 {
+            fallocate(file, FallocateFlags::empty(), position, SEGMENT_BYTES)?;
+        }
+        file.write_all_at(&chunk, position)?;
+        position += WRITE_BYTES as u64;
+        if synced.elapsed() >= SYNC_INTERVAL {
+            file.sync_data()?;
+            synced = Instant::now();
+        }
+    }
+    file.sync_data()?;
+    Ok((position, began.elapsed().as_secs_f64()))
+}
