@@ -215,9 +215,10 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    /// Answers for those of the burst that were handled or are duplicates; what becomes of the others is not known yet.
+    /// Answers for the duplicates of the burst, and if `all_is_well` for the others as well: otherwise each is answered when it
+    /// ends.
     #[cold]
-    fn answer(&mut self, ring: usize, count: usize) {
+    fn answer(&mut self, ring: usize, count: usize, all_is_well: bool) {
         let WorkerSpec { rings, frames, claimer, .. } = &self.spec;
         let Burst { verdicts, firsts, .. } = &mut self.burst;
         firsts.sort_unstable_by_key(|(index, _)| *index);
@@ -226,7 +227,7 @@ impl<H: Handler> Worker<H> {
             let first = firsts.next_if(|(of, _)| *of as usize == index).map(|(_, first)| first);
             let Some(asked) = self.acks.asked(event, frames) else { continue };
             match (verdict, first, claimer) {
-                (Verdict::Done, ..) if self.logged.is_none() => self.acks.tell(asked, Told::PROCESSED),
+                (Verdict::Done, ..) if all_is_well => self.acks.tell(asked, Told::PROCESSED),
                 (Verdict::Duplicate, Some(first), Some(claimer)) => {
                     self.acks.duplicate(asked, first, claimer.table());
                 }
@@ -242,7 +243,7 @@ impl<H: Handler> Worker<H> {
             self.burst.tokens.drain(..).for_each(|(_, token)| claimer.finish(token));
         }
         if self.burst.may_ask {
-            self.answer(ring, count);
+            self.answer(ring, count, true);
         }
         let Self { waits, releaser, .. } = self;
         let ended = |run| waits.ended(run, started);
@@ -260,7 +261,7 @@ impl<H: Handler> Worker<H> {
             self.waits.ended(self.spec.frames.run_of_one(event), started);
         }
         if self.burst.may_ask {
-            self.answer(ring, count);
+            self.answer(ring, count, false);
         }
         let mut tokens = std::mem::take(&mut self.burst.tokens);
         tokens.sort_unstable_by_key(|(index, _)| *index);
