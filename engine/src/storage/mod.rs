@@ -1,3 +1,4 @@
+//! What outlives its frame: dead letters in bounded memory, and what is kept on disk.
 //!
 //! ```text
 //! byte_ring, dead_letter   the dead letter queue in memory, for who has no data directory
@@ -7,6 +8,7 @@
 //! log                      the event log of one stream: writing, reading, recovery
 //! streams                  the streams of the event log, by topic
 //! feed, log_agent          the way from the workers to them, and who writes
+//! letters                  dead letters on disk
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
@@ -18,6 +20,7 @@ pub mod disk;
 mod error;
 mod feed;
 pub mod format;
+pub mod letters;
 pub mod log;
 mod log_agent;
 #[cfg(test)]
