@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use eventstream::admin::offline::{DlqCommand, LogCommand, Verdict};
 use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table, time_table};
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
@@ -51,6 +52,16 @@ enum Command {
     Reload {
         #[arg(long)]
         config: Option<PathBuf>,
+    },
+    /// The event log in a data directory that no engine has.
+    Log {
+        #[command(subcommand)]
+        command: LogCommand,
+    },
+    /// The dead letters in a data directory that no engine has.
+    Dlq {
+        #[command(subcommand)]
+        command: DlqCommand,
     },
 }
 
@@ -105,11 +116,20 @@ fn main() -> ExitCode {
             println!("{}", answer.as_str().unwrap_or_default());
             ExitCode::SUCCESS
         }),
+        Command::Log { command } => command.run().map(code),
+        Command::Dlq { command } => command.run().map(code),
     };
     result.unwrap_or_else(|message| {
         eprintln!("eventstream: {message}");
         ExitCode::from(2)
     })
+}
+
+fn code(verdict: Verdict) -> ExitCode {
+    match verdict {
+        Verdict::Whole => ExitCode::SUCCESS,
+        Verdict::Damaged => ExitCode::from(1),
+    }
 }
 
 fn load(path: Option<&Path>) -> Result<Config, String> {
@@ -226,6 +246,11 @@ fn run(options: &RunOptions) -> Result<ExitCode, String> {
 async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     let admin_address = config.admin.enabled.then(|| (config.admin.address, config.admin.port).into());
+    if config.storage.directory.is_some() {
+        tracing::warn!(
+            "storage.directory is set, but nothing is written there yet: events and dead letters stay in memory"
+        );
+    }
     let engine = Engine::builder().config(config.clone()).start().map_err(|error| error.to_string())?;
     let control = engine.control();
     // This thread and those of the runtime; the control thread has done the same.

@@ -1,4 +1,5 @@
-//! How people and scripts see and steer a running engine: a control socket, HTTP, a status line, a closing table.
+//! How people and scripts see and steer a running engine: a control socket, HTTP, a status line, a closing table; and
+//! what they can do with its data directory while none runs.
 //!
 //! Everything here runs on the main thread, on one small tokio runtime; nothing here touches the data path but by
 //! reading published counters and storing the state.
@@ -6,6 +7,7 @@
 mod control_socket;
 mod display;
 mod http;
+pub mod offline;
 mod signals;
 
 pub use control_socket::{ControlSocket, Request, ask, existing_private_folder, private_folder};
