@@ -13,8 +13,8 @@ use crate::verification::{self, Sanitizer};
 use crate::{Error, Result, ebpf, setup, tidy};
 
 /// What tests need to see or to provoke in the engine, and nobody else builds in.
-const FEATURES: &str =
-    "eventstream/counting-allocator,eventstream/fault-injection,eventstream-tests/counting-allocator";
+const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection,\
+    eventstream-tests/counting-allocator,eventstream-tests/fault-injection";
 const FUZZ_SECONDS: u32 = 60;
 
 struct Step {
