@@ -246,11 +246,6 @@ fn run(options: &RunOptions) -> Result<ExitCode, String> {
 async fn serve(options: &RunOptions, config: Config) -> Result<Report, String> {
     let mut signals = Signals::install().map_err(|error| format!("signals: {error}"))?;
     let admin_address = config.admin.enabled.then(|| (config.admin.address, config.admin.port).into());
-    if config.storage.directory.is_some() {
-        tracing::warn!(
-            "storage.directory is set, but nothing is written there yet: events and dead letters stay in memory"
-        );
-    }
     let engine = Engine::builder().config(config.clone()).start().map_err(|error| error.to_string())?;
     let control = engine.control();
     // This thread and those of the runtime; the control thread has done the same.
