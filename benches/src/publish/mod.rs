@@ -3,6 +3,7 @@
 //! ```text
 //!   protocol    what a message, the beginning and the end look like to each server
 //!   connection  a socket that writes a batch whole, and reads the answers meanwhile
+//!   acknowledged  asks for an acknowledgement of each message, and waits for them
 //! ```
 //!
 //! A batch of messages is made once and written again and again: what is compared is the servers, and a sender that has
@@ -10,6 +11,7 @@
 //!
 //! One thread. A server that does not read stops it; one that reads nothing for [`STALLED`] fails the run.
 
+mod acknowledged;
 mod connection;
 mod protocol;
 
@@ -25,6 +27,7 @@ use self::connection::Connection;
 use crate::guard;
 use crate::options::{EventRate, parse_rate, parse_seconds};
 use crate::pace::{RATE_MAX, Rate, Schedule};
+use crate::receive::Latency;
 use crate::stop;
 
 /// How long a server may leave everything unread, or unanswered at the end.
@@ -57,6 +60,10 @@ pub struct Cli {
     pub topic: String,
     #[arg(long, value_name = "N", default_value_t = 44, value_parser = clap::value_parser!(u16).range(1..=4_096))]
     pub payload_bytes: u16,
+    /// Ask for an acknowledgement of each message, and have no more than so many outstanding; over one connection, for
+    /// `eventstream`, as fast as they come.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8_192))]
+    pub outstanding: Option<u32>,
     /// Run on this CPU only.
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,
@@ -73,6 +80,9 @@ pub struct Report {
     pub behind_events: u64,
     pub write_bytes: usize,
     pub connections: usize,
+    /// From the writing of a message to its acknowledgement; where those are asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ns: Option<Latency>,
 }
 
 /// Connects, sends and takes leave. `step` is told what has been done, and comes back when it is time to go on.
@@ -82,9 +92,15 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
     }
     stop::on_signals().map_err(|error| format!("installing signal handlers: {error}"))?;
     crate::run::pin(cli.cpu)?;
+    let remote = SocketAddr::new(cli.dst, cli.port);
+    if let Some(outstanding) = cli.outstanding {
+        if cli.protocol != Protocol::Eventstream {
+            return Err("--outstanding: only eventstream acknowledges messages like this".to_owned());
+        }
+        return acknowledged::run(cli, remote, outstanding, step);
+    }
     let (batch, messages) = batch(cli);
     let rate = rate(cli.rate, messages)?;
-    let remote = SocketAddr::new(cli.dst, cli.port);
     let connect = |index| {
         Connection::open(cli.protocol, remote).map_err(|error| format!("connection {} to {remote}: {error}", index + 1))
     };
@@ -112,6 +128,7 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
         behind_events: schedule.behind() * messages,
         write_bytes: batch.len(),
         connections: connections.len(),
+        latency_ns: None,
     })
 }
 

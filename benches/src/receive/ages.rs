@@ -1,5 +1,7 @@
 //! How old datagrams are when they have been received.
 
+use std::time::Duration;
+
 use hdrhistogram::Histogram;
 
 use super::Latency;
@@ -26,6 +28,11 @@ impl Ages {
         if let Some(waited) = sent_time(datagram).and_then(|sent| now.checked_sub(sent)) {
             self.0.saturating_record(waited);
         }
+    }
+
+    /// Something that took so long.
+    pub fn note(&mut self, took: Duration) {
+        self.0.saturating_record(took.as_nanos() as u64);
     }
 
     pub fn latency(&self) -> Latency {

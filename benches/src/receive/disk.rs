@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{FallocateFlags, fallocate};
 
+use super::ages::Ages;
 use super::{Report, Seen};
 use crate::stop;
 
@@ -20,15 +21,32 @@ const SEGMENT_BYTES: u64 = 128 << 20;
 const WRITE_BYTES: usize = 1 << 20;
 
 /// Writes records of so many bytes until it is told to stop. The file is made anew, and goes at the end.
-pub fn keep(path: &Path, record_bytes: u32, ready: impl FnOnce()) -> Result<Report, String> {
+pub fn keep(path: &Path, record_bytes: u32, each: bool, ready: impl FnOnce()) -> Result<Report, String> {
     let fail = |error: io::Error| format!("--file {}: {error}", path.display());
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(fail)?;
     ready();
-    let written = write(&file).and_then(|written| std::fs::remove_file(path).map(|()| written));
-    let (bytes, seconds) = written.map_err(fail)?;
+    let mut ages = Ages::new()?;
+    let written = if each { write_each(&file, record_bytes, &mut ages) } else { write(&file) };
+    let (bytes, seconds) = written.and_then(|written| std::fs::remove_file(path).map(|()| written)).map_err(fail)?;
     let events = bytes / u64::from(record_bytes.max(1));
     let seen = Seen { events, ..Seen::default() };
-    Ok(Report { seconds, busy_seconds: seconds, dropped: 0, seen, latency_ns: None })
+    let latency_ns = each.then(|| ages.latency());
+    Ok(Report { seconds, busy_seconds: seconds, dropped: 0, seen, latency_ns })
+}
+
+fn write_each(file: &File, record_bytes: u32, ages: &mut Ages) -> io::Result<(u64, f64)> {
+    let record = vec![0x5a; record_bytes as usize];
+    fallocate(file, FallocateFlags::empty(), 0, SEGMENT_BYTES)?;
+    file.sync_all()?;
+    let (began, mut position) = (Instant::now(), 0);
+    while !stop::is_requested() {
+        let written = Instant::now();
+        file.write_all_at(&record, position % SEGMENT_BYTES)?;
+        file.sync_data()?;
+        ages.note(written.elapsed());
+        position += record.len() as u64;
+    }
+    Ok((position, began.elapsed().as_secs_f64()))
 }
 
 fn write(file: &File) -> io::Result<(u64, f64)> {

@@ -8,6 +8,7 @@
 //!   recv-spin socket, one datagram a call ─► how long ago was it to be sent?
 //!   xdp-spin  rx ring ─► the same question
 //!   disk      nothing ─► a file, synced now and then
+//!   disk-each nothing ─► a file, each record synced
 //! ```
 //!
 //! All of them look again at once when nothing has come, and all but the last two after a while wait in `poll`. How busy they
@@ -55,6 +56,8 @@ pub enum Way {
     XdpSpin,
     /// Receives nothing, and writes records to a file, which it syncs every five milliseconds.
     Disk,
+    /// The same, one record at a time, each synced by itself; how long a sync takes is recorded.
+    DiskEach,
 }
 
 /// Receives events, does nothing with them, and says how many they were. SIGINT or SIGTERM ends it.
@@ -68,7 +71,7 @@ pub struct Cli {
     #[arg(long, value_name = "PORT", default_value_t = 8082)]
     pub port: u16,
     /// Where `disk` writes.
-    #[arg(long, value_name = "PATH", required_if_eq("way", "disk"))]
+    #[arg(long, value_name = "PATH", required_if_eq_any([("way", "disk"), ("way", "disk-each")]))]
     pub file: Option<PathBuf>,
     /// Bytes of a record, of which `disk` counts those that it has written.
     #[arg(long, value_name = "N", default_value_t = 96)]
@@ -110,9 +113,9 @@ pub fn run(cli: &Cli, ready: impl FnOnce()) -> Result<Report, String> {
     match (cli.way, &cli.iface) {
         (Way::Recvmmsg, _) => socket::receive(cli.port, false, ready),
         (Way::Gro, _) => socket::receive(cli.port, true, ready),
-        (Way::Disk, _) => {
+        (Way::Disk | Way::DiskEach, _) => {
             let path = cli.file.as_deref().ok_or("--file: a disk is written at some place")?;
-            disk::keep(path, cli.record_bytes, ready)
+            disk::keep(path, cli.record_bytes, cli.way == Way::DiskEach, ready)
         }
         (Way::RecvSpin, _) => spin::receive(cli.port, ready),
         (Way::Bare, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Count, ready),

@@ -26,8 +26,8 @@ pub enum Receiver {
     /// A receiver without a pipeline, by the name that the program `walk` has for it.
     Walk(&'static str),
     Server(Server),
-    /// Nobody: a file that is written as fast as the disk takes it.
-    Disk,
+    /// Nobody: a file that is written as fast as the disk takes it, in one of the ways that the program `walk` has.
+    Disk(&'static str),
 }
 
 /// What an engine does with the events of a stream, beside handling them.
@@ -39,6 +39,8 @@ pub enum Keeps {
     Claims,
     /// The same, with an event log that is synced every few milliseconds.
     Log,
+    /// With one that is synced for whatever was written together.
+    Synced,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -52,6 +54,8 @@ pub struct Contestant {
     /// Of a stream.
     pub connections: u32,
     pub keeps: Keeps,
+    /// So many messages without an acknowledgement; zero: none is asked for.
+    pub outstanding: u32,
 }
 
 /// How something is sent.
@@ -78,7 +82,7 @@ pub struct Case {
 }
 
 const fn contestant(name: &'static str, receiver: Receiver, topics: u32) -> Contestant {
-    Contestant { name, receiver, topics, has_entries: false, connections: 0, keeps: Keeps::Nothing }
+    Contestant { name, receiver, topics, has_entries: false, connections: 0, keeps: Keeps::Nothing, outstanding: 0 }
 }
 
 const fn over_tcp(name: &'static str, receiver: Receiver, connections: u32) -> Contestant {
@@ -129,7 +133,13 @@ const CONNECTIONS: &[Contestant] = &[
 const KEEPING: &[Contestant] = &[
     keeping("engine, logging", Keeps::Log),
     keeping("engine, no log", Keeps::Claims),
-    over_tcp("pwrite, fdatasync", Receiver::Disk, 1),
+    over_tcp("pwrite, fdatasync", Receiver::Disk("disk"), 1),
+];
+
+const SYNCED: &[Contestant] = &[
+    Contestant { outstanding: 1_024, ..keeping("1,024 outstanding", Keeps::Synced) },
+    Contestant { outstanding: 1, ..keeping("1 outstanding", Keeps::Synced) },
+    over_tcp("pwrite, fdatasync", Receiver::Disk("disk-each"), 1),
 ];
 
 const SPINNING: &[Contestant] = &[
@@ -148,8 +158,9 @@ pub const CASES: &[Case] = &[
     stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, payload_bytes: 44, events_per_s: None }, SERVERS),
     // At a pace that the engine keeps with ease, so that it reads every write by itself and no two at once.
     stream("tcp_10k", Load::Stream { write_bytes: 16 << 10, payload_bytes: 44, events_per_s: Some(2e6) }, CONNECTIONS),
-    logged("log_64b", 46),
-    logged("log_1k", 1_006),
+    logged("log_64b", 46, KEEPING),
+    logged("log_1k", 1_006, KEEPING),
+    logged("log_always", 46, SYNCED),
     timed("latency_10k", 10_000, 1),
     timed("latency_100k", 100_000, 1),
     // One event a datagram would be more packets than one CPU can send.
@@ -171,9 +182,9 @@ const fn stream(name: &'static str, load: Load, contestants: &'static [Contestan
 }
 
 /// The frame of a message is 18 bytes more than its payload.
-const fn logged(name: &'static str, payload_bytes: u32) -> Case {
+const fn logged(name: &'static str, payload_bytes: u32, contestants: &'static [Contestant]) -> Case {
     let load = Load::Stream { write_bytes: 64 << 10, payload_bytes, events_per_s: None };
-    Case { rounds_min: 7, ..stream(name, load, KEEPING) }
+    Case { rounds_min: 7, ..stream(name, load, contestants) }
 }
 
 const fn timed(name: &'static str, events_per_s: u64, events_per_datagram: u32) -> Case {

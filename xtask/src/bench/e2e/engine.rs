@@ -101,8 +101,9 @@ impl Engine<'_> {
         if self.keeps != Keeps::Nothing {
             text += "topics: [{name: load/000000, class: transactional}]\n";
         }
-        if self.keeps == Keeps::Log {
-            text += &format!("storage: {{directory: {}}}\n", self.data_directory().display());
+        let fsync = if self.keeps == Keeps::Synced { "always" } else { "every" };
+        if matches!(self.keeps, Keeps::Log | Keeps::Synced) {
+            text += &format!("storage: {{directory: {}, fsync: {fsync}}}\n", self.data_directory().display());
         }
         if self.spins {
             text += "layout: {idle: busy_spin}\n";

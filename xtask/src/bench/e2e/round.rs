@@ -78,10 +78,10 @@ impl Place<'_> {
                 let load = Load { rate, ..load_of(Kind::AfXdp, false, case.events_per_datagram) };
                 self.datagrams(&load, contestant, seconds, producer)
             }
-            Way::Stream { payload_bytes, .. } if contestant.receiver == Receiver::Disk => {
-                self.disk(payload_bytes, seconds)
-            }
             Way::Stream { write_bytes, payload_bytes, events_per_s } => {
+                if let Receiver::Disk(way) = contestant.receiver {
+                    return self.disk(way, payload_bytes, seconds);
+                }
                 self.stream(&Stream { write_bytes, payload_bytes, events_per_s }, contestant, seconds)
             }
         }
@@ -105,7 +105,7 @@ impl Place<'_> {
                 (engine.command()?, Some(engine))
             }
             Receiver::Walk(way) => (self.walk(way, port), None),
-            Receiver::Server(_) | Receiver::Disk => return Err(Error::failed("it receives no datagrams")),
+            Receiver::Server(_) | Receiver::Disk(_) => return Err(Error::failed("it receives no datagrams")),
         };
         let receiver = Process::start(command, self.stop)?;
         let sent = self.load(load, contestant, port, seconds, producer)?;
@@ -124,9 +124,9 @@ impl Place<'_> {
     }
 
     /// What the disk takes where the engine's log would be.
-    fn disk(&self, payload_bytes: u32, seconds: f64) -> Result<Round> {
+    fn disk(&self, way: &str, payload_bytes: u32, seconds: f64) -> Result<Round> {
         let mut command = bound_to_us(&self.programs.walk);
-        command.arg("disk").arg("--file").arg(self.folder.join("disk"));
+        command.arg(way).arg("--file").arg(self.folder.join("disk"));
         command.args(["--record-bytes", &record_bytes(payload_bytes).to_string()]);
         command.args(["--cpu", &self.cpus.generator.to_string()]);
         let writer = Process::start(command, self.stop)?;
@@ -137,7 +137,8 @@ impl Place<'_> {
         let (Some(events), Some(seconds)) = (report["events"].as_u64(), report["seconds"].as_f64()) else {
             return Err(Error::failed(format!("walk disk: it did not say what it wrote: {said:?}")));
         };
-        let (is_paced, latency, busy_seconds) = (false, None, seconds);
+        let (is_paced, busy_seconds) = (false, seconds);
+        let latency = Latency::of_json(&report["latency_ns"]);
         Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency })
     }
 

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::case::{Contestant, Receiver, Server};
 use super::child::Process;
-use super::engine::{Engine, free_tcp_port};
+use super::engine::{Engine, Latency, free_tcp_port};
 use super::round::{Facts, Place, Round, SETTLE};
 use crate::process::{self, bound_to_us};
 use crate::{Error, Result};
@@ -31,6 +31,8 @@ pub struct Stream {
 struct Sent {
     events: u64,
     seconds: f64,
+    /// Of acknowledgements.
+    latency: Option<Latency>,
 }
 
 impl Place<'_> {
@@ -55,7 +57,7 @@ impl Place<'_> {
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 round(stream, sent, server.messages(port, monitor)?, busy_seconds)
             }
-            Receiver::Disk => Err(Error::failed("a disk receives no streams")),
+            Receiver::Disk(_) => Err(Error::failed("a disk receives no streams")),
             Receiver::Walk(way) => Err(Error::failed(format!("walk {way} receives no streams"))),
         }
     }
@@ -85,7 +87,7 @@ impl Place<'_> {
 fn arguments(stream: &Stream, contestant: &Contestant, seconds: f64, port: u16, cpu: usize) -> Vec<String> {
     let protocol = match contestant.receiver {
         Receiver::Server(server) => server.protocol(),
-        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk => "eventstream",
+        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk(_) => "eventstream",
     };
     let mut list = vec![protocol.to_owned()];
     let mut add = |key: &str, value: String| list.extend([format!("--{key}"), value]);
@@ -95,6 +97,9 @@ fn arguments(stream: &Stream, contestant: &Contestant, seconds: f64, port: u16, 
     add("payload-bytes", stream.payload_bytes.to_string());
     add("rate", stream.events_per_s.map_or_else(|| "max".into(), |rate| rate.to_string()));
     add("connections", contestant.connections.to_string());
+    if contestant.outstanding > 0 {
+        add("outstanding", contestant.outstanding.to_string());
+    }
     add("cpu", cpu.to_string());
     list
 }
@@ -105,7 +110,9 @@ fn sent(said: &[String]) -> Result<Sent> {
     let report: Value = serde_json::from_str(last).unwrap_or_default();
     let (events, behind) = (report["sent_events"].as_u64(), report["behind_events"].as_u64());
     match (events, report["seconds"].as_f64(), behind) {
-        (Some(events), Some(seconds), Some(0)) => Ok(Sent { events, seconds }),
+        (Some(events), Some(seconds), Some(0)) => {
+            Ok(Sent { events, seconds, latency: Latency::of_json(&report["latency_ns"]) })
+        }
         (Some(_), Some(_), Some(behind)) => {
             Err(Error::failed(format!("the pace could not be kept: {behind} events were due and not sent")))
         }
@@ -118,8 +125,7 @@ fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64) -> Result<R
         return Err(Error::failed(format!("{taken} events taken in of {} that were sent", sent.events)));
     }
     let is_paced = stream.events_per_s.is_some();
-    let Sent { events, seconds } = sent;
-    let latency = None;
+    let Sent { events, seconds, latency } = sent;
     Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, busy_seconds, latency })
 }
 
@@ -127,7 +133,7 @@ fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64) -> Result<R
 pub fn servers(contestants: &[Contestant]) -> impl Iterator<Item = Server> {
     contestants.iter().filter_map(|contestant| match contestant.receiver {
         Receiver::Server(server) => Some(server),
-        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk => None,
+        Receiver::Engine(_) | Receiver::Walk(_) | Receiver::Disk(_) => None,
     })
 }
 
@@ -168,7 +174,7 @@ mod tests {
     fn a_load_that_fell_behind_or_lost_something_has_no_figures() {
         let line = |behind: u64| format!(r#"{{"seconds":2.0,"sent_events":1000000,"behind_events":{behind}}}"#);
         let all = sent(&[line(0)]).unwrap();
-        assert_eq!(all, Sent { events: 1_000_000, seconds: 2.0 });
+        assert_eq!(all, Sent { events: 1_000_000, seconds: 2.0, latency: None });
         assert!(sent(&[line(5)]).unwrap_err().to_string().contains('5'));
         assert!(sent(&[]).is_err());
         let stream = stream(by_name("tcp_1conn"));
