@@ -55,6 +55,7 @@ impl Told {
             LostReason::ShedOverBudget => 1,
             LostReason::DeadLetterLinkFull => 2,
             LostReason::LogRefused => 4,
+            LostReason::DeadLetterDisk => 5,
         };
         Self { status: Self::LOST, reason }
     }
@@ -112,7 +113,10 @@ mod tests {
         ];
         assert_eq!(dead, names);
         let lost: Vec<_> = LostReason::ALL.iter().map(|reason| (Told::lost(*reason).reason, reason.name())).collect();
-        assert_eq!(lost, [(1, "shed_over_budget"), (2, "dead_letter_link_full"), (4, "log_refused")]);
+        assert_eq!(
+            lost,
+            [(1, "shed_over_budget"), (2, "dead_letter_link_full"), (5, "dead_letter_disk"), (4, "log_refused")]
+        );
         assert!(lost.iter().all(|(code, _)| *code != Told::FIRST_FORGOTTEN.reason));
     }
 }

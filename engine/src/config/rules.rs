@@ -267,7 +267,9 @@ fn check_layout(config: &Config, findings: &Findings) {
 fn check_all_placed(config: &Config, findings: &Findings) {
     let numbered = NUMBERED_KINDS.into_iter().filter_map(|kind| Some((kind, agent_count(config, kind)?.0)));
     let names = numbered.flat_map(|(kind, count)| (0..count).map(move |number| format!("{kind}-{number}")));
-    for name in names.chain(std::iter::once("dead-letter".to_owned())) {
+    // With a data directory it is on the log writer's thread.
+    let dead_letter = config.storage.directory.is_none().then(|| "dead-letter".to_owned());
+    for name in names.chain(dead_letter) {
         if config.layout.runner_of(&name).is_none() {
             findings.conflict(&["layout.runners"], format!("no runner has {name}: place it, or `*` for the rest"));
         }

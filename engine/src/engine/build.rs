@@ -4,8 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::EngineError;
+use super::dead_letters::DeadLetterLinks;
 use super::logging::Logging;
-use super::observe::{DepthProbe, Edge, Observers};
+use super::observe::Observers;
 use super::queues::{WorkerEnd, ingest_queues, rings};
 use super::sources::{self, AckRings};
 use crate::acks::{AckSender, Told};
@@ -24,8 +25,8 @@ use crate::runtime::agent::Agent;
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::waker::Waker;
 use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
-use crate::storage::{ByteRing, DeadLetter, DeadLetterAgent, DeadLetterSender, ShedBudget};
-use crate::topology::{AgentPlan, DEAD_LETTER_LINK_DEPTH, Plan, Role};
+use crate::storage::DeadLetterSender;
+use crate::topology::{AgentPlan, Plan, Role};
 use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
 
 /// What the parts of a build share.
@@ -158,27 +159,6 @@ fn retried(role: Role) -> bool {
     matches!(role, Role::Worker(Class::Transactional | Class::Batch))
 }
 
-/// Ends of the links to the dead letter queue.
-struct DeadLetterLinks {
-    budget: ShedBudget,
-    consumers: Vec<spsc::Consumer<DeadLetter>>,
-}
-
-impl DeadLetterLinks {
-    fn sender(&mut self, context: &mut Context<'_>, from: &str) -> DeadLetterSender {
-        let (producer, consumer) = spsc::ring(DEAD_LETTER_LINK_DEPTH as usize);
-        let probe = producer.depth();
-        context.observers.depths.push(DepthProbe {
-            edge: Edge::DeadLetter,
-            name: format!("{from} -> dead-letter"),
-            capacity: DEAD_LETTER_LINK_DEPTH,
-            read: Box::new(move || probe.len()),
-        });
-        self.consumers.push(consumer);
-        DeadLetterSender::new(producer, self.budget, context.waker(from, "dead-letter"))
-    }
-}
-
 const _: () = assert!(WINDOWS_MAX <= WindowProfiles::COUNT);
 
 fn limits(window: Window) -> WindowLimits {
@@ -241,8 +221,7 @@ pub(super) fn build<F: HandlerFactory>(
     pools.extend(context.agents(windowed).iter().filter_map(|worker| spill.windows.get(&worker.name)));
     let frames = Frames::new(&pools);
 
-    let per_dispatcher = context.config.dlq.shed_bytes_per_s / u64::from(context.config.dispatchers);
-    let mut letters = DeadLetterLinks { budget: ShedBudget::new(per_dispatcher), consumers: Vec::new() };
+    let mut letters = DeadLetterLinks::new(context.config);
     let mut log = Logging::open(&mut context)?;
     let mut rings = rings(&mut context, log.as_ref());
     let (mut producers, consumers) = ingest_queues(&mut context);
@@ -256,8 +235,9 @@ pub(super) fn build<F: HandlerFactory>(
     let links = std::mem::take(&mut rings.links);
     let parts = dispatchers.into_iter().zip(consumers).zip(links).zip(spill.dispatchers).zip(accounts);
     for ((((plan, queue), links), spill), accounts) in parts {
-        let parts = DispatcherParts { queue, links, spill, accounts, acks: acks.sender(&plan.name) };
-        let agent = dispatcher(&mut context, &plan, parts, &frames, &topics, &mut letters);
+        let dead_letters = letters.sender(&mut context, log.as_ref(), &plan.name);
+        let parts = DispatcherParts { queue, links, spill, accounts, acks: acks.sender(&plan.name), dead_letters };
+        let agent = dispatcher(&mut context, &plan, parts, &frames, &topics);
         agents.insert(plan.name, agent);
     }
     let windowing = !spill.windows.is_empty();
@@ -278,10 +258,16 @@ pub(super) fn build<F: HandlerFactory>(
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
         agents.insert(plan.name, agent);
     }
-    agents.insert("dead-letter".into(), dead_letter_agent(&mut context, letters.consumers, &frames));
+    let written = match log {
+        Some(log) => Some((log, letters)),
+        None => {
+            agents.insert("dead-letter".into(), letters.agent(&mut context, &frames));
+            None
+        }
+    };
     let (mut runners, shutdown) = spawn(&mut context, agents)?;
-    if let Some(log) = log {
-        runners.push(log.spawn(&mut context, &shutdown)?);
+    if let Some((log, letters)) = written {
+        runners.push(log.spawn(&mut context, letters.into_consumers(), &frames, &shutdown)?);
     }
     Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing })
 }
@@ -292,6 +278,7 @@ struct DispatcherParts {
     spill: [FramePool; 3],
     accounts: Vec<SourceAccount>,
     acks: AckSender,
+    dead_letters: DeadLetterSender,
 }
 
 fn dispatcher(
@@ -300,7 +287,6 @@ fn dispatcher(
     parts: DispatcherParts,
     frames: &Frames,
     topics: &Arc<TopicTableCell>,
-    letters: &mut DeadLetterLinks,
 ) -> Box<dyn Agent> {
     let config = context.config;
     let depth = u64::from(config.queues.spsc_depth);
@@ -322,7 +308,7 @@ fn dispatcher(
         frames: frames.clone(),
         topics: topics.clone(),
         state: context.state.clone(),
-        dead_letters: letters.sender(context, &plan.name),
+        dead_letters: parts.dead_letters,
         acks: parts.acks,
         dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
         gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
@@ -383,7 +369,7 @@ fn worker<F: HandlerFactory>(
         handler: factory.make(class, plan.index),
         rings: parts.rings.remove(&plan.name).unwrap_or_default(),
         frames: frames.clone(),
-        dead_letters: letters.sender(context, &plan.name),
+        dead_letters: letters.sender(context, parts.log.as_deref(), &plan.name),
         acks: parts.acks.sender(&plan.name),
         claimer: parts.claimers.remove(&plan.name),
         retries,
@@ -399,21 +385,6 @@ fn worker<F: HandlerFactory>(
     observers.held.push(agent.held_gauge());
     observers.lags.push(agent.lag_gauge());
     observers.spans.extend(agent.spans());
-    Box::new(agent)
-}
-
-fn dead_letter_agent(
-    context: &mut Context<'_>,
-    links: Vec<spsc::Consumer<DeadLetter>>,
-    frames: &Frames,
-) -> Box<dyn Agent> {
-    // Room for records of 64 bytes on average before their number limits them.
-    let ring = |bytes: u64| ByteRing::new(bytes as usize, (bytes / 64) as usize);
-    let dlq = &context.config.dlq;
-    let (failed, shed) = (ring(dlq.failed_memory_bytes), ring(dlq.shed_memory_bytes));
-    let agent = DeadLetterAgent::new("dead-letter".into(), links, failed, shed, frames.clone());
-    context.observers.blocks.push(agent.counters().block());
-    context.observers.dead_letters = Some(agent.gauges());
     Box::new(agent)
 }
 

@@ -1,4 +1,5 @@
-//! The event log of an engine: opened before anything is taken in, written on a thread of its own.
+//! What an engine keeps on disk, the event log and the dead letters: opened before anything is taken in, written on a thread
+//! of its own.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -8,19 +9,29 @@ use super::EngineError;
 use super::build::Context;
 use crate::acks::Told;
 use crate::config::FsyncPolicy;
-use crate::dedup::{Claim, Claimer, EventId};
+use crate::dedup::{Claimer, EventId, Outcome};
 use crate::frame::Class;
-use crate::runtime::clock::unix_now;
+use crate::memory::Frames;
+use crate::queue::spsc;
+use crate::runtime::clock::{Nanos, unix_now};
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
+use crate::storage::format::{LetterQueue, RecordView};
+use crate::storage::letters::Letters;
 use crate::storage::log::{Item, Recovery, Start};
-use crate::storage::{LogAgent, LogInlet, LogSender, StorageError, Streams, disk, feed, is_logged};
+use crate::storage::{
+    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LogAgent, LogInlet, LogSender, Refusing, ShedBudget,
+    StorageError, Streams, disk, feed, is_logged, letter_options,
+};
 use crate::topology::Role;
 
 /// An open log, and the ends of the ways to it.
 pub(super) struct Logging {
     streams: Streams,
+    failed: Letters,
+    shed: Letters,
+    refusing: Refusing,
     directory: DataDirectory,
     senders: HashMap<String, LogSender>,
     inlets: Vec<(Class, LogInlet)>,
@@ -48,6 +59,14 @@ impl Logging {
         let (streams, recoveries) = Streams::open(&disk, &directory, storage, last.is_crash())?;
         let names = streams.logs().iter().map(|log| log.view().stream.clone());
         names.zip(&recoveries).for_each(|(stream, recovery)| say(&stream, recovery));
+        let letters = |queue, bytes| {
+            let options = letter_options(context.config, bytes, last.is_crash());
+            let (letters, recovery) = Letters::open(disk.clone(), &directory.letters(queue), queue, &options)?;
+            say_of_letters(queue, &letters, &recovery);
+            Ok::<_, StorageError>(letters)
+        };
+        let failed = letters(LetterQueue::Failed, context.config.dlq.failed_disk_bytes)?;
+        let shed = letters(LetterQueue::Shed, context.config.dlq.shed_disk_bytes)?;
         let policies = storage.streams.iter().map(|stream| &stream.policy).chain([&storage.policy]);
         let never = policies.into_iter().any(|policy| policy.fsync == FsyncPolicy::Never);
         let waker = Waker::new().map_err(|error| EngineError(format!("eventfd: {error}")))?;
@@ -60,7 +79,12 @@ impl Logging {
             inlets.push((class, inlet));
         }
         let done = if never { Told::WRITTEN } else { Told::DURABLE };
-        Ok(Some(Self { streams, directory, senders, inlets, waker, done }))
+        Ok(Some(Self { streams, failed, shed, refusing: Refusing::default(), directory, senders, inlets, waker, done }))
+    }
+
+    /// Gives the sending end of a link to the dead letters what it needs for those on disk, and wakes the writer.
+    pub fn dead_letters(&self, link: spsc::Producer<DeadLetter>, budget: ShedBudget) -> DeadLetterSender {
+        DeadLetterSender::new(link, budget, Some(self.waker.clone())).to_disk(self.refusing.clone())
     }
 
     /// What is set while a worker waits for the log.
@@ -77,7 +101,8 @@ impl Logging {
         if is_logged(class) { self.done } else { Told::PROCESSED }
     }
 
-    /// Remembers the ids of the records that are younger than the window, as of events that have been processed.
+    /// Remembers the ids of the records that are younger than the window: of the log as of events that have been processed, of
+    /// the dead letters that had been claimed as of such.
     pub fn rebuild_claims(
         &self,
         context: &Context<'_>,
@@ -86,40 +111,57 @@ impl Logging {
         let window_ns = context.config.dedup.window.as_nanos() as u64;
         let since_ns = unix_now().saturating_sub(window_ns);
         let now = context.clock.now();
-        let mut claimers: Vec<&mut Claimer> = claimers.values_mut().collect();
-        let (mut next, mut count) = (0, 0_u64);
+        let claimers: Vec<&mut Claimer> = claimers.values_mut().collect();
         if claimers.is_empty() {
             return Ok(());
         }
+        let mut remembered = Remembered { claimers, next: 0, since_ns, now };
+        let (mut processed, mut dead_lettered) = (0, 0);
         for log in self.streams.logs() {
             let truncated = |_| EngineError("the event log has no beginning".to_owned());
             let mut reader = log.view().reader(Start::Time(since_ns), None).map_err(truncated)?;
             while let Some(item) = reader.read()? {
                 let Item::Record(record) = item else { continue };
-                let Some(id) = record.event().id().filter(|_| record.time_ns >= since_ns) else { continue };
-                // In turns, as each has its share of the table.
-                let claimer = &mut claimers[next];
-                if let Claim::Won(token) = claimer.claim(EventId(id), now) {
-                    claimer.finish(token);
-                    count += 1;
-                }
-                next = if next + 1 < claimers.len() { next + 1 } else { 0 };
+                processed += u64::from(remembered.insert(&record, Outcome::Done));
             }
         }
-        tracing::info!(ids = count, "remembered from the event log");
+        // What was shed had not been claimed.
+        let mut reader = self.failed.letters().reader()?;
+        while let Some(letter) = reader.read()? {
+            dead_lettered += u64::from(remembered.insert(&letter, Outcome::DeadLettered));
+        }
+        tracing::info!(processed, dead_lettered, "ids remembered from disk");
         Ok(())
     }
 
-    /// Starts the log writer, on a thread of its own: it blocks for as long as the disk takes.
-    pub fn spawn(self, context: &mut Context<'_>, shutdown: &Shutdown) -> Result<RunnerHandle, EngineError> {
-        let Self { streams, directory, inlets, waker, .. } = self;
-        let agent = LogAgent::new(streams, directory, inlets);
-        context.observers.blocks.push(agent.counters().block());
+    /// Starts the writers of the log and of the dead letters, on a thread of their own: they block for as long as the disk
+    /// takes.
+    pub fn spawn(
+        self,
+        context: &mut Context<'_>,
+        links: Vec<spsc::Consumer<DeadLetter>>,
+        frames: &Frames,
+        shutdown: &Shutdown,
+    ) -> Result<RunnerHandle, EngineError> {
+        let Self { streams, failed, shed, refusing, directory, inlets, waker, .. } = self;
+        let letters = LetterAgent::new(LetterAgentSpec {
+            links,
+            failed,
+            shed,
+            frames: frames.clone(),
+            refusing,
+            claims: context.observers.dedup.clone(),
+            frame_bytes: context.config.limits.frame_bytes as usize,
+        });
+        let log = LogAgent::new(streams, directory, inlets);
+        context.observers.blocks.extend([letters.counters().block(), log.counters().block()]);
+        context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {
             name: "log".into(),
             cpu: context.plan.control_cpus.first().copied(),
             idle: IdleStrategy::Backoff,
-            agents: vec![Box::new(agent)],
+            // The log is closed last: then the run has ended in order.
+            agents: vec![Box::new(letters), Box::new(log)],
             waker,
             clock: context.clock.clone(),
             shutdown: shutdown.clone(),
@@ -135,5 +177,34 @@ fn say(stream: &str, recovery: &Recovery) {
         tracing::info!(%stream, epoch, next_offset, "event log");
     } else {
         tracing::warn!(%stream, epoch, next_offset, ?findings, "event log, recovered: a new epoch begins");
+    }
+}
+
+/// The same of a queue of dead letters.
+fn say_of_letters(queue: LetterQueue, letters: &Letters, recovery: &Recovery) {
+    let (queue, held) = (queue.as_str(), letters.held());
+    if recovery.clean {
+        tracing::info!(%queue, held, "dead letters");
+    } else {
+        tracing::warn!(%queue, held, findings = ?recovery.findings, "dead letters, recovered");
+    }
+}
+
+/// Enters ids at start, in turns, as each claimer has its share of the table.
+struct Remembered<'c> {
+    claimers: Vec<&'c mut Claimer>,
+    next: usize,
+    since_ns: u64,
+    now: Nanos,
+}
+
+impl Remembered<'_> {
+    fn insert(&mut self, record: &RecordView<'_>, outcome: Outcome) -> bool {
+        let id = record.event().id().filter(|_| record.time_ns >= self.since_ns);
+        let Some(id) = id else { return false };
+        let claimer = &mut self.claimers[self.next];
+        let is_new = claimer.insert_at(EventId(id), self.now, outcome);
+        self.next = if self.next + 1 < self.claimers.len() { self.next + 1 } else { 0 };
+        is_new
     }
 }

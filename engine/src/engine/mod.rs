@@ -12,6 +12,7 @@
 
 mod build;
 mod control_loop;
+mod dead_letters;
 mod logging;
 mod observe;
 mod queues;

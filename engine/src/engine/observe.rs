@@ -148,6 +148,7 @@ impl Observers {
         stages.dead_letter_queues = self.depth_of(Edge::DeadLetter);
         ledger.acks.outstanding = sum(&self.acks);
         if let Some(held) = &self.dead_letters {
+            ledger.dlq.held_at_start = held.held_at_start.load(Ordering::Acquire);
             ledger.dlq.held = held.held_failed.load(Ordering::Acquire) + held.held_shed.load(Ordering::Acquire);
         }
         ledger

@@ -82,6 +82,8 @@ named! {
         ShedOverBudget = "shed_over_budget",
         /// The link to the dead letter queue had no room.
         DeadLetterLinkFull = "dead_letter_link_full",
+        /// The disk took no dead letters, and what waits for it was all that may.
+        DeadLetterDisk = "dead_letter_disk",
         /// No segment of the event log is as large. A configuration that would let that happen is refused.
         LogRefused = "log_refused",
     }

@@ -2,13 +2,13 @@
 //!
 //! - **Threads**: each agent that dead-letters owns a [`DeadLetterSender`]; the [`DeadLetterAgent`] copies what arrives into
 //!   two bounded rings, one for events that failed and one for events that were shed, so that a flood of the latter evicts
-//!   no poison message.
+//!   no poison message. With a data directory a [`LetterAgent`](super::LetterAgent) writes them to disk in its place.
 //! - **Overload**: shed events have a budget of bytes per second; above it, or when the link is full, they are `lost`, by
 //!   reason. The oldest records make room for new ones and are counted as evicted.
 //! - **Invariant**: received = replayed + purged + evicted + held.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::byte_ring::ByteRing;
 use crate::fault::{self, Stage};
@@ -23,9 +23,25 @@ use crate::runtime::waker::Waker;
 /// An event on its way to the dead letter queue.
 #[derive(Debug)]
 pub struct DeadLetter {
-    event: Event,
-    class: Class,
-    reason: DeadLetterReason,
+    pub(super) event: Event,
+    pub(super) class: Class,
+    pub(super) reason: DeadLetterReason,
+}
+
+/// Set while the disk takes no dead letters.
+#[derive(Clone, Debug, Default)]
+pub struct Refusing(Arc<AtomicBool>);
+
+impl Refusing {
+    /// By the agent that writes them.
+    pub(super) fn set(&self, refusing: bool) {
+        // Relaxed: whoever acts on it may do so some letters later.
+        self.0.store(refusing, Ordering::Relaxed);
+    }
+
+    pub fn get(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
 }
 
 /// A token bucket over bytes, one second deep.
@@ -63,11 +79,45 @@ pub struct DeadLetterSender {
     budget: ShedBudget,
     /// Wakes the dead letter agent's runner; `None` when it is the sender's own.
     waker: Option<Waker>,
+    /// With a data directory: the link empties at the pace of a disk.
+    disk: Option<Refusing>,
+    /// When to look again for room, while there is none.
+    due_ns: Option<Nanos>,
 }
+
+/// How soon that is: nobody tells a sender that there is room.
+const RETRY_NS: Nanos = 500_000;
 
 impl DeadLetterSender {
     pub fn new(link: spsc::Producer<DeadLetter>, budget: ShedBudget, waker: Option<Waker>) -> Self {
-        Self { link, budget, waker }
+        Self { link, budget, waker, disk: None, due_ns: None }
+    }
+
+    /// To a [`LetterAgent`](super::LetterAgent).
+    pub fn to_disk(self, refusing: Refusing) -> Self {
+        Self { disk: Some(refusing), ..self }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.disk.as_ref().is_some_and(Refusing::get)
+    }
+
+    /// How many of `count` events may be begun so that each of them may fail. In memory the link empties in no time.
+    #[inline]
+    pub fn fits(&mut self, count: usize, now: Nanos) -> usize {
+        if self.disk.is_none() || count == 0 { count } else { self.fits_link(count, now) }
+    }
+
+    #[cold]
+    fn fits_link(&mut self, count: usize, now: Nanos) -> usize {
+        let fitting = if self.is_refused() { count } else { self.link.room(count).min(count) };
+        self.due_ns = (fitting == 0).then_some(now + RETRY_NS);
+        fitting
+    }
+
+    /// When to look again whether more [fits](Self::fits), if nothing did.
+    pub fn due_ns(&self) -> Option<Nanos> {
+        self.due_ns
     }
 
     /// Ends an event: dead-lettered, or lost with its frame given up at once. Counts which.
@@ -85,6 +135,11 @@ impl DeadLetterSender {
             releaser.release(event);
             return Err(LostReason::ShedOverBudget);
         }
+        if self.is_refused() {
+            counters.add(Counter::lost(LostReason::DeadLetterDisk), 1);
+            releaser.release(event);
+            return Err(LostReason::DeadLetterDisk);
+        }
         match self.link.push(DeadLetter { event, class, reason }) {
             Ok(()) => {
                 counters.add(Counter::dead_lettered(reason), 1);
@@ -100,7 +155,7 @@ impl DeadLetterSender {
 
     /// Whether the next one that is not [shed](DeadLetterReason::is_shed) gets there.
     pub fn has_room(&mut self) -> bool {
-        self.link.room(1) > 0
+        self.link.room(1) > 0 || self.is_refused()
     }
 
     /// Makes what was sent visible; once a batch.
@@ -117,6 +172,8 @@ impl DeadLetterSender {
 /// How many records the queue holds.
 #[derive(Debug, Default)]
 pub struct DeadLetterGauges {
+    /// When the engine was started.
+    pub held_at_start: AtomicU64,
     pub held_failed: AtomicU64,
     pub held_shed: AtomicU64,
 }

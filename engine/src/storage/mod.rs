@@ -8,7 +8,7 @@
 //! log                      the event log of one stream: writing, reading, recovery
 //! streams                  the streams of the event log, by topic
 //! feed, log_agent          the way from the workers to them, and who writes
-//! letters                  dead letters on disk
+//! letters, letter_agent    dead letters on disk
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
@@ -20,6 +20,7 @@ pub mod disk;
 mod error;
 mod feed;
 pub mod format;
+mod letter_agent;
 pub mod letters;
 pub mod log;
 mod log_agent;
@@ -31,9 +32,10 @@ pub mod topics;
 use crate::frame::Class;
 
 pub use byte_ring::ByteRing;
-pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, ShedBudget};
+pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, Refusing, ShedBudget};
 pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
+pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};
 pub use log_agent::LogAgent;
 /// Whether events of the class are kept in the event log.
 pub const fn is_logged(class: Class) -> bool {

@@ -55,14 +55,18 @@ impl Streams {
     }
 }
 
+pub(super) fn fsync(policy: &StreamPolicy) -> Fsync {
+    match policy.fsync {
+        FsyncPolicy::Always => Fsync::Always,
+        FsyncPolicy::Every => Fsync::Every(policy.fsync_every.as_nanos() as u64),
+        FsyncPolicy::Never => Fsync::Never,
+    }
+}
+
 /// A stream's options as configured.
 pub fn log_options(name: &str, config: &Storage, policy: &StreamPolicy) -> LogOptions {
     LogOptions {
-        fsync: match policy.fsync {
-            FsyncPolicy::Always => Fsync::Always,
-            FsyncPolicy::Every => Fsync::Every(policy.fsync_every.as_nanos() as u64),
-            FsyncPolicy::Never => Fsync::Never,
-        },
+        fsync: fsync(policy),
         segment_bytes: config.segment_bytes,
         retention_bytes: policy.retention_bytes,
         retention_age: policy.retention_age,

@@ -59,6 +59,8 @@ pub fn ack_link_depth(config: &Config) -> u64 {
 /// The log writer, which is no agent to be placed: it blocks in the kernel for as long as the disk takes, so it has a thread of
 /// its own on a CPU of the control plane.
 pub const LOG: &str = "log";
+/// Whoever keeps the dead letters: an agent, or with a data directory one beside the log writer.
+pub(super) const DEAD_LETTER: &str = "dead-letter";
 
 /// All agents, in path order.
 pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
@@ -79,7 +81,10 @@ pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
             add(class.as_str(), index, Role::Worker(class));
         }
     }
-    agents.push(AgentPlan { name: "dead-letter".into(), role: Role::DeadLetter, index: 0 });
+    // With a data directory they are written to disk, on the log writer's thread.
+    if config.storage.directory.is_none() {
+        agents.push(AgentPlan { name: DEAD_LETTER.into(), role: Role::DeadLetter, index: 0 });
+    }
     agents
 }
 
@@ -111,7 +116,7 @@ pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
         }
     }
     for agent in agents.iter().filter(|agent| matches!(agent.role, Role::Dispatcher | Role::Worker(_))) {
-        add(agent, "dead-letter", "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
+        add(agent, DEAD_LETTER, "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
         if config.storage.directory.is_some() && matches!(agent.role, Role::Worker(class) if is_logged(class)) {
             let overload = "the worker takes no more from its own links";
             add(agent, LOG, "feed", BATCHES as u64, overload);

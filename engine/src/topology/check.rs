@@ -1,6 +1,6 @@
 //! What no layout may be, each with the key that asks for it; and what works but costs something.
 
-use super::agents::LOG;
+use super::agents::{DEAD_LETTER, LOG};
 use super::place::NAME_BYTES_MAX;
 use super::plan::{Plan, PlanError, RunnerPlan};
 use super::{AgentPlan, Machine, Nic, Role};
@@ -129,8 +129,9 @@ fn links_have_ends(plan: &Plan, config: &Config) -> Result<(), PlanError> {
     }
     for link in &plan.links {
         for (end, what) in [(&link.to, "consumer"), (&link.from, "producer")] {
-            // The log writer has a thread of its own in any layout.
-            if count(end) == 0 && end != LOG {
+            // The log writer has a thread of its own in any layout, with who writes the dead letters.
+            let is_with_log = end == LOG || end == DEAD_LETTER && config.storage.directory.is_some();
+            if count(end) == 0 && !is_with_log {
                 let message =
                     format!("the link from {} to {} has no {what}: {end} is on no thread", link.from, link.to);
                 return Err(PlanError::new(config, "layout.runners", message));

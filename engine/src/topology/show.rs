@@ -5,7 +5,7 @@ use std::fmt;
 use serde::ser::SerializeSeq;
 use serde::{Serialize, Serializer};
 
-use super::agents::LOG;
+use super::agents::{DEAD_LETTER, LOG};
 use super::check::ranges;
 use super::{AgentPlan, Machine, Plan, RunnerPlan};
 use crate::nic::{Interface, Interrupt};
@@ -19,7 +19,7 @@ impl fmt::Display for Plan {
         }
         if self.links.iter().any(|link| link.to == LOG) {
             let cpu = self.control_cpus.first().map_or("any cpu".into(), |cpu| format!("cpu {cpu}"));
-            writeln!(f, "  {:<16} {cpu:<8} {:<9} log", LOG, IdleStrategy::Backoff.as_str())?;
+            writeln!(f, "  {:<16} {cpu:<8} {:<9} {DEAD_LETTER} log", LOG, IdleStrategy::Backoff.as_str())?;
         }
         writeln!(f, "  {:<16} cpu {:<4} everything else", "control", ranges(&self.control_cpus))?;
         writeln!(f, "links")?;

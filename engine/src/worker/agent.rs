@@ -300,6 +300,7 @@ impl<H: Handler> Worker<H> {
         if let Some(logged) = &mut self.logged {
             count = logged.fits(self.spec.rings[ring].peek(0..count));
         }
+        count = self.spec.dead_letters.fits(count, now);
         if count > 0 {
             let started = self.spec.clock.now();
             if !self.pace.begins(started) {
@@ -398,7 +399,8 @@ impl<H: Handler> Agent for Worker<H> {
     fn blocking(&self) -> Blocking {
         let retries = self.spec.retries.as_ref().map(RetryQueue::next_due_ns);
         let windows = self.spec.windows.as_ref().map(Windows::next_due_ns);
-        match retries.into_iter().chain(windows).chain(self.acks.due_ns()).min() {
+        let dead_letters = self.spec.dead_letters.due_ns();
+        match retries.into_iter().chain(windows).chain(self.acks.due_ns()).chain(dead_letters).min() {
             None | Some(Nanos::MAX) => Blocking::Allowed,
             Some(due) => Blocking::Until(due),
         }

@@ -69,6 +69,7 @@ pub struct Letters {
     log: EventLog,
     held: HeldLetters,
     counts: LetterCounts,
+    buffer_bytes: usize,
 }
 
 /// The letters of a queue that are held: to be read.
@@ -113,7 +114,7 @@ impl Letters {
         let (log, recovery) = EventLog::open(disk, directory, log_options)?;
         let held = HeldLetters::in_view(log.view())?;
         let counts = LetterCounts { held_at_start: held.live.count(), ..LetterCounts::default() };
-        Ok((Self { queue, log, held, counts }, recovery))
+        Ok((Self { queue, log, held, counts, buffer_bytes: options.buffer_bytes }, recovery))
     }
 
     pub fn log(&self) -> &EventLog {
@@ -178,6 +179,11 @@ impl Letters {
         segments.iter().rev().find(has).map_or(self.log.epoch(), |segment| segment.header.epoch)
     }
 
+    /// Whether what is not durable takes half of the memory for it.
+    pub fn is_half_full(&self) -> bool {
+        self.log.pending_bytes() >= self.buffer_bytes / 2
+    }
+
     pub fn write(&mut self, now: Nanos) -> Result<(), StorageError> {
         self.log.write(now)
     }
@@ -194,12 +200,18 @@ impl Letters {
         self.log.close(now)
     }
 
-    /// Evicts what passes the queue's bytes.
-    pub fn retain(&mut self, now: Nanos) -> Result<(), StorageError> {
+    /// Evicts what passes the queue's bytes. Calls `evicted` with each letter that was still held, as far as it can be read.
+    pub fn retain(&mut self, now: Nanos, mut evicted: impl FnMut(&RecordView<'_>)) -> Result<(), StorageError> {
         let live = &self.held.live;
         self.log.remove_oldest(|segment| !live.has_before(segment.next_offset()), |_| {})?;
-        let mut evicted_before = 0;
-        let retained = self.log.retain(0, now, |segment| evicted_before = segment.next_offset());
+        let (view, mut evicted_before) = (self.log.view(), 0);
+        let segments = view.segments();
+        let retained = self.log.retain(0, now, |segment| {
+            evicted_before = segment.next_offset();
+            let going = segments.iter().filter(|going| std::ptr::eq(&***going, segment)).cloned().collect();
+            // What cannot be read is evicted all the same.
+            let _ = each_held(&Arc::new(view.of_segments(going)), live, &mut evicted);
+        });
         self.counts.evicted += self.held.live.remove_before(evicted_before);
         retained
     }
@@ -208,6 +220,14 @@ impl Letters {
     pub fn letters(&self) -> &HeldLetters {
         &self.held
     }
+}
+
+fn each_held(view: &Arc<View>, live: &LiveSet, each: &mut impl FnMut(&RecordView<'_>)) -> Result<(), StorageError> {
+    let mut letters = LetterReader { reader: reader(view)?, live };
+    while let Some(letter) = letters.read()? {
+        each(&letter);
+    }
+    Ok(())
 }
 
 /// Goes through the letters that are held and durable.

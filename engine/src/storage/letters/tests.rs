@@ -87,16 +87,21 @@ fn the_oldest_are_evicted_by_segments_and_counted_one_by_one() {
     let place = Place::new("evicted");
     let bytes = 1 << 20;
     let mut letters = place.open(bytes);
-    let mut positions = Vec::new();
+    let (mut positions, mut gone) = (Vec::new(), Vec::new());
     for number in 0..3000 {
         positions.push(put(&mut letters, number, DeadLetterReason::Rejected, 1000));
         if number % 2 == 0 {
             letters.remove(positions[number as usize], false, 0).unwrap();
         }
-        letters.retain(0).unwrap();
+        letters.retain(number, |letter| gone.push(letter.time_ns)).unwrap();
         assert_books(&letters);
     }
     let counts = letters.counts();
+    assert_eq!(gone.len() as u64, counts.evicted);
+    assert!(
+        gone.iter().zip((1..).step_by(2)).all(|(time, expected)| *time == expected),
+        "each that was held, in order"
+    );
     assert!(counts.evicted > 500 && counts.purged == 1500, "{counts:?}");
     let folder = place.scratch.path().join("failed");
     let files = std::fs::read_dir(folder).unwrap().map(|file| file.unwrap().metadata().unwrap().len());
@@ -114,7 +119,7 @@ fn segments_without_letters_cost_none() {
     for number in 0..3000 {
         let position = put(&mut letters, number, DeadLetterReason::Rejected, 1000);
         letters.remove(position, true, 0).unwrap();
-        letters.retain(0).unwrap();
+        letters.retain(0, |_| {}).unwrap();
     }
     assert_eq!((letters.counts().evicted, letters.held(), letters.counts().replayed), (0, 0, 3000));
     assert!(letters.log().view().segments().len() <= 2);

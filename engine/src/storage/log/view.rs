@@ -119,6 +119,13 @@ impl View {
         Self { disk, directory, stream, epoch, segments: ArcSwap::from_pointee(segments), end_offset }
     }
 
+    /// Of some of its segments, however long it has the others.
+    pub(in crate::storage) fn of_segments(&self, segments: Vec<Arc<Segment>>) -> Self {
+        let of = (self.disk.clone(), self.directory.clone(), self.stream.clone());
+        let end = segments.last().map_or(0, |segment| segment.next_offset());
+        Self::new(of, self.epoch, segments, end)
+    }
+
     /// Oldest first.
     pub fn segments(&self) -> Arc<Vec<Arc<Segment>>> {
         self.segments.load_full()

@@ -1,0 +1,253 @@
+//! Writes dead letters to disk: takes the place of the dead letter agent where there is a data directory.
+//!
+//! - **Thread**: the log writer's runner; it blocks in the kernel for as long as the disk takes.
+//! - **In**: letters from each agent that dead-letters. **Out**: records in two queues, failed and shed; claims of letters that
+//!   are evicted are released.
+//! - **Overload**: letters wait in their links while the disk is slow. While it takes nothing, they wait in bounded memory; half
+//!   of that gone, those who send are told so, and count what they cannot dead-letter as lost. The other half is for what
+//!   is in the links by then, so that no frame stays pinned for want of a disk.
+//! - **Invariant**: held at start + received = replayed + purged + evicted + held.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::dead_letter::{DeadLetter, DeadLetterGauges, Refusing};
+use super::letters::{Letter, LetterCounts, LetterOptions, Letters};
+use super::log::Refused;
+use super::streams::fsync;
+use crate::config::{Config, Storage};
+use crate::dedup::{DedupTable, EventId};
+use crate::fault::{self, Stage};
+use crate::frame::LENGTH_BYTES;
+use crate::memory::{Frames, Releaser};
+use crate::metrics::{Counter, Counters};
+use crate::queue::spsc;
+use crate::runtime::agent::{Agent, Blocking, Cycle};
+use crate::runtime::clock::{Nanos, unix_now};
+
+/// Letters taken from one link in a duty cycle.
+const BURST: usize = 256;
+/// The least memory of a queue for letters that are not durable yet: a tenth of a second at the default budget of what is shed.
+const BUFFER_BYTES_MIN: u64 = 8 << 20;
+const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
+
+/// Memory of a queue for letters that are not durable yet; twice as much is taken.
+pub fn letter_buffer_bytes(frame_bytes: u64) -> u64 {
+    // In half of it the longest letter fits.
+    BUFFER_BYTES_MIN.max(4 * frame_bytes)
+}
+
+/// A queue's options as configured.
+pub fn letter_options(config: &Config, bytes: u64, after_crash: bool) -> LetterOptions {
+    let Storage { policy, .. } = &config.storage;
+    let frame_bytes = u64::from(config.limits.frame_bytes);
+    LetterOptions {
+        fsync: fsync(policy),
+        bytes,
+        buffer_bytes: letter_buffer_bytes(frame_bytes) as usize,
+        frame_bytes,
+        after_crash,
+    }
+}
+
+/// What the agent is made of.
+pub struct LetterAgentSpec {
+    pub links: Vec<spsc::Consumer<DeadLetter>>,
+    pub failed: Letters,
+    pub shed: Letters,
+    pub frames: Frames,
+    pub refusing: Refusing,
+    /// Where ids are claimed.
+    pub claims: Option<Arc<DedupTable>>,
+    pub frame_bytes: usize,
+}
+
+/// The agent.
+pub struct LetterAgent {
+    spec: LetterAgentSpec,
+    releaser: Releaser,
+    counters: Counters,
+    gauges: Arc<DeadLetterGauges>,
+    /// A frame with its length field.
+    frame: Vec<u8>,
+    /// That fit no segment.
+    refused: u64,
+    segments_begun: u64,
+    retained_at: Nanos,
+    now: Nanos,
+    writable: bool,
+}
+
+impl LetterAgent {
+    pub fn new(spec: LetterAgentSpec) -> Self {
+        let gauges = Arc::new(DeadLetterGauges::default());
+        gauges.held_at_start.store(spec.failed.held() + spec.shed.held(), Ordering::Release);
+        let this = Self {
+            releaser: Releaser::new(spec.frames.clone()),
+            counters: Counters::default(),
+            gauges,
+            frame: Vec::with_capacity(LENGTH_BYTES + spec.frame_bytes),
+            refused: 0,
+            segments_begun: 0,
+            retained_at: 0,
+            now: 0,
+            writable: true,
+            spec,
+        };
+        this.publish_held();
+        this
+    }
+
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    pub fn gauges(&self) -> Arc<DeadLetterGauges> {
+        self.gauges.clone()
+    }
+
+    fn publish_held(&self) {
+        self.gauges.held_failed.store(self.spec.failed.held(), Ordering::Release);
+        self.gauges.held_shed.store(self.spec.shed.held(), Ordering::Release);
+    }
+
+    fn queues(&mut self) -> [&mut Letters; 2] {
+        [&mut self.spec.failed, &mut self.spec.shed]
+    }
+
+    /// Takes what has arrived, as far as there is room. Returns how many letters that was.
+    fn take_in(&mut self) -> usize {
+        let (time_ns, mut count) = (unix_now(), 0);
+        for link in 0..self.spec.links.len() {
+            for _ in 0..self.spec.links[link].available(BURST) {
+                if !fault::drops(Stage::DeadLetter) && !self.keep_next(link, time_ns) {
+                    break;
+                }
+                let Some(letter) = self.spec.links[link].take() else { break };
+                self.releaser.release(letter.event);
+                count += 1;
+            }
+            // Frames before ring positions: who sees the link empty may count on the frames.
+            self.releaser.flush();
+            self.spec.links[link].release();
+        }
+        count
+    }
+
+    /// Appends the next letter of a link. False: there is no room.
+    fn keep_next(&mut self, link: usize, time_ns: u64) -> bool {
+        let LetterAgentSpec { links, failed, shed, frames, .. } = &mut self.spec;
+        let Some(DeadLetter { event, class, reason }) = links[link].peek(0..1).next() else { return false };
+        self.frame.clear();
+        self.frame.extend_from_slice(&event.length().to_be_bytes());
+        self.frame.extend_from_slice(frames.bytes(event));
+        // The wall clock is read once a cycle; the engine's own tells how long before that it was.
+        let arrival_ns = time_ns.saturating_sub(self.now.saturating_sub(frames.arrival_ns(event)));
+        let letter = Letter { class: *class, reason: *reason, arrival_ns, frame: &self.frame };
+        match if reason.is_shed() { shed.append(&letter, time_ns) } else { failed.append(&letter, time_ns) } {
+            Ok(_) => {}
+            // Its own eviction. A configuration that would let that happen is refused.
+            Err(Refused::TooLarge) => self.refused += 1,
+            Err(Refused::Full) => return false,
+        }
+        true
+    }
+
+    /// Writes what was taken, and syncs what is due.
+    fn flush(&mut self) {
+        let (now, mut writable, mut refusing, mut failure) = (self.now, true, false, None);
+        for letters in self.queues() {
+            let mut flushed = letters.write(now);
+            if flushed.is_ok() && letters.due(now).is_some_and(|due| due <= now) {
+                flushed = letters.sync(now);
+            }
+            failure = flushed.err().or(failure);
+            writable &= letters.log().writable();
+            refusing |= !letters.log().writable() && letters.is_half_full();
+        }
+        if let Some(error) = failure.filter(|_| self.writable) {
+            tracing::error!(%error, "the dead letter queue: letters wait in memory, and are lost once that is full");
+        }
+        if writable && !self.writable {
+            tracing::info!("the dead letter queue can be written again");
+        }
+        self.writable = writable;
+        self.spec.refusing.set(refusing);
+    }
+
+    /// Makes room where a queue has become too large, and lets the ids of what goes be claimed anew.
+    fn retain(&mut self) {
+        let LetterAgentSpec { failed, shed, claims, .. } = &mut self.spec;
+        let now = self.now;
+        let release = |letter: &super::format::RecordView<'_>| {
+            if let (Some(claims), Some(id)) = (claims.as_ref(), letter.event().id()) {
+                claims.release_dead_lettered(EventId(id), now);
+            }
+        };
+        // What was shed had not been claimed.
+        for retained in [failed.retain(now, release), shed.retain(now, |_| {})] {
+            if let Err(error) = retained {
+                tracing::warn!(%error, "the dead letter queue: a segment that is to go, or room that is to be set aside");
+            }
+        }
+    }
+
+    fn retain_if_due(&mut self) {
+        let begun = self.queues().map(|letters| letters.log().counts().segments_begun).iter().sum();
+        if begun != self.segments_begun || self.now.saturating_sub(self.retained_at) >= RETENTION_INTERVAL_NS {
+            (self.segments_begun, self.retained_at) = (begun, self.now);
+            self.retain();
+        }
+    }
+
+    fn publish_counts(&mut self) {
+        let [failed, shed] = self.queues().map(|letters| letters.counts());
+        let sum = |of: fn(&LetterCounts) -> u64| of(&failed) + of(&shed);
+        let doubled = u64::from(fault::doubles(Stage::DeadLetter));
+        self.counters.set(Counter::DEAD_LETTERS_RECEIVED, sum(|counts| counts.received) + self.refused + doubled);
+        self.counters.set(Counter::DEAD_LETTERS_EVICTED, sum(|counts| counts.evicted) + self.refused);
+        self.counters.set(Counter::DEAD_LETTERS_REPLAYED, sum(|counts| counts.replayed));
+        self.counters.set(Counter::DEAD_LETTERS_PURGED, sum(|counts| counts.purged));
+        self.publish_held();
+        self.counters.flush();
+    }
+}
+
+impl Agent for LetterAgent {
+    fn name(&self) -> &str {
+        "dead-letter"
+    }
+
+    fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
+        self.now = cycle.now;
+        let taken = self.take_in();
+        self.flush();
+        self.retain_if_due();
+        taken
+    }
+
+    fn housekeeping(&mut self, _now: Nanos) {
+        self.publish_counts();
+    }
+
+    fn blocking(&self) -> Blocking {
+        let due = |letters: &Letters| letters.due(self.now);
+        match due(&self.spec.failed).into_iter().chain(due(&self.spec.shed)).min() {
+            Some(due) => Blocking::Until(due),
+            None => Blocking::Allowed,
+        }
+    }
+
+    fn close(&mut self) {
+        let now = self.now;
+        for letters in self.queues() {
+            let waiting = letters.log().next_offset() - letters.log().durable_offset();
+            if let Err(error) = letters.close(now) {
+                tracing::error!(%error, records = waiting, "the dead letter queue could not be closed in order: what was not durable is lost");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
