@@ -120,7 +120,7 @@ impl LogAgent {
         let mut writable = true;
         for log in self.streams.logs_mut() {
             let mut flushed = log.write(self.now);
-            if flushed.is_ok() && log.writable() && log.due(self.now).is_some_and(|due| due <= self.now) {
+            if flushed.is_ok() && log.due(self.now).is_some_and(|due| due <= self.now) {
                 flushed = log.sync(self.now);
             }
             if let Err(error) = flushed
