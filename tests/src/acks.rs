@@ -1,6 +1,6 @@
 //! A client that asks for acknowledgements, and reads them.
 
-use std::io::{BufReader, ErrorKind, Read as _};
+use std::io::{self, BufReader, ErrorKind, Read as _};
 use std::net::TcpStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,19 +91,23 @@ impl Reader {
     }
 
     fn next(&mut self, told: &mut Told) -> bool {
+        self.try_next(told).unwrap_or_else(|error| panic!("{error}: {told:?}"))
+    }
+
+    /// One frame; false when the engine has ended the connection. An engine that is killed ends it anywhere: an error.
+    pub fn try_next(&mut self, told: &mut Told) -> io::Result<bool> {
         let mut length = [0; 4];
         match self.stream.read_exact(&mut length) {
-            Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return false,
-            Err(error) => panic!("{error}: {told:?}"),
+            Err(error) if error.kind() == ErrorKind::UnexpectedEof => return Ok(false),
+            read => read?,
         }
         let mut body = vec![0; u32::from_be_bytes(length) as usize];
-        self.stream.read_exact(&mut body).expect("a whole frame");
+        self.stream.read_exact(&mut body)?;
         let topic_bytes = usize::from(u16::from_be_bytes([body[1], body[2]]));
         let (topic, payload) = body[3..].split_at(topic_bytes);
         if topic != b"$esc/ack" {
             told.others.push(serde_json::from_slice(payload).expect("answers are JSON"));
-            return true;
+            return Ok(true);
         }
         told.frames += 1;
         self.count.fetch_add((payload.len() / ACK_BYTES) as u64, Ordering::Relaxed);
@@ -115,6 +119,6 @@ impl Reader {
             ordinal: u64::from_be_bytes(ack[2..10].try_into().expect("eight bytes")),
             id: ack[10..].try_into().expect("sixteen bytes"),
         }));
-        true
+        Ok(true)
     }
 }

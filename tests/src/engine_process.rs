@@ -94,6 +94,14 @@ impl Setup {
 
     /// Starts the engine and waits until it listens. From the thread that is to outlive it.
     pub fn start(&self) -> Engine {
+        let mut engine = self.launch();
+        let ready = engine.output.wait_for("READY ", PATIENCE);
+        engine.ready = ready.unwrap_or_else(|| panic!("not ready; it said {:#?}", engine.log.lines())).0;
+        engine
+    }
+
+    /// Starts the engine, and waits for nothing: to be killed before it is ready.
+    pub fn launch(&self) -> Engine {
         let folder = new_folder();
         let config = CONFIG.replace("SOCKET", &folder.join("control.sock").display().to_string());
         let listen = format!("listen: {{udp_port: {}, tcp_port: 0}}\n", self.udp_port);
@@ -116,10 +124,7 @@ impl Setup {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("the engine starts");
         let output = Output::of(child.stdout.take().expect("piped"));
         let log = Output::of(child.stderr.take().expect("piped"));
-        let mut engine = Engine { child, binary: self.binary.clone(), folder, ready: String::new(), output, log };
-        let ready = engine.output.wait_for("READY ", PATIENCE);
-        engine.ready = ready.unwrap_or_else(|| panic!("not ready; it said {:#?}", engine.log.lines())).0;
-        engine
+        Engine { child, binary: self.binary.clone(), folder, ready: String::new(), output, log }
     }
 }
 
@@ -190,6 +195,11 @@ impl Engine {
     /// Waits for a message on standard error; says when it came.
     pub fn heard(&self, text: &str, within: Duration) -> Option<Instant> {
         self.log.wait_for(text, within).map(|(_, at)| at)
+    }
+
+    /// All it has said on standard error so far.
+    pub fn log(&self) -> Vec<String> {
+        self.log.lines()
     }
 
     /// Memory of the process that is resident, in bytes.

@@ -6,6 +6,8 @@
 //! engine_process  the engine as a child: started, asked, steered, ended
 //! blast           the load generator as a child
 //! client          an ordinary client's bytes
+//! publisher       a client that sends again what was not acknowledged
+//! data_folder     what an engine keeps on disk, how that fails, and what is left of it
 //! pipeline        agents stepped by hand on one thread
 //! random          seeded choices
 //! veth            a link of one's own, one test at a time
@@ -16,9 +18,11 @@ pub mod acks;
 pub mod binaries;
 pub mod blast;
 pub mod client;
+pub mod data_folder;
 pub mod engine_process;
 pub mod handler;
 pub mod pipeline;
+pub mod publisher;
 pub mod random;
 pub mod veth;
 
