@@ -16,6 +16,7 @@ use eventstream::memory::data_path_allocations;
 use eventstream::metrics::Report;
 use eventstream::worker::Outcome;
 use eventstream_tests::acks::Reader;
+use eventstream_tests::data_folder::DataFolder;
 use eventstream_tests::pipeline::FnHandler;
 use eventstream_tests::random::Random;
 use xtask::testbed::{Options, Testbed};
@@ -51,9 +52,17 @@ fn parse(text: &str) -> Config {
     Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"))
 }
 
-fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
+/// The interface, and what else is not the same in all of these runs.
+#[derive(Clone, Default)]
+struct Setup {
+    interface: String,
+    more: String,
+}
+
+fn config(setup: &Setup, named_topics: std::ops::Range<u32>) -> Config {
+    let Setup { interface, more } = setup;
     let mut text = format!(
-        "{NO_SHEDDING}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\n{WINDOWS}\ntopics:\n"
+        "{NO_SHEDDING}{more}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\n{WINDOWS}\ntopics:\n"
     );
     for number in named_topics {
         let class = ["realtime", "transactional", "batch"][number as usize % 3];
@@ -67,7 +76,7 @@ fn config(interface: &str, named_topics: std::ops::Range<u32>) -> Config {
     parse(&text)
 }
 
-fn start(interface: &str) -> Engine {
+fn start(setup: &Setup) -> Engine {
     let handlers = |_, _| {
         FnHandler::new(|event, _| match event.payload().first() {
             Some(b'r') if event.attempt() == 1 => Outcome::Retry,
@@ -75,7 +84,7 @@ fn start(interface: &str) -> Engine {
             _ => Outcome::Done,
         })
     };
-    Engine::builder().config(config(interface, 0..100)).handlers(handlers).start().unwrap()
+    Engine::builder().config(config(setup, 0..100)).handlers(handlers).start().unwrap()
 }
 
 /// Makes the events: ids with one duplicate in a hundred, priorities and topics of all kinds, some to be retried.
@@ -117,13 +126,13 @@ impl Mix {
 /// Keeps at most a window of events between sender and outcome, and replaces the topic table once, half way.
 struct Pacer {
     control: Control,
-    interface: String,
+    setup: Setup,
     reloaded: bool,
 }
 
 impl Pacer {
-    fn new(engine: &Engine, interface: &str) -> Self {
-        Self { control: engine.control(), interface: interface.into(), reloaded: false }
+    fn new(engine: &Engine, setup: &Setup) -> Self {
+        Self { control: engine.control(), setup: setup.clone(), reloaded: false }
     }
 
     fn wait(&mut self, made: u64, window: u64) {
@@ -140,7 +149,7 @@ impl Pacer {
         }
         if made > EVENTS / 2 && !self.reloaded {
             self.reloaded = true;
-            self.control.reload(config(&self.interface, 50..150)).unwrap();
+            self.control.reload(config(&self.setup, 50..150)).unwrap();
         }
     }
 }
@@ -181,9 +190,10 @@ fn send_datagrams(to: SocketAddr, pacer: &mut Pacer) -> u64 {
 #[test]
 fn udp_allocates_nothing_in_a_million_events() {
     let before = alone();
-    let engine = start("null");
+    let setup = Setup { interface: "null".into(), ..Setup::default() };
+    let engine = start(&setup);
     let port = engine.control().ports().udp;
-    let sent = send_datagrams(([127, 0, 0, 1], port).into(), &mut Pacer::new(&engine, "null"));
+    let sent = send_datagrams(([127, 0, 0, 1], port).into(), &mut Pacer::new(&engine, &setup));
     let report = engine.drain();
     check(&report, sent, *before);
     assert_eq!(report.ledger.datagrams.socket_received, sent / EVENTS_PER_DATAGRAM);
@@ -191,8 +201,26 @@ fn udp_allocates_nothing_in_a_million_events() {
 
 #[test]
 fn tcp_allocates_nothing_in_a_million_events() {
+    let report = over_tcp("");
+    assert!(!report.counters.contains_key("log_records_appended"), "{:?}", report.counters);
+}
+
+/// Only the log writer's thread does, which is not on the way of an event.
+#[test]
+fn nor_does_it_with_an_event_log() {
+    let folder = DataFolder::new();
+    // Small, so that segments are begun and closed, and their indexes written.
+    let report = over_tcp(&folder.storage("segment_bytes: 4194304, fsync_every_ms: 1"));
+    let counter = |name: &str| report.counters.get(name).copied().unwrap_or(0);
+    let processed = &report.ledger.events.processed;
+    assert_eq!(counter("log_records_appended"), processed.transactional + processed.batch);
+    assert!(counter("log_segments_begun") > 5 && counter("log_failures") == 0, "{:?}", report.counters);
+}
+
+fn over_tcp(more: &str) -> Report {
     let before = alone();
-    let engine = start("null");
+    let setup = Setup { interface: "null".into(), more: more.into() };
+    let engine = start(&setup);
     let port = engine.control().ports().tcp.unwrap();
     let mut connections: Vec<_> = (0..4).map(|_| TcpStream::connect(("127.0.0.1", port)).unwrap()).collect();
     let told: Vec<_> = connections
@@ -202,7 +230,7 @@ fn tcp_allocates_nothing_in_a_million_events() {
             std::thread::spawn(move || reader.read_to_end())
         })
         .collect();
-    let (mut pacer, mut mix) = (Pacer::new(&engine, "null"), Mix { asking_one_in: Some(5), ..Mix::new(2) });
+    let (mut pacer, mut mix) = (Pacer::new(&engine, &setup), Mix { asking_one_in: Some(5), ..Mix::new(2) });
     let mut random = Random::new(3);
     // Connections that come and go, ask, or send nonsense may allocate, but not on the data path.
     let mut others = 0;
@@ -239,6 +267,7 @@ fn tcp_allocates_nothing_in_a_million_events() {
     assert_eq!((report.ledger.acks.asked, report.ledger.acks.sent, told as u64), (mix.asked, mix.asked, mix.asked));
     assert_eq!(frames.malformed["length_short"], others);
     assert!(report.counters["reassembly_copied_bytes"] > 0, "{:?}", report.counters);
+    report
 }
 
 /// Connections that have shown large frames have much read of them for one credit. Then come small ones, of which next to
@@ -327,13 +356,14 @@ fn xdp_allocates_nothing_in_a_million_events() {
         Err(error) => return skipped(&error.to_string()),
     };
     let link = testbed.link().clone();
-    let engine = start(&link.iface);
+    let setup = Setup { interface: link.iface.clone(), ..Setup::default() };
+    let engine = start(&setup);
     let control = engine.control();
     if let Some(queue) = control.queue_modes().iter().find(|queue| queue.mode == "socket") {
         return skipped(&queue.reason);
     }
     let to = (link.engine_ip, control.ports().udp).into();
-    let mut pacer = Pacer::new(&engine, &link.iface);
+    let mut pacer = Pacer::new(&engine, &setup);
     let sent = testbed.in_namespace(|| send_datagrams(to, &mut pacer)).unwrap();
     let report = engine.drain();
     check(&report, sent, *before);
