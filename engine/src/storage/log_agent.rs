@@ -16,6 +16,7 @@ use super::format::Record;
 use super::log::{AgeClock, EventLog, Refused};
 use super::streams::Streams;
 use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
+use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Nanos, unix_now};
@@ -120,6 +121,7 @@ impl LogAgent {
         let mut writable = true;
         for log in self.streams.logs_mut() {
             let mut flushed = log.write(self.now);
+            // Also after a failure: by what is synced then the log can be written again.
             if flushed.is_ok() && log.due(self.now).is_some_and(|due| due <= self.now) {
                 flushed = log.sync(self.now);
             }
@@ -205,9 +207,12 @@ impl Agent for LogAgent {
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
         self.now = cycle.now;
-        let taken = self.take_in();
-        self.flush();
-        taken + self.settle()
+        // Segments are begun and closed here, on a thread that waits for the disk to do so.
+        off_data_path(|| {
+            let taken = self.take_in();
+            self.flush();
+            taken + self.settle()
+        })
     }
 
     fn housekeeping(&mut self, now: Nanos) {
