@@ -19,8 +19,10 @@ pub const DUPLICATE: u8 = 0x80;
 
 /// Events that are not acknowledged at any time.
 const WINDOW: usize = 256;
-/// One in so many is an event that was acknowledged long before: it must be told to be a duplicate.
+/// One in so many is an event that was acknowledged before, and must be told to be a duplicate.
 const REPEATS_ONE_IN: usize = 100;
+/// It is one of so many last ones: those that were acknowledged longer ago than the window may be forgotten.
+const REPEATS_OF: usize = 5000;
 
 /// Bytes of an event that a reader of the log can tell from its id alone.
 pub fn payload_of(id: u64) -> Vec<u8> {
@@ -45,8 +47,11 @@ impl Acknowledged {
         self.with(|ids| ids.len())
     }
 
-    fn any(&self, random: &mut Random) -> Option<u64> {
-        self.with(|ids| (!ids.is_empty()).then(|| *random.pick(ids)))
+    fn any_recent(&self, random: &mut Random) -> Option<u64> {
+        self.with(|ids| {
+            let last = &ids[ids.len().saturating_sub(REPEATS_OF)..];
+            (!last.is_empty()).then(|| *random.pick(last))
+        })
     }
 
     fn add(&self, id: u64) {
@@ -139,7 +144,7 @@ impl Publisher {
     fn make(&mut self) -> Vec<u64> {
         let mut ids = Vec::new();
         while self.waiting.len() < WINDOW && self.made < self.limit {
-            let repeated = self.random.one_in(REPEATS_ONE_IN).then(|| self.acknowledged.any(&mut self.random));
+            let repeated = self.random.one_in(REPEATS_ONE_IN).then(|| self.acknowledged.any_recent(&mut self.random));
             let id = repeated.flatten().unwrap_or_else(|| {
                 self.made += 1;
                 self.id(self.made - 1)
