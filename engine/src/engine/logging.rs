@@ -176,7 +176,7 @@ fn say(stream: &str, recovery: &Recovery) {
     if *clean {
         tracing::info!(%stream, epoch, next_offset, "event log");
     } else {
-        tracing::warn!(%stream, epoch, next_offset, ?findings, "event log, recovered: a new epoch begins");
+        tracing::warn!(%stream, epoch, next_offset, %findings, "event log, recovered: a new epoch begins");
     }
 }
 
@@ -186,7 +186,7 @@ fn say_of_letters(queue: LetterQueue, letters: &Letters, recovery: &Recovery) {
     if recovery.clean {
         tracing::info!(%queue, held, "dead letters");
     } else {
-        tracing::warn!(%queue, held, findings = ?recovery.findings, "dead letters, recovered");
+        tracing::warn!(%queue, held, findings = %recovery.findings, "dead letters, recovered");
     }
 }
 

@@ -4,6 +4,7 @@
 //! index is taken at its word, others are gone through. What is found wrong at the end of the last is a torn tail, left by a
 //! crash while it was written; what is found before a record that is right is damage.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -57,6 +58,34 @@ impl Findings {
     /// Records that had been written are not there any more.
     pub fn is_damage(&self) -> bool {
         !(self.quarantined.is_empty() && self.missing.is_empty() && self.headers.is_empty())
+    }
+}
+
+/// How many of each kind are named in one line of a log; `eventstream log info` names all.
+const NAMED: usize = 3;
+
+/// What was found, in a line that does not grow with the damage.
+impl fmt::Display for Findings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = false;
+        let mut list = |what: &str, count: usize, named: Vec<String>| {
+            if count == 0 {
+                return Ok(());
+            }
+            let separator = if std::mem::replace(&mut said, true) { "; " } else { "" };
+            let more = if count > named.len() { format!(" and {} more", count - named.len()) } else { String::new() };
+            write!(f, "{separator}{count} {what}: {}{more}", named.join(", "))
+        };
+        fn few<T: fmt::Debug>(of: &[T]) -> Vec<String> {
+            of.iter().take(NAMED).map(|found| format!("{found:?}")).collect()
+        }
+        list("cut", self.cut.len(), few(&self.cut))?;
+        list("quarantined", self.quarantined.len(), few(&self.quarantined))?;
+        list("missing", self.missing.len(), few(&self.missing))?;
+        list("headers damaged", self.headers.len(), few(&self.headers))?;
+        list("discarded", self.discarded.len(), few(&self.discarded))?;
+        list("superseded", self.superseded.len(), few(&self.superseded))?;
+        if said { Ok(()) } else { f.write_str("nothing") }
     }
 }
 
@@ -249,5 +278,19 @@ impl Look<'_> {
                 Step::End => return Ok((index, None)),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_found_is_said_in_a_line_that_does_not_grow() {
+        assert_eq!(Findings::default().to_string(), "nothing");
+        let discarded = (1..=5).map(|number| format!("{number}.segment")).collect();
+        let findings = Findings { discarded, headers: vec!["h".to_owned()], ..Findings::default() };
+        let said = findings.to_string();
+        assert_eq!(said, r#"1 headers damaged: "h"; 5 discarded: "1.segment", "2.segment", "3.segment" and 2 more"#);
     }
 }
