@@ -58,7 +58,7 @@ enum Command {
         #[command(subcommand)]
         command: LogCommand,
     },
-    /// The dead letters in a data directory that no engine has.
+    /// The dead letters of a running engine, or in a data directory that no engine has.
     Dlq {
         #[command(subcommand)]
         command: DlqCommand,
@@ -117,7 +117,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Command::Log { command } => command.run().map(code),
-        Command::Dlq { command } => command.run().map(code),
+        Command::Dlq { command } => command.run(ask).map(code),
     };
     result.unwrap_or_else(|message| {
         eprintln!("eventstream: {message}");

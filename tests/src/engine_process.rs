@@ -165,7 +165,8 @@ impl Engine {
         self.ask(&["state", "set", state]);
     }
 
-    fn ask(&self, arguments: &[&str]) -> String {
+    /// What a command of the engine's says when it is asked about this one.
+    pub fn ask(&self, arguments: &[&str]) -> String {
         let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--config").arg(self.folder.join("config.yaml"));
         process::capture(&mut command).unwrap_or_else(|error| panic!("{error}"))

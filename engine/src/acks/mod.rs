@@ -73,6 +73,31 @@ impl Told {
     pub const FIRST_FORGOTTEN: Self = Self { status: Self::DUPLICATE | Self::LOST, reason: Self::FORGOTTEN };
 }
 
+/// The connection number of events that are replayed from the dead letter queue: who replays them asks, too.
+pub const REPLAY: u32 = u32::MAX;
+
+/// What a status says of an event, whichever copy of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    Well,
+    DeadLettered,
+    Lost,
+}
+
+impl Told {
+    pub const fn ended(self) -> Ended {
+        match self.status & !Self::DUPLICATE {
+            Self::DEAD_LETTERED => Ended::DeadLettered,
+            Self::LOST => Ended::Lost,
+            _ => Ended::Well,
+        }
+    }
+
+    pub const fn is_duplicate(self) -> bool {
+        self.status & Self::DUPLICATE != 0
+    }
+}
+
 /// Who asked: an event's name for its client. It outlives the event.
 #[must_use = "a frame that asks is answered"]
 #[derive(Debug, PartialEq, Eq)]
@@ -80,6 +105,13 @@ pub struct Asked {
     connection: u32,
     ordinal: u32,
     id: [u8; 16],
+}
+
+impl Asked {
+    /// Of an event that is replayed: its number among those.
+    pub fn replayed(&self) -> Option<u32> {
+        (self.connection == REPLAY).then_some(self.ordinal)
+    }
 }
 
 /// An answer on its way.

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::{Ack, Asked, Told};
+use super::{Ack, Asked, REPLAY, Told};
 use crate::frame::FLAG_ACK;
 use crate::memory::{Event, Frames};
 use crate::queue::spsc;
@@ -47,6 +47,8 @@ pub struct AckLink {
 pub struct AckSender {
     /// The connection numbers of an agent leave its place here when divided by the number of these.
     links: Vec<AckLink>,
+    /// To who replays dead letters.
+    replay: Option<AckLink>,
     wanted: AcksWanted,
     /// Something was pushed and is not visible yet.
     pushed: bool,
@@ -55,7 +57,16 @@ pub struct AckSender {
 impl AckSender {
     /// `links` in the order of the agents with connections.
     pub fn new(links: Vec<AckLink>, wanted: AcksWanted) -> Self {
-        Self { links, wanted, pushed: false }
+        Self { links, replay: None, wanted, pushed: false }
+    }
+
+    /// With a ring to who replays dead letters.
+    pub fn with_replay(self, replay: Option<AckLink>) -> Self {
+        Self { replay, ..self }
+    }
+
+    fn all_links(&mut self) -> impl Iterator<Item = &mut AckLink> {
+        self.links.iter_mut().chain(&mut self.replay)
     }
 
     /// Where there are no connections.
@@ -65,7 +76,7 @@ impl AckSender {
 
     /// How many answers may be asked for at once.
     pub fn bound(&self) -> usize {
-        self.links.iter().map(|link| link.ring.capacity() as usize).sum()
+        self.links.iter().chain(&self.replay).map(|link| link.ring.capacity() as usize).sum()
     }
 
     /// Whether any event at hand may ask: to be looked at after the events have become visible.
@@ -78,7 +89,8 @@ impl AckSender {
     #[inline]
     pub fn asked(&self, event: &Event, frames: &Frames) -> Option<Asked> {
         // Over UDP the flag means nothing, and there is no connection.
-        let asks = event.shape().has(FLAG_ACK) && event.connection() != 0 && !self.links.is_empty();
+        let asks =
+            event.shape().has(FLAG_ACK) && event.connection() != 0 && (!self.links.is_empty() || self.replay.is_some());
         asks.then(|| Asked {
             connection: event.connection(),
             ordinal: frames.ordinal(event),
@@ -89,8 +101,14 @@ impl AckSender {
     /// Answers; seen once [`publish`](Self::publish) is called.
     pub fn tell(&mut self, asked: Asked, told: Told) {
         let Asked { connection, ordinal, id } = asked;
-        let place = connection as usize % self.links.len().max(1);
-        let Some(link) = self.links.get_mut(place) else { return };
+        let link = match &mut self.replay {
+            Some(replay) if connection == REPLAY => replay,
+            _ => {
+                let place = connection as usize % self.links.len().max(1);
+                let Some(link) = self.links.get_mut(place) else { return };
+                link
+            }
+        };
         let pushed = link.ring.push(Ack { connection, ordinal, id, told });
         debug_assert!(pushed.is_ok(), "more frames ask than a ring has room for");
         self.pushed = true;
@@ -107,7 +125,7 @@ impl AckSender {
     #[cold]
     fn publish_links(&mut self) {
         self.pushed = false;
-        for link in &mut self.links {
+        for link in self.all_links() {
             if link.ring.publish() > 0
                 && let Some(waker) = &link.waker
             {

@@ -14,6 +14,11 @@ use tokio::sync::mpsc;
 
 use crate::control::State;
 use crate::engine::Control;
+use crate::metrics::DeadLetterReason;
+use crate::storage::ReplayOrder;
+use crate::storage::format::LetterQueue;
+use crate::storage::letters::LetterFilter;
+use crate::storage::topics::TopicFilter;
 
 /// Longest request line; a request is a handful of words.
 const REQUEST_BYTES_MAX: u64 = 4096;
@@ -30,6 +35,55 @@ pub enum Request {
     },
     /// Reads the configuration file again.
     Reload,
+    /// Counts the dead letters that match.
+    DlqStats(Which),
+    /// Throws the dead letters away that match.
+    DlqPurge(Which),
+    /// Begins to replay the dead letters that match.
+    DlqReplay(Replay),
+    /// How far that is.
+    DlqReplayStatus,
+}
+
+/// Which dead letters; all of these hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Which {
+    /// failed or shed.
+    pub queue: Option<String>,
+    pub reason: Option<String>,
+    /// A topic filter.
+    pub topic: Option<String>,
+    pub since_ns: Option<u64>,
+    pub until_ns: Option<u64>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Replay {
+    pub which: Which,
+    /// So many a second at most.
+    pub per_s: Option<u64>,
+}
+
+impl Which {
+    fn parse(&self) -> Result<(Option<LetterQueue>, LetterFilter), String> {
+        let queue = |name: &String| {
+            let found = LetterQueue::ALL.into_iter().find(|queue| queue.as_str() == name);
+            found.ok_or_else(|| format!("there is no queue {name}: failed, shed"))
+        };
+        let reason = |name: &String| {
+            let found = DeadLetterReason::ALL.iter().copied().find(|reason| reason.name() == name);
+            found.ok_or_else(|| format!("there is no reason {name}"))
+        };
+        let filter = LetterFilter {
+            reason: self.reason.as_ref().map(reason).transpose()?,
+            topic: self.topic.as_deref().map(TopicFilter::parse).transpose()?,
+            since_ns: self.since_ns,
+            until_ns: self.until_ns,
+        };
+        Ok((self.queue.as_ref().map(queue).transpose()?, filter))
+    }
 }
 
 /// The listening socket, removed when dropped.
@@ -127,7 +181,35 @@ async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>
             reloads.send(()).await.map_err(|_| "the engine is ending".to_owned())?;
             Ok(json!("reload requested; the log says what came of it"))
         }
+        request => {
+            let control = control.clone();
+            // It waits for a disk.
+            let asked = tokio::task::spawn_blocking(move || ask_of_letters(&request, &control)).await;
+            asked.map_err(|error| error.to_string())?
+        }
     }
+}
+
+fn ask_of_letters(request: &Request, control: &Control) -> Result<Value, String> {
+    let letters =
+        control.dead_letters().ok_or("the engine keeps its dead letters in memory: it has no storage.directory")?;
+    let value = match request {
+        Request::DlqStats(which) => {
+            let (queue, filter) = which.parse()?;
+            serde_json::to_value(letters.stats(queue, &filter)?)
+        }
+        Request::DlqPurge(which) => {
+            let (queue, filter) = which.parse()?;
+            serde_json::to_value(letters.purge(queue, &filter)?)
+        }
+        Request::DlqReplay(Replay { which, per_s }) => {
+            let (queue, filter) = which.parse()?;
+            letters.replay(ReplayOrder { queue, filter, per_s: *per_s })?;
+            Ok(json!("begun"))
+        }
+        _ => serde_json::to_value(letters.replay_status()?),
+    };
+    value.map_err(|error| error.to_string())
 }
 
 /// A folder for the sockets of a user who has no runtime directory, as without a login session. Others may write beside

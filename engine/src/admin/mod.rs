@@ -10,7 +10,7 @@ mod http;
 pub mod offline;
 mod signals;
 
-pub use control_socket::{ControlSocket, Request, ask, existing_private_folder, private_folder};
+pub use control_socket::{ControlSocket, Replay, Request, Which, ask, existing_private_folder, private_folder};
 pub use display::{StatusLine, ledger_table, time_table};
 pub use http::{prometheus, serve as serve_http};
 pub use signals::{Signal, Signals};

@@ -25,8 +25,8 @@ use crate::runtime::agent::Agent;
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::waker::Waker;
 use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
-use crate::storage::DeadLetterSender;
-use crate::topology::{AgentPlan, Plan, Role};
+use crate::storage::{DeadLetterSender, LetterControl};
+use crate::topology::{AgentPlan, Plan, REPLAY, Role};
 use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
 
 /// What the parts of a build share.
@@ -54,6 +54,8 @@ pub(super) struct Built {
     pub claiming: [bool; 3],
     /// Whether there is memory for windows; a reload cannot add it.
     pub windowing: bool,
+    /// Where there is a data directory.
+    pub dead_letters: Option<LetterControl>,
 }
 
 impl<'a> Context<'a> {
@@ -219,6 +221,11 @@ pub(super) fn build<F: HandlerFactory>(
     let retried: Vec<AgentPlan> = context.agents(retried);
     pools.extend(retried.iter().filter_map(|worker| spill.retries.get(&worker.name)));
     pools.extend(context.agents(windowed).iter().filter_map(|worker| spill.windows.get(&worker.name)));
+    let replay_pool = match &context.config.storage.directory {
+        Some(_) => Some(map_pool(&mut context, &mut next_pool, REPLAY, false)?),
+        None => None,
+    };
+    pools.extend(&replay_pool);
     let frames = Frames::new(&pools);
 
     let mut letters = DeadLetterLinks::new(context.config);
@@ -231,6 +238,10 @@ pub(super) fn build<F: HandlerFactory>(
     let accounts = sources.accounts();
     let mut acks = std::mem::take(&mut sources.acks);
     let ports = sources.start(&mut context, &mut producers, &mut agents);
+    let queue = producers.first_mut().and_then(Vec::pop);
+    if let (Some(log), Some(pool), Some(queue)) = (&mut log, replay_pool, queue) {
+        log.replays_from(&mut context, &mut acks, pool, queue);
+    }
     let dispatchers = context.agents(|role| role == Role::Dispatcher);
     let links = std::mem::take(&mut rings.links);
     let parts = dispatchers.into_iter().zip(consumers).zip(links).zip(spill.dispatchers).zip(accounts);
@@ -266,10 +277,12 @@ pub(super) fn build<F: HandlerFactory>(
         }
     };
     let (mut runners, shutdown) = spawn(&mut context, agents)?;
+    let mut dead_letters = None;
     if let Some((log, letters)) = written {
+        dead_letters = Some(log.letter_control());
         runners.push(log.spawn(&mut context, letters.into_consumers(), &frames, &shutdown)?);
     }
-    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing })
+    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing, dead_letters })
 }
 
 struct DispatcherParts {

@@ -7,12 +7,14 @@ use std::sync::atomic::AtomicBool;
 
 use super::EngineError;
 use super::build::Context;
+use super::sources::AckRings;
 use crate::acks::Told;
 use crate::config::FsyncPolicy;
 use crate::dedup::{Claimer, EventId, Outcome};
-use crate::frame::Class;
-use crate::memory::Frames;
-use crate::queue::spsc;
+use crate::frame::{Class, Priority, Transport};
+use crate::ingest::DrainStatus;
+use crate::memory::{Event, FramePool, Frames};
+use crate::queue::{mpsc, spsc};
 use crate::runtime::clock::{Nanos, unix_now};
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
@@ -21,10 +23,11 @@ use crate::storage::format::{LetterQueue, RecordView};
 use crate::storage::letters::Letters;
 use crate::storage::log::{Item, Recovery, Start};
 use crate::storage::{
-    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LogAgent, LogInlet, LogSender, Refusing, ShedBudget,
-    StorageError, Streams, disk, feed, is_logged, letter_options,
+    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogInlet,
+    LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed, is_logged,
+    letter_control, letter_options, of_other_queue,
 };
-use crate::topology::Role;
+use crate::topology::{REPLAY, Role};
 
 /// An open log, and the ends of the ways to it.
 pub(super) struct Logging {
@@ -37,6 +40,8 @@ pub(super) struct Logging {
     inlets: Vec<(Class, LogInlet)>,
     waker: Waker,
     done: Told,
+    replay: Option<(ReplaySource, DrainStatus)>,
+    control: (LetterControl, LetterCommands),
 }
 
 impl From<StorageError> for EngineError {
@@ -65,8 +70,12 @@ impl Logging {
             say_of_letters(queue, &letters, &recovery);
             Ok::<_, StorageError>(letters)
         };
-        let failed = letters(LetterQueue::Failed, context.config.dlq.failed_disk_bytes)?;
-        let shed = letters(LetterQueue::Shed, context.config.dlq.shed_disk_bytes)?;
+        let mut failed = letters(LetterQueue::Failed, context.config.dlq.failed_disk_bytes)?;
+        let mut shed = letters(LetterQueue::Shed, context.config.dlq.shed_disk_bytes)?;
+        if last.is_crash() {
+            let removed = remove_replayed(&streams, &mut Queues { failed: &mut failed, shed: &mut shed })?;
+            tracing::info!(removed, "dead letters whose replay had ended when the last run did");
+        }
         let policies = storage.streams.iter().map(|stream| &stream.policy).chain([&storage.policy]);
         let never = policies.into_iter().any(|policy| policy.fsync == FsyncPolicy::Never);
         let waker = Waker::new().map_err(|error| EngineError(format!("eventfd: {error}")))?;
@@ -79,12 +88,45 @@ impl Logging {
             inlets.push((class, inlet));
         }
         let done = if never { Told::WRITTEN } else { Told::DURABLE };
-        Ok(Some(Self { streams, failed, shed, refusing: Refusing::default(), directory, senders, inlets, waker, done }))
+        let (control, refusing) = (letter_control(waker.clone()), Refusing::default());
+        let replay = None;
+        Ok(Some(Self { streams, failed, shed, refusing, directory, senders, inlets, waker, done, replay, control }))
     }
 
     /// Gives the sending end of a link to the dead letters what it needs for those on disk, and wakes the writer.
     pub fn dead_letters(&self, link: spsc::Producer<DeadLetter>, budget: ShedBudget) -> DeadLetterSender {
         DeadLetterSender::new(link, budget, Some(self.waker.clone())).to_disk(self.refusing.clone())
+    }
+
+    /// What operators ask the dead letters through.
+    pub fn letter_control(&self) -> LetterControl {
+        self.control.0.clone()
+    }
+
+    /// Lets dead letters come in again, through a pool and a queue of their own.
+    pub fn replays_from(
+        &mut self,
+        context: &mut Context<'_>,
+        acks: &mut AckRings,
+        pool: FramePool,
+        queue: mpsc::Producer<Event>,
+    ) {
+        let (acks, wanted) = acks.replay_inlet(context, &self.waker);
+        let drain = DrainStatus::default();
+        context.observers.pool(REPLAY, &pool);
+        context.observers.drains.push((REPLAY.to_owned(), drain.clone()));
+        let dispatcher = context.agents(|role| role == Role::Dispatcher).into_iter().next();
+        let Some(dispatcher) = dispatcher else { return };
+        let source = ReplaySource {
+            pool,
+            queue,
+            parser: context.parser(Transport::Udp, Priority::Critical),
+            waker: context.waker_of(&dispatcher.name),
+            acks,
+            wanted,
+            state: context.state.clone(),
+        };
+        self.replay = Some((source, drain));
     }
 
     /// What is set while a worker waits for the log.
@@ -143,7 +185,8 @@ impl Logging {
         frames: &Frames,
         shutdown: &Shutdown,
     ) -> Result<RunnerHandle, EngineError> {
-        let Self { streams, failed, shed, refusing, directory, inlets, waker, .. } = self;
+        let Self { streams, failed, shed, refusing, directory, inlets, waker, replay, control, .. } = self;
+        let replays = Replays::default();
         let letters = LetterAgent::new(LetterAgentSpec {
             links,
             failed,
@@ -152,8 +195,11 @@ impl Logging {
             refusing,
             claims: context.observers.dedup.clone(),
             frame_bytes: context.config.limits.frame_bytes as usize,
+            replay,
+            replays: replays.clone(),
+            commands: Some(control.1),
         });
-        let log = LogAgent::new(streams, directory, inlets);
+        let log = LogAgent::new(streams, directory, inlets, replays);
         context.observers.blocks.extend([letters.counters().block(), log.counters().block()]);
         context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {
@@ -207,4 +253,41 @@ impl Remembered<'_> {
         self.next = if self.next + 1 < self.claimers.len() { self.next + 1 } else { 0 };
         is_new
     }
+}
+
+/// How far clocks may have been set back between a letter and its replay.
+const CLOCK_STEP_NS: u64 = 3_600_000_000_000;
+
+/// Takes letters out that are in the log as well, or in the other queue again: a crash came between the one and the other.
+fn remove_replayed(streams: &Streams, queues: &mut Queues<'_>) -> Result<u64, StorageError> {
+    let (mut gone, mut oldest_ns) = (Vec::new(), u64::MAX);
+    for queue in LetterQueue::ALL {
+        let letters = queues.of(queue);
+        let mut reader = letters.reader()?;
+        while let Some(letter) = letters.read_next(&mut reader)? {
+            oldest_ns = oldest_ns.min(letter.time_ns);
+            gone.extend(of_other_queue(&letter, queue));
+        }
+    }
+    for log in streams.logs().iter().filter(|_| oldest_ns < u64::MAX) {
+        let start = Start::Time(oldest_ns.saturating_sub(CLOCK_STEP_NS));
+        let Ok(mut reader) = log.view().reader(start, None) else { continue };
+        while let Some(item) = reader.read()? {
+            if let Item::Record(record) = item {
+                gone.extend(record.reference);
+            }
+        }
+    }
+    let mut count = 0;
+    for was in gone {
+        let letters = queues.of(was.queue);
+        let mut removed = letters.remove(was.position(), true, unix_now());
+        if removed.is_err() {
+            letters.write(0)?;
+            letters.sync(0)?;
+            removed = letters.remove(was.position(), true, unix_now());
+        }
+        count += u64::from(removed == Ok(true));
+    }
+    Ok(count)
 }

@@ -24,6 +24,8 @@ pub(super) fn ingest_queues(
     let (mut producers, mut consumers) = (Vec::new(), Vec::new());
     for (index, dispatcher) in dispatchers.iter().enumerate() {
         let own = (0..sources).filter(|place| Sources::dispatcher_of(*place, dispatchers.len()) == index).count();
+        // Dead letters that are replayed come in at the first.
+        let own = own + usize::from(index == 0 && context.config.storage.directory.is_some());
         // A dispatcher may have no source at all, but its queue has a place for one.
         let (ends, consumer) = mpsc::queue(depth, own.max(1));
         let probe = consumer.depth();

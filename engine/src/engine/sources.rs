@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::EngineError;
 use super::build::{Context, map_pool};
-use crate::acks::{AckLink, AckSender, AcksWanted};
+use crate::acks::{Ack, AckLink, AckSender, AcksWanted};
 use crate::config::{self, Config};
 use crate::dispatch::{SourceAccount, TopicTableCell};
 use crate::frame::Transport;
@@ -20,6 +20,8 @@ use crate::nic::{
 use crate::queue::{Feedback, mpsc, spsc};
 use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
+use crate::runtime::waker::Waker;
+use crate::storage::REPLAYED_MAX;
 use crate::topology::{AgentPlan, Role, ack_link_depth};
 
 /// The ports that were really bound: a configured 0 asks for any free one.
@@ -97,6 +99,7 @@ struct TcpSource {
 #[derive(Default)]
 pub(super) struct AckRings {
     links: HashMap<String, Vec<AckLink>>,
+    replays: HashMap<String, AckLink>,
     wanted: AcksWanted,
 }
 
@@ -114,9 +117,21 @@ impl AckRings {
         AckInlet { links: enders.into_iter().map(link).collect(), wanted: self.wanted.clone(), depth }
     }
 
+    /// Makes one from each agent that ends events to who replays dead letters, on the runner that `waker` wakes.
+    pub fn replay_inlet(&mut self, context: &Context<'_>, waker: &Waker) -> (Vec<spsc::Consumer<Ack>>, AcksWanted) {
+        let enders = context.agents(|role| matches!(role, Role::Dispatcher | Role::Worker(_)));
+        let link = |from: AgentPlan| {
+            let (ring, consumer) = spsc::ring(REPLAYED_MAX);
+            self.replays.insert(from.name, AckLink { ring, waker: Some(waker.clone()) });
+            consumer
+        };
+        (enders.into_iter().map(link).collect(), self.wanted.clone())
+    }
+
     /// The ends of one agent.
     pub fn sender(&mut self, agent: &str) -> AckSender {
-        AckSender::new(self.links.remove(agent).unwrap_or_default(), self.wanted.clone())
+        let links = self.links.remove(agent).unwrap_or_default();
+        AckSender::new(links, self.wanted.clone()).with_replay(self.replays.remove(agent))
     }
 }
 

@@ -72,7 +72,7 @@ impl DrainStatus {
         self.0.load(Ordering::Acquire)
     }
 
-    fn set(&self, drained: bool) {
+    pub(crate) fn set(&self, drained: bool) {
         self.0.store(drained, Ordering::Release);
     }
 }

@@ -12,6 +12,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::replay::REPLAYED_MAX;
 use crate::frame::LENGTH_BYTES;
 use crate::queue::spsc;
 use crate::runtime::waker::Waker;
@@ -29,15 +30,23 @@ pub const OUTSTANDING_MAX: usize = 1 << 16;
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
+    /// Of frames that are replayed, where each begins and its number among the replayed.
+    replayed: Vec<(usize, u32)>,
 }
 
 impl Batch {
     fn new(capacity: usize) -> Self {
-        Self { bytes: Vec::with_capacity(capacity) }
+        Self { bytes: Vec::with_capacity(capacity), replayed: Vec::with_capacity(REPLAYED_MAX) }
     }
 
     fn room(&self) -> usize {
         self.bytes.capacity() - self.bytes.len()
+    }
+
+    /// The number of the frame that begins at `at` among the replayed, if it is one.
+    pub fn replayed(&self, at: usize) -> Option<u32> {
+        let found = self.replayed.binary_search_by_key(&at, |(begin, _)| *begin).ok()?;
+        Some(self.replayed[found].1)
     }
 
     /// The frame that begins at `at`, with its length field.
@@ -173,12 +182,18 @@ impl LogSender {
 
     /// Takes a frame, given as the bytes behind its length field. There is room: see [`fits`](Self::fits).
     pub fn append(&mut self, body: &[u8]) {
+        self.append_replayed(body, None);
+    }
+
+    /// The same of one that is replayed, with its number among those.
+    pub fn append_replayed(&mut self, body: &[u8], replayed: Option<u32>) {
         if self.current.room() < LENGTH_BYTES + body.len()
             && let Some(next) = self.spare.take()
         {
             self.hand_over(next);
         }
         debug_assert!(self.current.room() >= LENGTH_BYTES + body.len(), "more than was counted as fitting");
+        self.current.replayed.extend(replayed.map(|number| (self.current.bytes.len(), number)));
         self.current.bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
         self.current.bytes.extend_from_slice(body);
         self.outstanding += 1;
@@ -223,6 +238,7 @@ impl LogInlet {
     /// Gives a batch back that has been read.
     pub(super) fn give_back(&mut self, mut batch: Batch) {
         batch.bytes.clear();
+        batch.replayed.clear();
         let pushed = self.empty.push(batch);
         debug_assert!(pushed.is_ok(), "the ring has room for all");
     }

@@ -12,13 +12,18 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::dead_letter::{DeadLetter, DeadLetterGauges, Refusing};
+use super::format::LetterQueue;
+use super::letter_control::{LetterCommand, LetterCommands, Purge};
 use super::letters::{Letter, LetterCounts, LetterOptions, Letters};
-use super::log::Refused;
+use super::log::{Position, Refused};
+use super::replay::{Queues, ReplaySource, Replayer, Replays};
 use super::streams::fsync;
+use crate::acks::REPLAY;
 use crate::config::{Config, Storage};
 use crate::dedup::{DedupTable, EventId};
 use crate::fault::{self, Stage};
 use crate::frame::LENGTH_BYTES;
+use crate::ingest::DrainStatus;
 use crate::memory::{Frames, Releaser};
 use crate::metrics::{Counter, Counters};
 use crate::queue::spsc;
@@ -60,12 +65,17 @@ pub struct LetterAgentSpec {
     /// Where ids are claimed.
     pub claims: Option<Arc<DedupTable>>,
     pub frame_bytes: usize,
+    /// Where letters go in again, with the agent's way to say that it takes no more in.
+    pub replay: Option<(ReplaySource, DrainStatus)>,
+    pub replays: Replays,
+    pub commands: Option<LetterCommands>,
 }
 
 /// The agent.
 pub struct LetterAgent {
     spec: LetterAgentSpec,
     releaser: Releaser,
+    replayer: Option<Replayer>,
     counters: Counters,
     gauges: Arc<DeadLetterGauges>,
     /// A frame with its length field.
@@ -79,11 +89,15 @@ pub struct LetterAgent {
 }
 
 impl LetterAgent {
-    pub fn new(spec: LetterAgentSpec) -> Self {
+    pub fn new(mut spec: LetterAgentSpec) -> Self {
         let gauges = Arc::new(DeadLetterGauges::default());
-        gauges.held_at_start.store(spec.failed.held() + spec.shed.held(), Ordering::Release);
+        let held_at_start = spec.failed.counts().held_at_start + spec.shed.counts().held_at_start;
+        gauges.held_at_start.store(held_at_start, Ordering::Release);
+        let replays = spec.replays.clone();
+        let replayer = spec.replay.take().map(|(source, drain)| Replayer::new(source, replays, drain));
         let this = Self {
             releaser: Releaser::new(spec.frames.clone()),
+            replayer,
             counters: Counters::default(),
             gauges,
             frame: Vec::with_capacity(LENGTH_BYTES + spec.frame_bytes),
@@ -143,9 +157,18 @@ impl LetterAgent {
         self.frame.extend_from_slice(frames.bytes(event));
         // The wall clock is read once a cycle; the engine's own tells how long before that it was.
         let arrival_ns = time_ns.saturating_sub(self.now.saturating_sub(frames.arrival_ns(event)));
+        let number = (event.connection() == REPLAY).then(|| frames.ordinal(event));
+        let was = number.and_then(|number| self.replayer.as_ref()?.was(number));
+        let arrival_ns = was.map_or(arrival_ns, |(_, arrival_ns)| arrival_ns);
         let letter = Letter { class: *class, reason: *reason, arrival_ns, frame: &self.frame };
-        match if reason.is_shed() { shed.append(&letter, time_ns) } else { failed.append(&letter, time_ns) } {
-            Ok(_) => {}
+        let queue = if reason.is_shed() { LetterQueue::Shed } else { LetterQueue::Failed };
+        let letters = Queues { failed, shed }.into(queue);
+        match letters.append_again(&letter, time_ns, was.map(|(was, _)| was)) {
+            Ok(position) => {
+                if let (Some(number), Some(replayer)) = (number, &mut self.replayer) {
+                    replayer.kept_anew(number, queue, position.offset);
+                }
+            }
             // Its own eviction. A configuration that would let that happen is refused.
             Err(Refused::TooLarge) => self.refused += 1,
             Err(Refused::Full) => return false,
@@ -192,6 +215,47 @@ impl LetterAgent {
         }
     }
 
+    /// Lets replays go on, and hears what has become of their events.
+    fn replay(&mut self) -> usize {
+        let LetterAgentSpec { failed, shed, .. } = &mut self.spec;
+        let Some(replayer) = &mut self.replayer else { return 0 };
+        if !replayer.is_busy() {
+            return 0;
+        }
+        replayer.step(&mut Queues { failed, shed }, &mut self.counters, self.now, unix_now())
+    }
+
+    /// Does what operators ask for.
+    fn obey(&mut self) -> usize {
+        let Some(command) = self.spec.commands.as_ref().and_then(|commands| commands.0.try_recv().ok()) else {
+            return 0;
+        };
+        let now = self.now;
+        let LetterAgentSpec { failed, shed, claims, .. } = &mut self.spec;
+        // Whoever asked may have given up; then nobody misses the answer.
+        match command {
+            LetterCommand::Held(answer) => {
+                let held = [(LetterQueue::Failed, failed.letters()), (LetterQueue::Shed, shed.letters())];
+                let _ = answer.send(held.map(|(queue, held)| (queue, held.clone())).to_vec());
+            }
+            LetterCommand::Purge(Purge { queue, letters }, answer) => {
+                let claims = claims.as_deref().filter(|_| queue == LetterQueue::Failed);
+                let _ = answer.send(purge(Queues { failed, shed }.into(queue), &letters, claims, now));
+            }
+            LetterCommand::Replay(order, answer) => {
+                let begun = match &mut self.replayer {
+                    Some(replayer) => replayer.begin(order, &mut Queues { failed, shed }, now),
+                    None => Err("this engine cannot replay".to_owned()),
+                };
+                let _ = answer.send(begun);
+            }
+            LetterCommand::Status(answer) => {
+                let _ = answer.send(self.replayer.as_ref().map(Replayer::status).unwrap_or_default());
+            }
+        }
+        1
+    }
+
     fn retain_if_due(&mut self) {
         let begun = self.queues().map(|letters| letters.log().counts().segments_begun).iter().sum();
         if begun != self.segments_begun || self.now.saturating_sub(self.retained_at) >= RETENTION_INTERVAL_NS {
@@ -220,19 +284,25 @@ impl Agent for LetterAgent {
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
         self.now = cycle.now;
-        let taken = self.take_in();
+        let mut work = self.obey();
+        work += self.take_in();
+        work += self.replay();
         self.flush();
         self.retain_if_due();
-        taken
+        work
     }
 
     fn housekeeping(&mut self, _now: Nanos) {
+        if let Some(replayer) = &mut self.replayer {
+            replayer.housekeeping();
+        }
         self.publish_counts();
     }
 
     fn blocking(&self) -> Blocking {
         let due = |letters: &Letters| letters.due(self.now);
-        match due(&self.spec.failed).into_iter().chain(due(&self.spec.shed)).min() {
+        let replay = self.replayer.as_ref().and_then(|replayer| replayer.due_ns(self.now));
+        match due(&self.spec.failed).into_iter().chain(due(&self.spec.shed)).chain(replay).min() {
             Some(due) => Blocking::Until(due),
             None => Blocking::Allowed,
         }
@@ -240,6 +310,11 @@ impl Agent for LetterAgent {
 
     fn close(&mut self) {
         let now = self.now;
+        self.take_in();
+        let LetterAgentSpec { failed, shed, .. } = &mut self.spec;
+        if let Some(replayer) = &mut self.replayer {
+            replayer.close(&mut Queues { failed, shed }, unix_now());
+        }
         for letters in self.queues() {
             let waiting = letters.log().next_offset() - letters.log().durable_offset();
             if let Err(error) = letters.close(now) {
@@ -247,6 +322,30 @@ impl Agent for LetterAgent {
             }
         }
     }
+}
+
+/// Throws letters away, and lets their ids be claimed anew. Returns how many there were.
+fn purge(
+    letters: &mut Letters,
+    which: &[(Position, Option<EventId>)],
+    claims: Option<&DedupTable>,
+    now: Nanos,
+) -> Result<u64, String> {
+    let mut purged = 0;
+    for (position, id) in which {
+        let mut removed = letters.remove(*position, false, unix_now());
+        if removed == Err(Refused::Full) {
+            letters.write(now).and_then(|()| letters.sync(now)).map_err(|error| error.to_string())?;
+            removed = letters.remove(*position, false, unix_now());
+        }
+        if removed.map_err(|_| format!("{purged} purged; the disk takes no more"))? {
+            purged += 1;
+            if let (Some(claims), Some(id)) = (claims, id) {
+                claims.release_dead_lettered(*id, now);
+            }
+        }
+    }
+    Ok(purged)
 }
 
 #[cfg(test)]

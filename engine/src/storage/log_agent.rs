@@ -14,6 +14,7 @@ use super::directory::DataDirectory;
 use super::feed::{Batch, Kept, LogInlet, Settled};
 use super::format::Record;
 use super::log::{AgeClock, EventLog, Refused};
+use super::replay::Replays;
 use super::streams::Streams;
 use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
 use crate::memory::off_data_path;
@@ -56,6 +57,7 @@ pub struct LogAgent {
     inlets: Vec<Inlet>,
     streams: Streams,
     directory: DataDirectory,
+    replays: Replays,
     counters: Counters,
     /// From the first look on.
     age_clock: Option<AgeClock>,
@@ -67,12 +69,13 @@ pub struct LogAgent {
 
 impl LogAgent {
     /// `inlets` with the class of each worker.
-    pub fn new(streams: Streams, directory: DataDirectory, inlets: Vec<(Class, LogInlet)>) -> Self {
+    pub fn new(streams: Streams, directory: DataDirectory, inlets: Vec<(Class, LogInlet)>, replays: Replays) -> Self {
         let inlet = |(class, feed)| Inlet { class, feed, batch: None, unsettled: VecDeque::new() };
         Self {
             inlets: inlets.into_iter().map(inlet).collect(),
             streams,
             directory,
+            replays,
             counters: Counters::default(),
             age_clock: None,
             retained_at: 0,
@@ -95,7 +98,9 @@ impl LogAgent {
                 while let Some(frame) = batch.frame(at) {
                     let stream = stream_of(&self.streams, frame);
                     let log = &mut self.streams.logs_mut()[stream];
-                    let noted = match log.append(&Record::event(time_ns, inlet.class, frame)) {
+                    let reference = batch.replayed(at).and_then(|number| self.replays.reference(number));
+                    let record = Record { reference, ..Record::event(time_ns, inlet.class, frame) };
+                    let noted = match log.append(&record) {
                         Ok(offset) => (Some(stream), offset),
                         Err(Refused::TooLarge) => (None, 0),
                         Err(Refused::Full) => break,

@@ -9,6 +9,7 @@
 //! streams                  the streams of the event log, by topic
 //! feed, log_agent          the way from the workers to them, and who writes
 //! letters, letter_agent    dead letters on disk
+//! replay, letter_control   out of the queue and in again; what operators ask
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
@@ -21,9 +22,11 @@ mod error;
 mod feed;
 pub mod format;
 mod letter_agent;
+mod letter_control;
 pub mod letters;
 pub mod log;
 mod log_agent;
+mod replay;
 #[cfg(test)]
 mod scratch;
 mod streams;
@@ -36,7 +39,9 @@ pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterS
 pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
 pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};
+pub use letter_control::{HeldFor, LetterCommands, LetterControl, letter_control};
 pub use log_agent::LogAgent;
+pub use replay::{Queues, REPLAYED_MAX, ReplayOrder, ReplaySource, ReplayStatus, Replays, of_other_queue};
 /// Whether events of the class are kept in the event log.
 pub const fn is_logged(class: Class) -> bool {
     matches!(class, Class::Transactional | Class::Batch)

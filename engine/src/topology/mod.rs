@@ -27,5 +27,5 @@ pub use agents::{AgentPlan, DEAD_LETTER_LINK_DEPTH, LinkPlan, Role, ack_link_dep
 pub use machine::{Cache, Cpu, Machine, Node};
 pub use nic::Nic;
 pub use plan::{Plan, PlanError, RunnerPlan};
-pub use pools::PoolPlan;
+pub use pools::{PoolPlan, REPLAY};
 pub use show::{Described, DescribedNic};

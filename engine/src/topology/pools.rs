@@ -73,8 +73,17 @@ pub(super) fn pools(
             Role::Worker(Class::Realtime) | Role::DeadLetter => {}
         }
     }
+    if config.storage.directory.is_some() {
+        add(REPLAY.into(), REPLAY_SLOTS, large_slot_bytes(config).max(REPLAY_SLOT_BYTES_MIN), None);
+    }
     pools
 }
+
+/// The owner of the pool from which dead letters are replayed.
+pub const REPLAY: &str = "replay";
+/// A few bursts of them.
+const REPLAY_SLOTS: u64 = 16;
+const REPLAY_SLOT_BYTES_MIN: u64 = 128 << 10;
 
 /// A frame of the largest allowed size with its length field.
 fn large_slot_bytes(config: &Config) -> u64 {

@@ -23,7 +23,7 @@ use super::pace::Pace;
 use super::retry::RetryQueue;
 use super::waits::Waits;
 use super::windows::Windows;
-use crate::acks::{AckSender, Told};
+use crate::acks::{AckSender, REPLAY, Told};
 use crate::control::StateCell;
 use crate::dedup::{Claim, Claimer, EventId};
 use crate::dispatch::topic_word;
@@ -127,7 +127,7 @@ impl<H: Handler> Worker<H> {
     /// Claims the ids of the burst in one batch; events that lose get their verdict.
     fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
         let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &mut self.spec else { return };
-        let Burst { verdicts, tokens, duplicates, may_ask, firsts, .. } = &mut self.burst;
+        let Burst { verdicts, tokens, duplicates, may_ask, firsts, dead_lettered, .. } = &mut self.burst;
         let ids = rings[ring].peek(0..count).enumerate().filter_map(|(index, event)| {
             let deduplicated = event.topic() & topic_word::DEDUP != 0;
             let id = if deduplicated { frames.view(event).id() } else { None };
@@ -142,8 +142,32 @@ impl<H: Handler> Worker<H> {
             *duplicates += 1;
             if *may_ask {
                 firsts.extend(First::of(&answer).map(|first| (index, first)));
+                if let Claim::DeadLettered = answer {
+                    dead_lettered.push(index);
+                }
             }
         });
+        if !self.burst.dead_lettered.is_empty() {
+            self.retake(ring, now);
+        }
+    }
+
+    /// Takes the claims of letters up again that are replayed.
+    #[cold]
+    fn retake(&mut self, ring: usize, now: Nanos) {
+        let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &self.spec else { return };
+        let Burst { verdicts, tokens, duplicates, firsts, dead_lettered, .. } = &mut self.burst;
+        for index in dead_lettered.drain(..) {
+            let place = index as usize;
+            let Some(event) = rings[ring].peek(place..place + 1).next() else { continue };
+            let Some(id) = frames.view(event).id().filter(|_| event.connection() == REPLAY) else { continue };
+            if let Some(token) = claimer.table().retake_dead_lettered(EventId(id), now) {
+                verdicts[place] = Verdict::Done;
+                *duplicates -= 1;
+                firsts.retain(|(of, _)| *of != index);
+                tokens.push((index, token));
+            }
+        }
     }
 
     /// Sets aside the events of topics that wait for a retry, and those that go into windows.

@@ -30,6 +30,8 @@ pub(super) struct Burst {
     pub(super) may_ask: bool,
     /// If so, the event of each duplicate, and what its first copy has come to; not in the order of the events.
     pub(super) firsts: Vec<(u32, First)>,
+    /// If so, events whose first copy is in the dead letter queue: one that is replayed is that copy.
+    pub(super) dead_lettered: Vec<u32>,
     /// Some verdict is neither done nor duplicate.
     pub(super) has_failures: bool,
 }
@@ -42,6 +44,7 @@ impl Burst {
             duplicates: 0,
             may_ask: false,
             firsts: Vec::with_capacity(BURST),
+            dead_lettered: Vec::with_capacity(BURST),
             has_failures: false,
         }
     }

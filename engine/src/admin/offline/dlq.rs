@@ -1,13 +1,15 @@
-//! `eventstream dlq`: the dead letters of a data directory.
+//! `eventstream dlq`: the dead letters of a data directory, or of a running engine.
 
 use std::collections::BTreeMap;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
 
 use clap::{Subcommand, ValueEnum};
+use serde_json::Value;
 
 use super::json::{Line, parse_reason};
-use super::{Verdict, locked, printed, time};
+use super::{Verdict, dlq_running as running, locked, printed, time};
+use crate::admin::Request;
 use crate::config::FRAME_BYTES_MAX;
 use crate::metrics::DeadLetterReason;
 use crate::runtime::clock::{kernel_now, unix_now};
@@ -49,6 +51,16 @@ pub enum DlqCommand {
         #[arg(long)]
         all: bool,
     },
+    /// Lets a running engine take letters in again, and waits until they have ended.
+    Replay {
+        #[command(flatten)]
+        of: OfEngine,
+        #[command(flatten)]
+        which: Which,
+        /// So many a second at most.
+        #[arg(long)]
+        rate: Option<u64>,
+    },
     /// Counts what is held, by queue and reason.
     Stats {
         #[command(flatten)]
@@ -76,10 +88,24 @@ impl From<Queue> for LetterQueue {
 }
 
 #[derive(clap::Args)]
-pub struct Of {
-    /// The data directory, `storage.directory` of the configuration.
+pub struct OfEngine {
+    /// The configuration of a running engine, if it has one.
     #[arg(long)]
-    directory: PathBuf,
+    pub(super) config: Option<PathBuf>,
+    /// Only those that failed, or only those that were shed.
+    #[arg(long)]
+    pub(super) queue: Option<Queue>,
+}
+
+#[derive(clap::Args)]
+pub struct Of {
+    /// The data directory, `storage.directory` of the configuration, when no engine has it. Without one a running engine
+    /// is asked.
+    #[arg(long, conflicts_with = "config")]
+    directory: Option<PathBuf>,
+    /// The configuration of a running engine, if it has one.
+    #[arg(long)]
+    config: Option<PathBuf>,
     /// Only those that failed, or only those that were shed.
     #[arg(long)]
     queue: Option<Queue>,
@@ -90,16 +116,16 @@ pub struct Of {
 pub struct Which {
     /// Such as rejected or shed_dropping.
     #[arg(long, value_parser = parse_reason)]
-    reason: Option<DeadLetterReason>,
+    pub(super) reason: Option<DeadLetterReason>,
     /// Topics that match, such as orders/+/new or orders/#.
     #[arg(long, value_parser = TopicFilter::parse)]
-    topic: Option<TopicFilter>,
+    pub(super) topic: Option<TopicFilter>,
     /// Dead-lettered then or later: 2026-11-24T10:30:00Z, or seconds since 1970.
     #[arg(long, value_parser = time::parse)]
-    since: Option<u64>,
+    pub(super) since: Option<u64>,
     /// Dead-lettered before then.
     #[arg(long, value_parser = time::parse)]
-    until: Option<u64>,
+    pub(super) until: Option<u64>,
 }
 
 impl Which {
@@ -114,27 +140,43 @@ impl Which {
 }
 
 impl DlqCommand {
-    pub fn run(&self) -> Result<Verdict, String> {
+    /// `ask` puts a request to the engine of a configuration.
+    pub fn run(&self, ask: impl Fn(&Request, Option<&Path>) -> Result<Value, String>) -> Result<Verdict, String> {
         match self {
             Self::List { of, which, json, limit } => list(of, which, *json, limit.unwrap_or(usize::MAX)),
             Self::Show { directory, queue, offset } => {
-                let of = Of { directory: directory.clone(), queue: Some(*queue) };
+                let of = Of { directory: Some(directory.clone()), config: None, queue: Some(*queue) };
                 show(&of, *offset)
             }
             Self::Purge { of, which, all } => {
                 if which.is_everything() && !all {
                     return Err("purge needs --reason, --topic, --since or --until, or --all".to_owned());
                 }
-                purge(of, which)
+                match of.engine() {
+                    Some(engine) => running::purge(&engine, which, ask),
+                    None => purge(of, which),
+                }
             }
-            Self::Stats { of, which, json } => stats(of, which, *json),
+            Self::Replay { of, which, rate } => running::replay(of, which, *rate, ask),
+            Self::Stats { of, which, json } => match of.engine() {
+                Some(engine) => running::stats(&engine, which, *json, ask),
+                None => stats(of, which, *json),
+            },
         }
+    }
+}
+
+impl Of {
+    /// Unless it is about a data directory.
+    fn engine(&self) -> Option<OfEngine> {
+        self.directory.is_none().then(|| OfEngine { config: self.config.clone(), queue: self.queue })
     }
 }
 
 /// Calls `visit` with each queue that there is and its folder.
 fn each(of: &Of, command: &str, mut visit: impl FnMut(LetterQueue, &Path) -> Result<(), String>) -> Result<(), String> {
-    let directory = locked(&of.directory, command)?;
+    let directory = of.directory.as_deref().ok_or_else(|| format!("{command} needs --directory"))?;
+    let directory = locked(directory, command)?;
     let wanted = of.queue.map(LetterQueue::from);
     for queue in LetterQueue::ALL.into_iter().filter(|queue| wanted.is_none_or(|wanted| wanted == *queue)) {
         let folder = directory.letters(queue);

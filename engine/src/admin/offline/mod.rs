@@ -4,6 +4,7 @@
 //! codes: 0, all is well; 1, something is damaged or missing; 2, it could not be done.
 
 mod dlq;
+mod dlq_running;
 mod json;
 mod log;
 mod log_export;

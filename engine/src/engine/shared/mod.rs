@@ -20,6 +20,7 @@ use crate::metrics::{Ledger, MemoryReport, NapiReport, QueueReport, Rates, Repor
 use crate::nic::{NapiThreads, NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, RunnerLoad, Shutdown};
+use crate::storage::LetterControl;
 use crate::topology::Plan;
 
 /// What an engine is made of once its threads run.
@@ -72,6 +73,7 @@ pub(super) struct Shared {
     ports: Ports,
     claiming: [bool; 3],
     windowing: bool,
+    dead_letters: Option<LetterControl>,
     control_ended: AtomicBool,
     runner_reports: Vec<(RunnerReport, Arc<RunnerLoad>)>,
     napi_reports: Vec<NapiReport>,
@@ -111,6 +113,11 @@ impl Control {
     /// Puts a new configuration's live part into force; names what needs a restart.
     pub fn reload(&self, config: Config) -> Result<Vec<String>, ReloadError> {
         self.0.reload(config)
+    }
+
+    /// The dead letters, where they are kept on disk.
+    pub fn dead_letters(&self) -> Option<&LetterControl> {
+        self.0.dead_letters.as_ref()
     }
 
     pub fn plan(&self) -> &Plan {
@@ -171,6 +178,7 @@ impl Shared {
             ports: built.ports,
             claiming: built.claiming,
             windowing: built.windowing,
+            dead_letters: built.dead_letters,
             control_ended: AtomicBool::new(false),
             runner_reports,
             napi_reports,

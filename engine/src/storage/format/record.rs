@@ -84,6 +84,12 @@ pub struct Reference {
     pub offset: u64,
 }
 
+impl Reference {
+    pub const fn position(&self) -> crate::storage::log::Position {
+        crate::storage::log::Position { epoch: self.epoch, offset: self.offset }
+    }
+}
+
 /// What is to be written.
 #[derive(Clone, Copy, Debug)]
 pub struct Record<'a> {

@@ -53,6 +53,9 @@ impl Place {
             refusing: refusing.clone(),
             claims,
             frame_bytes: 2000,
+            replay: None,
+            replays: Replays::default(),
+            commands: None,
         });
         let sender = DeadLetterSender::new(producer, ShedBudget::new(u64::MAX >> 1), None).to_disk(refusing);
         Stage { pool, releaser: Releaser::new(frames), sender, agent, counters: Counters::default(), now: 1 }

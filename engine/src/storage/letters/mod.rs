@@ -73,6 +73,7 @@ pub struct Letters {
 }
 
 /// The letters of a queue that are held: to be read.
+#[derive(Clone)]
 pub struct HeldLetters {
     view: Arc<View>,
     live: LiveSet,
@@ -83,11 +84,11 @@ impl HeldLetters {
     pub fn of(disk: Arc<dyn Disk>, directory: &Path, queue: LetterQueue) -> Result<(Self, Findings), StorageError> {
         let survey = Survey::of(&*disk, directory, queue.as_str(), Trust::Indexes)?;
         let (view, findings) = survey.into_view(disk, directory.to_owned(), queue.as_str());
-        Ok((Self::in_view(Arc::new(view))?, findings))
+        Ok((Self::in_view(Arc::new(view), queue)?, findings))
     }
 
-    fn in_view(view: Arc<View>) -> Result<Self, StorageError> {
-        let live = held(reader(&view)?)?;
+    fn in_view(view: Arc<View>, queue: LetterQueue) -> Result<Self, StorageError> {
+        let live = held(reader(&view)?, queue)?;
         Ok(Self { view, live })
     }
 
@@ -112,7 +113,7 @@ impl Letters {
     ) -> Result<(Self, Recovery), StorageError> {
         let log_options = log_options(queue, options);
         let (log, recovery) = EventLog::open(disk, directory, log_options)?;
-        let held = HeldLetters::in_view(log.view())?;
+        let held = HeldLetters::in_view(log.view(), queue)?;
         let counts = LetterCounts { held_at_start: held.live.count(), ..LetterCounts::default() };
         Ok((Self { queue, log, held, counts, buffer_bytes: options.buffer_bytes }, recovery))
     }
@@ -131,19 +132,34 @@ impl Letters {
 
     /// Takes a letter. It is held from now on, and durable when the log says so.
     pub fn append(&mut self, letter: &Letter<'_>, time_ns: u64) -> Result<Position, Refused> {
+        self.append_again(letter, time_ns, None)
+    }
+
+    /// The same of one that was replayed and has failed again. The letter that it was goes with the same record if it is of
+    /// this queue; of the other one it is the caller's to remove, once this one is durable.
+    pub fn append_again(
+        &mut self,
+        letter: &Letter<'_>,
+        time_ns: u64,
+        was: Option<Reference>,
+    ) -> Result<Position, Refused> {
         let record = Record {
             time_ns,
             class: letter.class,
             kind: Kind::DeadLetter,
             reason: super::format::reason_code(letter.reason),
             arrival_ns: Some(letter.arrival_ns),
-            reference: None,
+            reference: was,
             frame: letter.frame,
         };
+        let replaced = was.filter(|was| was.queue == self.queue && self.holds(was.position()));
         let position = self.log.next_position();
         self.log.append(&record)?;
         self.held.live.add(position.offset);
         self.counts.received += 1;
+        if replaced.is_some_and(|was| self.held.live.remove(was.offset)) {
+            self.counts.replayed += 1;
+        }
         Ok(position)
     }
 
@@ -216,6 +232,16 @@ impl Letters {
         retained
     }
 
+    /// From the oldest letter on, for [`read_next`](Self::read_next).
+    pub fn reader(&self) -> Result<Reader, StorageError> {
+        reader(&self.held.view)
+    }
+
+    /// The next letter that is held and durable, from a reader that outlives what is removed meanwhile.
+    pub fn read_next<'r>(&self, reader: &'r mut Reader) -> Result<Option<RecordView<'r>>, StorageError> {
+        next_held(reader, &self.held.live)
+    }
+
     /// The letters that are held and durable.
     pub fn letters(&self) -> &HeldLetters {
         &self.held
@@ -239,20 +265,24 @@ pub struct LetterReader<'l> {
 impl LetterReader<'_> {
     /// The next one; what damage has taken is passed over.
     pub fn read(&mut self) -> Result<Option<RecordView<'_>>, StorageError> {
-        let letter = loop {
-            let Some(located) = self.reader.find()? else { return Ok(None) };
-            if let Some(Item::Record(record)) = self.reader.item(located)
-                && record.kind == Kind::DeadLetter
-                && self.live.contains(record.offset)
-            {
-                break located;
-            }
-        };
-        Ok(self.reader.item(letter).and_then(|item| match item {
-            Item::Record(record) => Some(record),
-            Item::Gap(_) => None,
-        }))
+        next_held(&mut self.reader, self.live)
     }
+}
+
+fn next_held<'r>(reader: &'r mut Reader, live: &LiveSet) -> Result<Option<RecordView<'r>>, StorageError> {
+    let letter = loop {
+        let Some(located) = reader.find()? else { return Ok(None) };
+        if let Some(Item::Record(record)) = reader.item(located)
+            && record.kind == Kind::DeadLetter
+            && live.contains(record.offset)
+        {
+            break located;
+        }
+    };
+    Ok(reader.item(letter).and_then(|item| match item {
+        Item::Record(record) => Some(record),
+        Item::Gap(_) => None,
+    }))
 }
 
 /// Which letters of a queue a command is about.
@@ -275,11 +305,17 @@ impl LetterFilter {
     }
 }
 
-fn held(mut reader: Reader) -> Result<LiveSet, StorageError> {
+fn held(mut reader: Reader, queue: LetterQueue) -> Result<LiveSet, StorageError> {
     let mut live = LiveSet::default();
     while let Some(item) = reader.read()? {
         match item {
-            Item::Record(RecordView { kind: Kind::DeadLetter, offset, .. }) => live.add(offset),
+            Item::Record(RecordView { kind: Kind::DeadLetter, offset, reference, .. }) => {
+                live.add(offset);
+                // One that has failed again takes the place of the one that it was.
+                if let Some(was) = reference.filter(|was| was.queue == queue) {
+                    live.remove(was.offset);
+                }
+            }
             Item::Record(RecordView { kind: Kind::Replayed | Kind::Purged, reference: Some(removed), .. }) => {
                 // Removals follow their letters in the same log: an offset that is held is of the epoch they name, unless
                 // that letter was cut, and with it the removal behind it.

@@ -43,7 +43,7 @@ impl Logged {
     }
 
     pub(super) fn append(&mut self, body: &[u8], token: Option<ClaimToken>, asked: Option<Asked>) {
-        self.sender.append(body);
+        self.sender.append_replayed(body, asked.as_ref().and_then(Asked::replayed));
         self.unsettled.push_back(Unsettled { token, asked });
     }
 

@@ -1,0 +1,316 @@
+//! Dead letters on disk: over restarts, by filters, purged, and replayed, some of them failing again, however the engine
+//! ends meanwhile. How many there are says `DEAD_LETTERS`.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{Shutdown, UdpSocket};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use eventstream::config::Config;
+use eventstream::engine::{Control, Engine};
+use eventstream::frame::{Class, FrameHeader, Priority, encode};
+use eventstream::metrics::Report;
+use eventstream::storage::disk::RealDisk;
+use eventstream::storage::format::LetterQueue;
+use eventstream::storage::letters::{HeldLetters, LetterFilter};
+use eventstream::storage::log::{Item, Start, Survey, Trust};
+use eventstream::storage::topics::TopicFilter;
+use eventstream::storage::{ReplayOrder, ReplayStatus};
+use eventstream::worker::Outcome;
+use eventstream_tests::client::{PATIENCE, connect};
+use eventstream_tests::engine_process::{Setup, count};
+use eventstream_tests::handler::FnHandler;
+
+const CONFIG: &str = "
+listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
+admin: {enabled: false}
+control:
+  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
+  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
+";
+
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("esc-dead-letters-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn letters() -> u64 {
+    std::env::var("DEAD_LETTERS").map_or(3_000, |count| count.parse().expect("a number"))
+}
+
+/// An engine in this process that rejects the ids that `fails` says.
+fn start(folder: &Path, fails: fn(u64) -> bool) -> Engine {
+    let text = format!("{CONFIG}storage: {{directory: {}}}\n", folder.display());
+    let config = Config::parse(&text, "test").unwrap_or_else(|errors| panic!("{errors}"));
+    let handlers = move |_: Class, _: usize| {
+        FnHandler::new(move |event, _| {
+            let number = u64::from_be_bytes(event.payload().try_into().expect("a number"));
+            if fails(number) { Outcome::Reject("as asked") } else { Outcome::Done }
+        })
+    };
+    Engine::builder().config(config).handlers(handlers).start().unwrap()
+}
+
+const fn all(_: u64) -> bool {
+    true
+}
+
+const fn none(_: u64) -> bool {
+    false
+}
+
+const fn every_fifth(number: u64) -> bool {
+    number.is_multiple_of(5)
+}
+
+/// Transactional events, their topics by their numbers.
+fn publish(engine: &Engine, numbers: std::ops::Range<u64>) {
+    let mut stream = connect(engine.control().ports().tcp.unwrap());
+    let mut bytes = Vec::new();
+    for number in numbers {
+        let header = FrameHeader { id: Some(u128::from(number).to_be_bytes()), ..FrameHeader::new(Priority::Medium) };
+        encode(&mut bytes, &header, format!("t/{}", number % 3).as_bytes(), &number.to_be_bytes());
+    }
+    stream.write_all(&bytes).unwrap();
+    stream.shutdown(Shutdown::Write).unwrap();
+    bytes.clear();
+    assert_eq!(std::io::Read::read_to_end(&mut stream, &mut bytes).unwrap(), 0);
+}
+
+fn wait_for(control: &Control, what: &str, done: impl Fn(&Control) -> bool) {
+    let started = Instant::now();
+    while !done(control) {
+        assert!(started.elapsed() < PATIENCE, "{what}: {:#?}", control.ledger());
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn end(engine: Engine) -> Report {
+    let report = engine.drain();
+    assert!(report.ledger.balanced, "{:#?}", report.ledger);
+    report
+}
+
+/// Rejects so many events, and leaves them in the dead letter queue.
+fn fill(folder: &Path, count: u64) {
+    let engine = start(folder, all);
+    publish(&engine, 0..count);
+    let report = end(engine);
+    assert_eq!((report.ledger.dlq.received, report.ledger.dlq.held), (count, count));
+}
+
+fn order(filter: LetterFilter) -> ReplayOrder {
+    ReplayOrder { queue: None, filter, per_s: None }
+}
+
+fn replay(control: &Control, filter: LetterFilter) -> ReplayStatus {
+    let dead_letters = control.dead_letters().unwrap();
+    dead_letters.replay(order(filter)).unwrap();
+    wait_for(control, "the replay's end", |_| !dead_letters.replay_status().unwrap().running);
+    dead_letters.replay_status().unwrap()
+}
+
+fn of_topic(topic: &str) -> LetterFilter {
+    LetterFilter { topic: Some(TopicFilter::parse(topic).unwrap()), ..LetterFilter::default() }
+}
+
+fn number(id: Option<[u8; 16]>) -> u64 {
+    u128::from_be_bytes(id.expect("each has one")) as u64
+}
+
+/// How often each id is in the log, and in the dead letter queue, of an engine that has ended.
+fn on_disk(folder: &Path) -> BTreeMap<u64, (u32, u32)> {
+    let mut found: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
+    let directory = folder.join("log/default");
+    let survey = Survey::of(&RealDisk, &directory, "default", Trust::Indexes).unwrap();
+    let (view, _) = survey.into_view(Arc::new(RealDisk), directory, "default");
+    let mut reader = Arc::new(view).reader(Start::Earliest, None).unwrap();
+    while let Some(item) = reader.read().unwrap() {
+        let Item::Record(record) = item else { panic!("{item:?}") };
+        found.entry(number(record.event().id())).or_default().0 += 1;
+    }
+    for queue in LetterQueue::ALL {
+        let held = HeldLetters::of(Arc::new(RealDisk), &folder.join("dlq").join(queue.as_str()), queue).unwrap().0;
+        let mut reader = held.reader().unwrap();
+        while let Some(letter) = reader.read().unwrap() {
+            found.entry(number(letter.event().id())).or_default().1 += 1;
+        }
+    }
+    found
+}
+
+fn assert_each_once(folder: &Path, count: u64, in_queue: impl Fn(u64) -> bool) {
+    let found = on_disk(folder);
+    assert_eq!(found.len() as u64, count);
+    for (number, places) in found {
+        assert_eq!(places, if in_queue(number) { (0, 1) } else { (1, 0) }, "{number}");
+    }
+}
+
+#[test]
+fn letters_survive_a_restart_and_go_by_filters() {
+    let folder = Folder::new("filters");
+    fill(&folder.0, 300);
+    let engine = start(&folder.0, none);
+    let control = engine.control();
+    let dead_letters = control.dead_letters().unwrap();
+    let held = |filter: &LetterFilter| -> u64 {
+        dead_letters.stats(None, filter).unwrap().iter().map(|held| held.letters).sum()
+    };
+    assert_eq!((held(&LetterFilter::default()), held(&of_topic("t/1")), held(&of_topic("x/#"))), (300, 100, 0));
+    // Their ids are known: a resend is a duplicate, until its letter is thrown away.
+    publish(&engine, 0..300);
+    wait_for(&control, "duplicates", |control| control.ledger().events.duplicate == 300);
+    assert_eq!(dead_letters.purge(None, &of_topic("t/1")), Ok(100));
+    assert_eq!((held(&LetterFilter::default()), held(&of_topic("t/1"))), (200, 0));
+    publish(&engine, 0..300);
+    wait_for(&control, "the rest", |control| control.ledger().events.processed.transactional == 100);
+    let report = end(engine);
+    let dlq = &report.ledger.dlq;
+    assert_eq!((dlq.held_at_start, dlq.purged, dlq.held, dlq.received), (300, 100, 200, 0));
+    assert_eq!(report.ledger.events.duplicate, 500);
+    assert_each_once(&folder.0, 300, |number| number % 3 != 1);
+}
+
+#[test]
+fn what_is_replayed_is_processed_once_or_is_in_the_queue_again() {
+    let folder = Folder::new("replay");
+    let count = letters();
+    fill(&folder.0, count);
+    let engine = start(&folder.0, every_fifth);
+    let control = engine.control();
+    let of_one = replay(&control, of_topic("t/0"));
+    let (all, failing) = (count.div_ceil(3), count.div_ceil(15));
+    assert_eq!((of_one.replayed, of_one.processed, of_one.dead_lettered), (all, all - failing, failing));
+    // Resends of those that were processed, and of those that were not, are duplicates all the same.
+    publish(&engine, 0..count);
+    wait_for(&control, "duplicates", |control| control.ledger().events.duplicate == count);
+    let of_all = replay(&control, LetterFilter::default());
+    let failing_all = count.div_ceil(5);
+    assert_eq!(of_all.replayed, count - all + failing);
+    assert_eq!((of_all.dead_lettered, of_all.duplicate, of_all.kept), (failing_all, 0, 0));
+    let report = end(engine);
+    let (events, dlq) = (&report.ledger.events, &report.ledger.dlq);
+    assert_eq!(events.replayed, of_one.replayed + of_all.replayed);
+    assert_eq!((dlq.held_at_start, dlq.held, dlq.evicted), (count, failing_all, 0));
+    assert_eq!(dlq.replayed, events.replayed);
+    assert_each_once(&folder.0, count, every_fifth);
+}
+
+#[test]
+fn a_rate_is_kept_and_a_drain_ends_a_replay() {
+    let folder = Folder::new("rate");
+    fill(&folder.0, 1000);
+    let engine = start(&folder.0, none);
+    let control = engine.control();
+    let dead_letters = control.dead_letters().unwrap();
+    let started = Instant::now();
+    dead_letters.replay(ReplayOrder { per_s: Some(200), ..order(LetterFilter::default()) }).unwrap();
+    let second = dead_letters.replay(order(LetterFilter::default()));
+    assert!(second.is_err_and(|why| why.contains("under way")));
+    wait_for(&control, "some of them", |_| dead_letters.replay_status().unwrap().processed >= 50);
+    let status = dead_letters.replay_status().unwrap();
+    let allowed = 200.0 * started.elapsed().as_secs_f64() + 10.0;
+    assert!(status.running && status.replayed as f64 <= allowed, "{status:?}, {allowed}");
+    let report = end(engine);
+    let dlq = &report.ledger.dlq;
+    assert!(dlq.replayed >= 50 && dlq.held == 1000 - dlq.replayed, "{dlq:?}");
+    assert_eq!(report.ledger.events.processed.transactional, dlq.replayed);
+    let found = on_disk(&folder.0);
+    assert!(found.values().all(|(log, queue)| log + queue == 1) && found.len() == 1000);
+}
+
+/// Runs in a process of its own, to be killed.
+#[test]
+#[ignore = "the other half of the next one"]
+fn a_process_that_replays() {
+    let Some(folder) = std::env::var_os("DEAD_LETTERS_OF") else { return };
+    let engine = start(Path::new(&folder), every_fifth);
+    let control = engine.control();
+    let dead_letters = control.dead_letters().unwrap();
+    dead_letters.replay(order(LetterFilter::default())).unwrap();
+    loop {
+        println!("ended {}", {
+            let status = dead_letters.replay_status().unwrap();
+            status.processed + status.dead_lettered
+        });
+    }
+}
+
+#[test]
+fn a_kill_during_a_replay_leaves_each_once() {
+    let folder = Folder::new("kill");
+    let count = letters();
+    fill(&folder.0, count);
+    for part in [4, 2] {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "a_process_that_replays", "--ignored", "--nocapture"])
+            .env("DEAD_LETTERS_OF", &folder.0)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
+        let ended = lines.filter_map(|line| line.split_once("ended ")?.1.parse::<u64>().ok());
+        let seen = ended.into_iter().find(|ended| *ended >= count / 5 / part);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(seen.is_some(), "it ended by itself");
+        // What a crash has left, put in order by the next start.
+        let engine = start(&folder.0, none);
+        let dlq = end(engine).ledger.dlq;
+        let found = on_disk(&folder.0);
+        assert_eq!(found.len() as u64, count);
+        let twice: Vec<_> = found.iter().filter(|(_, (log, queue))| log + queue != 1).collect();
+        assert!(twice.is_empty(), "{dlq:?} {twice:?}");
+        let held = found.values().filter(|(_, queue)| *queue == 1).count() as u64;
+        assert_eq!(dlq.held, held);
+        assert!((count.div_ceil(5)..count).contains(&held), "{held}");
+    }
+    let engine = start(&folder.0, none);
+    let control = engine.control();
+    let before = control.ledger().dlq.held_at_start;
+    assert_eq!(replay(&control, LetterFilter::default()).processed, before);
+    let report = end(engine);
+    assert_eq!((report.ledger.dlq.held, report.ledger.events.duplicate), (0, 0));
+    assert_each_once(&folder.0, count, none);
+}
+
+#[test]
+fn commands_go_to_the_running_engine() {
+    let folder = Folder::new("commands");
+    let engine = Setup::default().config(&format!("storage: {{directory: {}}}\n", folder.0.display())).start();
+    engine.set_state("dropping");
+    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for number in 0..50_u64 {
+        let mut datagram = Vec::new();
+        encode(&mut datagram, &FrameHeader::new(Priority::Low), format!("t/{}", number % 2).as_bytes(), b"payload");
+        socket.send_to(&datagram, ("127.0.0.1", engine.udp_port())).unwrap();
+    }
+    engine.wait_until("letters", |status| count(status, "/dlq/held") == 50);
+    engine.set_state("running");
+    let stats = engine.ask(&["dlq", "stats"]);
+    let words: Vec<&str> = stats.split_whitespace().take(4).collect();
+    assert_eq!(words, ["shed", "shed_dropping", "50", "350"], "{stats}");
+    assert_eq!(engine.ask(&["dlq", "purge", "--topic", "t/0"]).trim(), "25 letters purged");
+    let replayed = engine.ask(&["dlq", "replay", "--reason", "shed_dropping", "--rate", "1000"]);
+    assert_eq!(replayed.trim(), "25 letters replayed: 25 processed, 0 duplicates, 0 failed again; 0 kept");
+    assert_eq!(engine.ask(&["dlq", "stats", "--queue", "shed"]), "");
+    let ended = engine.drain();
+    ended.assert_balanced();
+    let counts = ["/dlq/purged", "/dlq/replayed", "/events/replayed", "/events/processed/transactional"];
+    assert_eq!(counts.map(|path| ended.count(path)), [25; 4]);
+}
