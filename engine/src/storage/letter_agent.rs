@@ -24,7 +24,7 @@ use crate::dedup::{DedupTable, EventId};
 use crate::fault::{self, Stage};
 use crate::frame::LENGTH_BYTES;
 use crate::ingest::DrainStatus;
-use crate::memory::{Frames, Releaser};
+use crate::memory::{Frames, Releaser, off_data_path};
 use crate::metrics::{Counter, Counters};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
@@ -284,12 +284,15 @@ impl Agent for LetterAgent {
 
     fn duty_cycle(&mut self, cycle: &Cycle) -> usize {
         self.now = cycle.now;
-        let mut work = self.obey();
-        work += self.take_in();
-        work += self.replay();
-        self.flush();
-        self.retain_if_due();
-        work
+        // As for the log: files are begun and closed here, on a thread that waits for the disk to do so.
+        off_data_path(|| {
+            let mut work = self.obey();
+            work += self.take_in();
+            work += self.replay();
+            self.flush();
+            self.retain_if_due();
+            work
+        })
     }
 
     fn housekeeping(&mut self, _now: Nanos) {
