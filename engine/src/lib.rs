@@ -8,7 +8,7 @@
 //!  TCP socket ─ epoll ───────────────┘   frame             queue    dispatch      queue   worker, dedup
 //!                 ▲                                                                         │
 //!                 └─────────────── frames go back to their pools (memory) ◄─────────────────┤
-//!                                                        dead letter queue (storage) ◄──────┘
+//!                                             event log, dead letter queue (storage) ◄──────┘
 //!  back to who asked over TCP, from whoever ends an event: acks
 //!  beside it: control, metrics, admin;  built and placed by: config, topology, engine;  stepped by: runtime
 //! ```
