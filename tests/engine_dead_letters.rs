@@ -234,12 +234,12 @@ fn a_rate_is_kept_and_a_drain_ends_a_replay() {
     assert!(found.values().all(|(log, queue)| log + queue == 1) && found.len() == 1000);
 }
 
-/// Runs in a process of its own, to be killed.
-#[test]
-#[ignore = "the other half of the next one"]
-fn a_process_that_replays() {
-    let Some(folder) = std::env::var_os("DEAD_LETTERS_OF") else { return };
-    let engine = start(Path::new(&folder), every_fifth);
+/// Names the folder to the half of the next test that is a process of its own.
+const REPLAYS_IN: &str = "DEAD_LETTERS_OF";
+
+/// Says how far it is until it is killed.
+fn replay_until_killed(folder: &Path) {
+    let engine = start(folder, every_fifth);
     let control = engine.control();
     let dead_letters = control.dead_letters().unwrap();
     dead_letters.replay(order(LetterFilter::default())).unwrap();
@@ -253,13 +253,16 @@ fn a_process_that_replays() {
 
 #[test]
 fn a_kill_during_a_replay_leaves_each_once() {
+    if let Some(folder) = std::env::var_os(REPLAYS_IN) {
+        return replay_until_killed(Path::new(&folder));
+    }
     let folder = Folder::new("kill");
     let count = letters();
     fill(&folder.0, count);
     for part in [4, 2] {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_process_that_replays", "--ignored", "--nocapture"])
-            .env("DEAD_LETTERS_OF", &folder.0)
+            .args(["--exact", "a_kill_during_a_replay_leaves_each_once", "--nocapture"])
+            .env(REPLAYS_IN, &folder.0)
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();

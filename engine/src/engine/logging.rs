@@ -27,7 +27,7 @@ use crate::storage::{
     LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed, is_logged,
     letter_control, letter_options, of_other_queue,
 };
-use crate::topology::{REPLAY, Role};
+use crate::topology::{LOG, REPLAY, Role};
 
 /// An open log, and the ends of the ways to it.
 pub(super) struct Logging {
@@ -203,7 +203,7 @@ impl Logging {
         context.observers.blocks.extend([letters.counters().block(), log.counters().block()]);
         context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {
-            name: "log".into(),
+            name: LOG.into(),
             cpu: context.plan.control_cpus.first().copied(),
             idle: IdleStrategy::Backoff,
             // The log is closed last: then the run has ended in order.

@@ -8,6 +8,7 @@ use crate::control::State;
 use crate::metrics::Report;
 use crate::nic::Switch;
 use crate::runtime::RunnerHandle;
+use crate::topology::LOG;
 
 /// How long a disk may take to write and to sync what is left.
 const LOG_PATIENCE: Duration = Duration::from_secs(30);
@@ -71,7 +72,7 @@ impl Shared {
         Self::wake_all(guarded);
         for runner in guarded.runners.drain(..) {
             // A log is closed in order: written, synced, its index too.
-            let patience = if runner.name == "log" { LOG_PATIENCE } else { Duration::from_millis(500) };
+            let patience = if runner.name == LOG { LOG_PATIENCE } else { Duration::from_millis(500) };
             if !wait_until(patience, || runner.is_finished()) {
                 tracing::error!(runner = %runner.name, "does not return from a handler and is left behind");
                 continue;
