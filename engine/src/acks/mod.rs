@@ -38,16 +38,7 @@ impl Told {
     const FORGOTTEN: u8 = 3;
 
     pub const fn dead_lettered(reason: DeadLetterReason) -> Self {
-        let reason = match reason {
-            DeadLetterReason::Rejected => 1,
-            DeadLetterReason::RetriesExhausted => 2,
-            DeadLetterReason::RetryOverflow => 3,
-            DeadLetterReason::HandlerPanic => 4,
-            DeadLetterReason::LinkFull => 5,
-            DeadLetterReason::ShedDropping => 6,
-            DeadLetterReason::ShedEmergency => 7,
-        };
-        Self { status: Self::DEAD_LETTERED, reason }
+        Self { status: Self::DEAD_LETTERED, reason: reason.code() }
     }
 
     pub const fn lost(reason: LostReason) -> Self {

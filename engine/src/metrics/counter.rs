@@ -69,6 +69,19 @@ named! {
 }
 
 impl DeadLetterReason {
+    /// Its number on disk and in acknowledgements: never given to another reason. 0 is none.
+    pub const fn code(self) -> u8 {
+        match self {
+            Self::Rejected => 1,
+            Self::RetriesExhausted => 2,
+            Self::RetryOverflow => 3,
+            Self::HandlerPanic => 4,
+            Self::LinkFull => 5,
+            Self::ShedDropping => 6,
+            Self::ShedEmergency => 7,
+        }
+    }
+
     /// Shed by load, not refused on its merits: these share a write budget.
     pub const fn is_shed(self) -> bool {
         matches!(self, Self::LinkFull | Self::ShedDropping | Self::ShedEmergency)

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::frame::{Class, FLAG_ID, FLAG_TIME, FrameHeader, PRIORITY_MASK, Priority};
 use crate::metrics::DeadLetterReason;
-use crate::storage::format::{Kind, LetterQueue, Record, RecordView, Reference, reason_code, reason_name};
+use crate::storage::format::{Kind, LetterQueue, Record, RecordView, Reference, reason_name};
 
 /// A record as it is written to a line. `head` has the frame's flags and priority as they were on the wire.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -111,7 +111,7 @@ impl Line {
         let kind = kind.filter(|kind| matches!(kind, Kind::Event | Kind::DeadLetter));
         let reason = match &self.reason {
             None => 0,
-            Some(name) => reason_code(parse_reason(name)?),
+            Some(name) => parse_reason(name)?.code(),
         };
         Ok(Record {
             time_ns: if self.time_ns == 0 { now_ns } else { self.time_ns },

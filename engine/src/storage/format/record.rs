@@ -97,7 +97,7 @@ pub struct Record<'a> {
     pub time_ns: u64,
     pub class: Class,
     pub kind: Kind,
-    /// 0, or of a dead letter [`reason_code`](super::reason_code).
+    /// 0, or of a dead letter [`DeadLetterReason::code`](crate::metrics::DeadLetterReason::code).
     pub reason: u8,
     /// When a dead letter came in first.
     pub arrival_ns: Option<u64>,

@@ -147,7 +147,7 @@ impl Letters {
             time_ns,
             class: letter.class,
             kind: Kind::DeadLetter,
-            reason: super::format::reason_code(letter.reason),
+            reason: letter.reason.code(),
             arrival_ns: Some(letter.arrival_ns),
             reference: was,
             frame: letter.frame,
@@ -298,7 +298,7 @@ pub struct LetterFilter {
 
 impl LetterFilter {
     pub fn matches(&self, letter: &RecordView<'_>) -> bool {
-        self.reason.is_none_or(|reason| super::format::reason_code(reason) == letter.reason)
+        self.reason.is_none_or(|reason| reason.code() == letter.reason)
             && self.topic.as_ref().is_none_or(|topic| topic.matches(letter.event().topic_bytes()))
             && self.since_ns.is_none_or(|since| letter.time_ns >= since)
             && self.until_ns.is_none_or(|until| letter.time_ns < until)
