@@ -71,6 +71,7 @@ pub fn log_options(name: &str, config: &Storage, policy: &StreamPolicy) -> LogOp
         retention_bytes: policy.retention_bytes,
         retention_age: policy.retention_age,
         buffer_bytes: config.buffer_bytes as usize,
+        prewrites: policy.fsync == FsyncPolicy::Always,
         ..LogOptions::new(name)
     }
 }

@@ -15,6 +15,7 @@ pub struct Faults {
     write_errno: AtomicI32,
     is_full: AtomicBool,
     slow_us: AtomicU64,
+    zeros: AtomicU64,
     /// A file that says what is to go wrong, read before each write and sync; for another process to switch faults.
     control: Option<PathBuf>,
     /// What the file said last: a word such as `sync=1` counts once, not once a look.
@@ -108,6 +109,18 @@ impl Faults {
             0 => Ok(()),
             errno => Err(io::Error::from_raw_os_error(errno)),
         }
+    }
+
+    /// Bytes of files that were written full of zeros ahead of time.
+    pub fn zeros_written(&self) -> u64 {
+        self.zeros.load(SeqCst)
+    }
+
+    /// Before zeros are written: no fault that is meant for what is kept hits them.
+    pub(super) fn before_zeros(&self, bytes: u64) -> io::Result<()> {
+        self.before_growing()?;
+        self.zeros.fetch_add(bytes, SeqCst);
+        Ok(())
     }
 
     pub(super) fn before_sync(&self) -> io::Result<()> {

@@ -165,6 +165,12 @@ impl DiskFile for FaultyFile {
         Ok(())
     }
 
+    /// Changes nothing that a power cut could take back.
+    fn write_zeros(&self, position: u64, bytes: u64) -> io::Result<()> {
+        self.shared.faults.before_zeros(bytes)?;
+        self.file.write_zeros(position, bytes)
+    }
+
     fn length(&self) -> io::Result<u64> {
         self.file.length()
     }

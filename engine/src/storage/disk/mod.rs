@@ -58,6 +58,8 @@ pub trait DiskFile: Send + Sync {
     fn truncate(&self, length: u64) -> io::Result<()>;
     /// Sets room aside and makes the file as long; the new part reads as zeros.
     fn preallocate(&self, length: u64) -> io::Result<()>;
+    /// Writes zeros where there are none but zeros, and comes back when they are on disk.
+    fn write_zeros(&self, position: u64, bytes: u64) -> io::Result<()>;
     fn length(&self) -> io::Result<u64>;
 }
 

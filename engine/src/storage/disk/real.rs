@@ -9,6 +9,8 @@ use rustix::fs::{FallocateFlags, fallocate};
 
 use super::{Disk, DiskFile};
 
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RealDisk;
 
@@ -85,6 +87,14 @@ impl DiskFile for File {
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
         Ok(fallocate(self, FallocateFlags::empty(), 0, length)?)
+    }
+
+    fn write_zeros(&self, position: u64, bytes: u64) -> io::Result<()> {
+        for begin in (0..bytes).step_by(ZEROS.len()) {
+            let count = (bytes - begin).min(ZEROS.len() as u64);
+            self.write_all_at(&ZEROS[..count as usize], position + begin)?;
+        }
+        self.sync_data()
     }
 
     fn length(&self) -> io::Result<u64> {

@@ -9,35 +9,56 @@ use super::super::disk::{Disk, DiskFile};
 use super::super::error::StorageError;
 use super::super::format::{SegmentHeader, SegmentName};
 use super::index::Index;
+use super::options::LogOptions;
+use super::prewrite::{self, Prewriter};
 
 /// A file of a segment's size that is kept for when the disk is full.
 const RESERVE: &str = "reserve";
-static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 pub(super) struct Files {
     pub disk: Arc<dyn Disk>,
     pub directory: PathBuf,
     pub segment_bytes: u64,
     pub keeps_reserve: bool,
+    pub prewriter: Option<Prewriter>,
 }
 
 impl Files {
+    pub fn new(disk: Arc<dyn Disk>, directory: &Path, options: &LogOptions) -> Self {
+        let segment_bytes = options.segment_bytes;
+        let prewriter = options.prewrites.then(|| Prewriter::new(disk.clone(), directory, segment_bytes));
+        if prewriter.is_none() {
+            prewrite::clean_up(&*disk, directory, None);
+        }
+        let (directory, keeps_reserve) = (directory.to_owned(), options.keeps_reserve);
+        Self { disk, directory, segment_bytes, keeps_reserve, prewriter }
+    }
+
     pub fn path(&self, name: &SegmentName) -> PathBuf {
         self.directory.join(name.segment_file())
     }
 
     /// Makes a segment with its header. Name and header are on disk afterwards, under any policy: by them the next start knows
     /// which epochs there have been.
-    pub fn begin(&self, header: &SegmentHeader) -> Result<Box<dyn DiskFile>, StorageError> {
+    pub fn begin(&mut self, header: &SegmentHeader) -> Result<Box<dyn DiskFile>, StorageError> {
         let path = self.path(&header.name);
-        let begun = self.create(&path).and_then(|file| {
+        let prewritten = self.prewriter.as_ref().and_then(|prewriter| prewriter.take(&path));
+        let begun = prewritten.map_or_else(|| self.create(&path), Ok).and_then(|file| {
             file.pwrite_all(&header.encode(), 0).map_err(StorageError::at(&path, "write"))?;
             file.fdatasync().map_err(StorageError::at(&path, "sync"))?;
             self.sync_directory()?;
             Ok(file)
         });
+        self.prepare();
         // What is left of it would only be a file to be explained.
         begun.inspect_err(|_| drop(self.disk.remove(&path)))
+    }
+
+    /// Sees to it that the next segment will be there, where that is asked for.
+    pub fn prepare(&mut self) {
+        if let Some(prewriter) = &mut self.prewriter {
+            prewriter.prepare();
+        }
     }
 
     fn create(&self, path: &Path) -> Result<Box<dyn DiskFile>, StorageError> {
@@ -65,12 +86,7 @@ impl Files {
         let made = self.disk.create(&path).and_then(|file| {
             match file.preallocate(self.segment_bytes) {
                 // Where room cannot be set aside, it is taken by writing.
-                Err(error) if !is_full(&error) => {
-                    for position in (0..self.segment_bytes).step_by(ZEROS.len()) {
-                        let bytes = (self.segment_bytes - position).min(ZEROS.len() as u64) as usize;
-                        file.pwrite_all(&ZEROS[..bytes], position)?;
-                    }
-                }
+                Err(error) if !is_full(&error) => file.write_zeros(0, self.segment_bytes)?,
                 set_aside => set_aside?,
             }
             file.fdatasync()

@@ -13,6 +13,7 @@ mod files;
 mod index;
 mod options;
 mod pending;
+mod prewrite;
 mod reader;
 mod retention;
 mod scan;

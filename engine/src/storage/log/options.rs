@@ -29,6 +29,8 @@ pub struct LogOptions {
     pub buffer_bytes: usize,
     /// Keeps room for one segment set aside, for when the disk is full.
     pub keeps_reserve: bool,
+    /// Writes each segment's blocks once before it is needed: a sync of those that were only set aside takes longer.
+    pub prewrites: bool,
     /// The process that wrote last did not end in order: records may be gone without a trace.
     pub after_crash: bool,
 }
@@ -43,6 +45,7 @@ impl LogOptions {
             retention_age: None,
             buffer_bytes: 32 << 20,
             keeps_reserve: false,
+            prewrites: false,
             after_crash: false,
         }
     }

@@ -107,12 +107,7 @@ impl EventLog {
         let clean = survey.ended_cleanly() && !options.after_crash;
         let epoch = survey.epoch().map_or(1, |last| last + u32::from(!clean));
         let (next_offset, next_number) = (survey.next_offset(), survey.last_number.map_or(1, |last| last + 1));
-        let files = Files {
-            disk: disk.clone(),
-            directory: directory.to_owned(),
-            segment_bytes: options.segment_bytes,
-            keeps_reserve: options.keeps_reserve,
-        };
+        let files = Files::new(disk.clone(), directory, &options);
         let Survey { segments, findings, .. } = survey;
         let unindexed: Vec<Index> =
             segments.iter().filter(|found| !found.has_index_file).map(|found| found.index.clone()).collect();
@@ -140,6 +135,7 @@ impl EventLog {
         for name in findings.superseded.iter().filter_map(|file| SegmentName::of_file(file, SegmentName::SEGMENT)) {
             log.files.remove(&name)?;
         }
+        log.files.prepare();
         // For want of room now there may be some later.
         let _ = log.files.reserve();
         Ok((log, Recovery { clean, epoch, next_offset, findings }))

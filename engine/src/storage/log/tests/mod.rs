@@ -3,6 +3,7 @@
 mod failing;
 mod model;
 mod power;
+mod prewriting;
 mod reading;
 
 use std::path::{Path, PathBuf};

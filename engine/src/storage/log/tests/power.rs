@@ -7,7 +7,7 @@ use super::*;
 /// durable, the next offset afterwards, and the offsets that are missing below it.
 fn after_cut(seed: u64, fsync: Fsync) -> (u64, u64, Vec<u64>) {
     let place = Place::new("power");
-    let (mut log, _) = place.open(&options(fsync));
+    let (mut log, _) = place.open(&LogOptions { prewrites: seed.is_multiple_of(2), ..options(fsync) });
     let mut number = 0u64;
     for burst in 0..12u64 {
         for _ in 0..(seed * 7 + burst * 5) % 9 + 1 {
