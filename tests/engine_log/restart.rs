@@ -56,3 +56,32 @@ fn ids_in_the_log_are_duplicates_after_a_restart_and_others_are_not() {
     let (records, findings) = folder.read();
     assert_eq!((records.len() as u64, findings.is_damage()), (3 * EVENTS, false));
 }
+
+/// Only what claims an id while the engine runs claims it after a restart: of topics and classes that are not deduplicated the
+/// log has ids that others may use, and that may come again.
+#[test]
+fn ids_in_the_log_that_nobody_claimed_are_free_after_a_restart() {
+    let folder = DataFolder::new();
+    let config = config(&folder, "fsync: always")
+        .replace("topics:\n", "topics:\n  - {name: log/plain, class: transactional, dedup: false}\n")
+        + "dedup: {classes: [transactional]}\n";
+    let setup = Setup::default().config(&config);
+    let plain = [(Priority::Medium, "log/plain"), (Priority::Batch, "else")];
+    let ids_of = |index: usize| index as u64 * EVENTS..(index as u64 + 1) * EVENTS;
+
+    let engine = setup.start();
+    for (index, (priority, topic)) in plain.iter().enumerate() {
+        for _ in 0..2 {
+            assert_eq!(statuses(&engine, *priority, topic, ids_of(index)), [DURABLE], "{topic}");
+        }
+    }
+    assert_eq!(statuses(&engine, Priority::Low, "else", ids_of(2)), [DURABLE]);
+    engine.drain().assert_balanced();
+    let engine = setup.start();
+    for (index, (priority, topic)) in plain.iter().enumerate() {
+        assert_eq!(statuses(&engine, *priority, topic, ids_of(index)), [DURABLE], "{topic}");
+        assert_eq!(statuses(&engine, Priority::Medium, "log/transactional", ids_of(index)), [DURABLE], "{topic}");
+    }
+    assert_eq!(statuses(&engine, Priority::Low, "else", ids_of(2)), [DUPLICATE | DURABLE]);
+    engine.drain().assert_balanced();
+}

@@ -148,6 +148,11 @@ impl Default for Dedup {
 }
 
 impl Dedup {
+    /// Whether events of topics without entry are deduplicated.
+    pub fn by_class(&self) -> [bool; 3] {
+        Class::ALL.map(|class| self.classes.contains(&class))
+    }
+
     pub(super) fn read(s: &mut Section<'_, '_>) -> Self {
         let d = Self::default();
         Self {

@@ -254,7 +254,7 @@ pub(super) fn build<F: HandlerFactory>(
     let windowing = !spill.windows.is_empty();
     let mut claimers = claimers(&mut context, claiming)?;
     if let Some(log) = &log {
-        log.rebuild_claims(&context, &mut claimers)?;
+        log.rebuild_claims(&context, &topics, &mut claimers)?;
     }
     let mut workers = WorkerParts {
         claimers,
@@ -323,7 +323,7 @@ fn dispatcher(
         state: context.state.clone(),
         dead_letters: parts.dead_letters,
         acks: parts.acks,
-        dedup: Class::ALL.map(|class| config.dedup.classes.contains(&class)),
+        dedup: config.dedup.by_class(),
         gaps: config.gap_tracking.enabled.then(|| GapTable::new(config.gap_tracking.producers as usize)),
         accounts: parts.accounts,
         clock: context.clock.clone(),

@@ -11,7 +11,8 @@ use super::sources::AckRings;
 use crate::acks::Told;
 use crate::config::FsyncPolicy;
 use crate::dedup::{Claimer, EventId, Outcome};
-use crate::frame::{Class, Priority, Transport};
+use crate::dispatch::{TopicTable, TopicTableCell, topic_word};
+use crate::frame::{Class, Parser, Priority, Transport};
 use crate::ingest::DrainStatus;
 use crate::memory::{Event, FramePool, Frames};
 use crate::queue::{mpsc, spsc};
@@ -144,10 +145,12 @@ impl Logging {
     }
 
     /// Remembers the ids of the records that are younger than the window: of the log as of events that have been processed, of
-    /// the dead letters that had been claimed as of such.
+    /// the dead letters that had been claimed as of such. Only where topic or class ask for deduplication: what does not claim
+    /// an id while the engine runs must not keep others from it after a restart.
     pub fn rebuild_claims(
         &self,
         context: &Context<'_>,
+        topics: &TopicTableCell,
         claimers: &mut HashMap<String, Claimer>,
     ) -> Result<(), EngineError> {
         let window_ns = context.config.dedup.window.as_nanos() as u64;
@@ -157,7 +160,12 @@ impl Logging {
         if claimers.is_empty() {
             return Ok(());
         }
-        let mut remembered = Remembered { claimers, next: 0, since_ns, now };
+        let claiming = Claiming {
+            topics: topics.load().1,
+            parser: context.parser(Transport::Tcp, Priority::Critical),
+            classes: context.config.dedup.by_class(),
+        };
+        let mut remembered = Remembered { claimers, next: 0, claiming, since_ns, now };
         let (mut processed, mut dead_lettered) = (0, 0);
         for log in self.streams.logs() {
             let truncated = |_| EngineError("the event log has no beginning".to_owned());
@@ -236,10 +244,30 @@ fn say_of_letters(queue: LetterQueue, letters: &Letters, recovery: &Recovery) {
     }
 }
 
+/// Which events claim their ids, as dispatchers decide it.
+struct Claiming {
+    topics: Arc<TopicTable>,
+    parser: Parser,
+    /// Of topics without entry.
+    classes: [bool; 3],
+}
+
+impl Claiming {
+    fn takes(&self, record: &RecordView<'_>) -> bool {
+        let topic = record.event().topic_bytes();
+        match self.topics.find(self.parser.topic_hash(topic), || topic) {
+            Some(found) => found.word & topic_word::DEDUP != 0,
+            // The class that it had: its listener may have capped the priority that its frame names.
+            None => self.classes[record.class as usize],
+        }
+    }
+}
+
 /// Enters ids at start, in turns, as each claimer has its share of the table.
 struct Remembered<'c> {
     claimers: Vec<&'c mut Claimer>,
     next: usize,
+    claiming: Claiming,
     since_ns: u64,
     now: Nanos,
 }
@@ -247,7 +275,7 @@ struct Remembered<'c> {
 impl Remembered<'_> {
     fn insert(&mut self, record: &RecordView<'_>, outcome: Outcome) -> bool {
         let id = record.event().id().filter(|_| record.time_ns >= self.since_ns);
-        let Some(id) = id else { return false };
+        let Some(id) = id.filter(|_| self.claiming.takes(record)) else { return false };
         let claimer = &mut self.claimers[self.next];
         let is_new = claimer.insert_at(EventId(id), self.now, outcome);
         self.next = if self.next + 1 < self.claimers.len() { self.next + 1 } else { 0 };
