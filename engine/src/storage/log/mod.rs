@@ -17,6 +17,7 @@ mod prewrite;
 mod reader;
 mod retention;
 mod scan;
+mod sums;
 mod survey;
 #[cfg(test)]
 mod tests;

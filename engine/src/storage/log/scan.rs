@@ -2,12 +2,14 @@
 //!
 //! A record counts only if its length is one that records have, its epoch is the segment's, its offset can follow on what was
 //! before, and its checksum is right. Where none stands, the next is looked for at every multiple of 8 behind: a damaged
-//! length hides where the next record begins, and nothing else of it.
+//! length hides where the next record begins, and nothing else of it. However much is damaged, and whatever is in it, that
+//! takes time in proportion to its bytes: see [`sums`](super::sums).
 
 use std::io;
 
 use super::super::disk::DiskFile;
-use super::super::format::{Prefix, RECORD_ALIGN, RECORD_BYTES_MIN, RecordView};
+use super::super::format::{PREFIX_BYTES, Prefix, RECORD_ALIGN, RECORD_BYTES_MIN, RecordView};
+use super::sums::Sums;
 
 /// Read in one go: what a disk gives at nearly its full speed.
 const READ_BYTES: usize = 256 << 10;
@@ -18,12 +20,14 @@ pub(in crate::storage) struct Window {
     buffer: Vec<u8>,
     start: u64,
     filled: usize,
+    sums: Sums,
 }
 
 impl Window {
     /// Forgets what it holds: it is of another file.
     pub fn clear(&mut self) {
         self.filled = 0;
+        self.sums.clear();
     }
 
     /// `bytes` bytes at `position`, which end at `end` or before; fewer where the file ends.
@@ -92,17 +96,9 @@ impl Scan<'_> {
         lowest: u64,
         highest: u64,
     ) -> io::Result<Option<(usize, u64)>> {
-        let left = self.end - position;
-        if left < RECORD_BYTES_MIN as u64 {
-            return Ok(None);
-        }
-        let Some(prefix) = Prefix::parse(window.get(self.file, position, Prefix::BYTES, self.end)?) else {
-            return Ok(None);
-        };
-        let is_plausible = prefix.bytes as u64 <= left
-            && self.epoch.is_none_or(|epoch| epoch == prefix.epoch)
-            && (lowest..=highest).contains(&prefix.offset);
-        if !is_plausible {
+        let Some(prefix) = self.plausible_at(window, position, lowest, highest)? else { return Ok(None) };
+        // A damaged length may make it seem long: that must not cost as much each time.
+        if prefix.bytes > READ_BYTES && !self.has_its_checksum(window, position, &prefix)? {
             return Ok(None);
         }
         let bytes = window.get(self.file, position, prefix.bytes, self.end)?;
@@ -111,6 +107,26 @@ impl Scan<'_> {
         }
         self.epoch = Some(prefix.epoch);
         Ok(Some((prefix.bytes, prefix.offset)))
+    }
+
+    /// What stands before a record, if one that may be there could begin with it.
+    fn plausible_at(
+        &self,
+        window: &mut Window,
+        position: u64,
+        lowest: u64,
+        highest: u64,
+    ) -> io::Result<Option<Prefix>> {
+        let left = self.end - position;
+        if left < RECORD_BYTES_MIN as u64 {
+            return Ok(None);
+        }
+        let prefix = Prefix::parse(window.get(self.file, position, Prefix::BYTES, self.end)?);
+        Ok(prefix.filter(|prefix| {
+            prefix.bytes as u64 <= left
+                && self.epoch.is_none_or(|epoch| epoch == prefix.epoch)
+                && (lowest..=highest).contains(&prefix.offset)
+        }))
     }
 
     fn search(&mut self, window: &mut Window, position: u64, offset: u64) -> io::Result<Step> {
@@ -127,6 +143,8 @@ impl Scan<'_> {
                 // As many records as could have stood in between may be missing, and no more.
                 let missing_max = (at - position) / RECORD_BYTES_MIN as u64;
                 if at > position
+                    && let Some(prefix) = self.plausible_at(window, at, offset, offset + missing_max)?
+                    && self.has_its_checksum(window, at, &prefix)?
                     && let Some((_, next_offset)) = self.record_at(window, at, offset, offset + missing_max)?
                 {
                     return Ok(Step::Damage { bytes: at - position, next_offset });
@@ -135,5 +153,10 @@ impl Scan<'_> {
             at += RECORD_ALIGN as u64;
         }
         Ok(Step::Tail { written: last_written - position })
+    }
+
+    fn has_its_checksum(&self, window: &mut Window, position: u64, prefix: &Prefix) -> io::Result<bool> {
+        let (from, until) = (position + PREFIX_BYTES as u64, position + prefix.bytes as u64);
+        Ok(window.sums.checksum(self.file, self.salt, from, until)? == Some(prefix.checksum))
     }
 }

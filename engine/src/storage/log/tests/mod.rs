@@ -5,6 +5,7 @@ mod model;
 mod power;
 mod prewriting;
 mod reading;
+mod work;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
