@@ -3,6 +3,8 @@
 
 #[path = "engine_log/crashes.rs"]
 mod crashes;
+#[path = "engine_log/dead_disk.rs"]
+mod dead_disk;
 #[path = "engine_log/failures.rs"]
 mod failures;
 #[path = "engine_log/full_disk.rs"]

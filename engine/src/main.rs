@@ -11,8 +11,13 @@ use eventstream::admin::offline::{DlqCommand, LogCommand, Verdict};
 use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table, time_table};
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
-use eventstream::metrics::{MemoryReport, Report};
+use eventstream::metrics::{LostReason, MemoryReport, Report};
 use eventstream::topology::{self, Described, Machine, Nic, Plan};
+
+/// How `eventstream run` ends when the ledger does not balance,
+const UNBALANCED: u8 = 1;
+/// and when it does, but events were lost because the event log could not be written when the engine ended.
+const LOST_AT_THE_END: u8 = 3;
 
 /// Event streaming engine for UDP floods and ordinary TCP clients.
 #[derive(Parser)]
@@ -239,7 +244,11 @@ fn run(options: &RunOptions) -> Result<ExitCode, String> {
         let text = serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?;
         std::fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(if report.ledger.balanced { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(ExitCode::from(match &report.ledger {
+        ledger if !ledger.balanced => UNBALANCED,
+        ledger if ledger.events.lost.contains_key(LostReason::LogDisk.name()) => LOST_AT_THE_END,
+        _ => 0,
+    }))
 }
 
 /// Starts the engine, answers people and scripts until the end is asked for, and drains.

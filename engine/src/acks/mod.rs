@@ -47,6 +47,7 @@ impl Told {
             LostReason::DeadLetterLinkFull => 2,
             LostReason::LogRefused => 4,
             LostReason::DeadLetterDisk => 5,
+            LostReason::LogDisk => 6,
         };
         Self { status: Self::LOST, reason }
     }
@@ -138,7 +139,13 @@ mod tests {
         let lost: Vec<_> = LostReason::ALL.iter().map(|reason| (Told::lost(*reason).reason, reason.name())).collect();
         assert_eq!(
             lost,
-            [(1, "shed_over_budget"), (2, "dead_letter_link_full"), (5, "dead_letter_disk"), (4, "log_refused")]
+            [
+                (1, "shed_over_budget"),
+                (2, "dead_letter_link_full"),
+                (5, "dead_letter_disk"),
+                (4, "log_refused"),
+                (6, "log_disk")
+            ]
         );
         assert!(lost.iter().all(|(code, _)| *code != Told::FIRST_FORGOTTEN.reason));
     }

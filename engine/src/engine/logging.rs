@@ -24,9 +24,9 @@ use crate::storage::format::{LetterQueue, RecordView};
 use crate::storage::letters::Letters;
 use crate::storage::log::{Item, Recovery, Start};
 use crate::storage::{
-    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogInlet,
-    LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed, is_logged,
-    letter_control, letter_options, of_other_queue,
+    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogAgentSpec,
+    LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
+    is_logged, letter_control, letter_options, of_other_queue,
 };
 use crate::topology::{LOG, REPLAY, Role};
 
@@ -207,7 +207,15 @@ impl Logging {
             replays: replays.clone(),
             commands: Some(control.1),
         });
-        let log = LogAgent::new(streams, directory, inlets, replays);
+        let log = LogAgent::new(LogAgentSpec {
+            streams,
+            directory,
+            inlets,
+            replays,
+            state: context.state.clone(),
+            // Before connections are closed, so that who asked is told; see `drain_wait_ns` of TCP.
+            drain_wait_ns: context.config.drain.timeout.as_nanos() as Nanos / 3,
+        });
         context.observers.blocks.extend([letters.counters().block(), log.counters().block()]);
         context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {

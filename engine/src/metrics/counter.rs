@@ -99,6 +99,8 @@ named! {
         DeadLetterDisk = "dead_letter_disk",
         /// No segment of the event log is as large. A configuration that would let that happen is refused.
         LogRefused = "log_refused",
+        /// The event log could not be written up to the end of a drain.
+        LogDisk = "log_disk",
     }
 }
 

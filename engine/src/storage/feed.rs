@@ -66,6 +66,8 @@ pub enum Kept {
     Written,
     /// It fits no segment.
     Refused,
+    /// The log was given up before it could be written.
+    GivenUp,
 }
 
 /// The next frames of a worker that have ended.

@@ -5,7 +5,8 @@
 //! - **In**: batches of frames from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
 //!   in the order of its frames, of what is durable.
 //! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have
-//!   frames for it stay where they are, and their workers stop. It is tried again until it works.
+//!   frames for it stay where they are, and their workers stop. It is tried again until it works; in a drain for a part of the
+//!   time there is for that. Then it is given up: what is not durable is told to be lost, as is what still comes.
 //! - **Invariant**: a frame is settled once, after the point that its stream's policy promises.
 
 use std::collections::VecDeque;
@@ -16,6 +17,7 @@ use super::format::Record;
 use super::log::{AgeClock, EventLog, Refused};
 use super::replay::Replays;
 use super::streams::Streams;
+use crate::control::{State, StateCell};
 use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
@@ -25,13 +27,32 @@ use crate::runtime::clock::{Nanos, unix_now};
 /// How often it is looked for segments that are to go.
 const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
 
+/// Where a worker's frames are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// With this stream.
+    Stream(usize),
+    /// No stream took them.
+    Refused,
+    /// Their stream has been given up.
+    GivenUp,
+}
+
 /// Frames of one worker that became records one behind the other in one stream.
 #[derive(Clone, Copy)]
 struct Run {
-    /// `None`: they were refused.
-    stream: Option<usize>,
+    place: Place,
     next_offset: u64,
     count: u32,
+}
+
+/// What was last said of a stream.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    /// Nothing, or that it can be written again.
+    Works,
+    Fails,
+    GivenUp,
 }
 
 /// One worker's.
@@ -44,12 +65,40 @@ struct Inlet {
 }
 
 impl Inlet {
-    fn note(&mut self, stream: Option<usize>, offset: u64) {
+    fn note(&mut self, place: Place, offset: u64) {
         match self.unsettled.back_mut() {
-            Some(run) if run.stream == stream && run.next_offset + u64::from(run.count) == offset => run.count += 1,
-            _ => self.unsettled.push_back(Run { stream, next_offset: offset, count: 1 }),
+            Some(run) if run.place == place && run.next_offset + u64::from(run.count) == offset => run.count += 1,
+            _ => self.unsettled.push_back(Run { place, next_offset: offset, count: 1 }),
         }
     }
+
+    /// A stream has given up its records from `durable` on.
+    fn give_up(&mut self, stream: usize, durable: u64) {
+        for mut run in std::mem::take(&mut self.unsettled) {
+            if run.place == Place::Stream(stream) {
+                let kept = durable.saturating_sub(run.next_offset).min(run.count.into()) as u32;
+                if kept > 0 {
+                    self.unsettled.push_back(Run { count: kept, ..run });
+                }
+                run = Run { place: Place::GivenUp, count: run.count - kept, ..run };
+            }
+            if run.count > 0 {
+                self.unsettled.push_back(run);
+            }
+        }
+    }
+}
+
+/// What the agent is made of.
+pub struct LogAgentSpec {
+    pub streams: Streams,
+    pub directory: DataDirectory,
+    /// With the class of each worker.
+    pub inlets: Vec<(Class, LogInlet)>,
+    pub replays: Replays,
+    pub state: StateCell,
+    /// How long a drain waits for a stream that cannot be written.
+    pub drain_wait_ns: Nanos,
 }
 
 /// The agent.
@@ -63,24 +112,32 @@ pub struct LogAgent {
     age_clock: Option<AgeClock>,
     retained_at: Nanos,
     now: Nanos,
-    /// Whether every stream could be written when it was last looked.
-    writable: bool,
+    /// Of each stream.
+    said: Vec<Said>,
+    state: StateCell,
+    /// How long a drain waits for a stream that cannot be written.
+    drain_wait_ns: Nanos,
+    /// From when on it waits no longer.
+    give_up_at: Option<Nanos>,
 }
 
 impl LogAgent {
-    /// `inlets` with the class of each worker.
-    pub fn new(streams: Streams, directory: DataDirectory, inlets: Vec<(Class, LogInlet)>, replays: Replays) -> Self {
+    pub fn new(spec: LogAgentSpec) -> Self {
+        let LogAgentSpec { streams, directory, inlets, replays, state, drain_wait_ns } = spec;
         let inlet = |(class, feed)| Inlet { class, feed, batch: None, unsettled: VecDeque::new() };
         Self {
             inlets: inlets.into_iter().map(inlet).collect(),
+            said: vec![Said::Works; streams.logs().len()],
             streams,
             directory,
             replays,
+            state,
+            drain_wait_ns,
+            give_up_at: None,
             counters: Counters::default(),
             age_clock: None,
             retained_at: 0,
             now: 0,
-            writable: true,
         }
     }
 
@@ -101,8 +158,8 @@ impl LogAgent {
                     let reference = batch.replayed(at).and_then(|number| self.replays.reference(number));
                     let record = Record { reference, ..Record::event(time_ns, inlet.class, frame) };
                     let noted = match log.append(&record) {
-                        Ok(offset) => (Some(stream), offset),
-                        Err(Refused::TooLarge) => (None, 0),
+                        Ok(offset) => (Place::Stream(stream), offset),
+                        Err(Refused::TooLarge) => (Place::Refused, 0),
                         Err(Refused::Full) => break,
                     };
                     inlet.note(noted.0, noted.1);
@@ -121,26 +178,56 @@ impl LogAgent {
         count
     }
 
-    /// Writes what was appended, and syncs what is due.
+    /// Writes what was appended, and syncs what is due. Says once of each stream that it fails, and that it works again.
     fn flush(&mut self) {
-        let mut writable = true;
-        for log in self.streams.logs_mut() {
+        for (log, said) in self.streams.logs_mut().iter_mut().zip(&mut self.said) {
             let mut flushed = log.write(self.now);
             // Also after a failure: by what is synced then the log can be written again.
             if flushed.is_ok() && log.due(self.now).is_some_and(|due| due <= self.now) {
                 flushed = log.sync(self.now);
             }
-            if let Err(error) = flushed
-                && self.writable
-            {
-                tracing::error!(%error, "the event log: publishers to logged classes are not read until it works again");
+            let stream = log.stream();
+            match flushed {
+                Err(error) if *said == Said::Works => {
+                    *said = Said::Fails;
+                    tracing::error!(%stream, %error, "the event log: publishers to logged classes are not read until it works again");
+                }
+                _ if *said != Said::Works && log.writable() => {
+                    *said = Said::Works;
+                    tracing::info!(%stream, "the event log can be written again");
+                }
+                _ => {}
             }
-            writable &= log.writable();
         }
-        if writable && !self.writable {
-            tracing::info!("the event log can be written again");
+    }
+
+    /// In a drain, gives up the streams that cannot be written once that has taken its time. Returns how many frames are lost
+    /// by that.
+    fn give_up_if_due(&mut self) -> usize {
+        if self.state.get() != State::Draining {
+            return 0;
         }
-        self.writable = writable;
+        let give_up_at = *self.give_up_at.get_or_insert(self.now + self.drain_wait_ns);
+        if self.now < give_up_at { 0 } else { self.give_up() }
+    }
+
+    #[cold]
+    fn give_up(&mut self) -> usize {
+        let mut lost = 0;
+        for (index, (log, said)) in self.streams.logs_mut().iter_mut().zip(&mut self.said).enumerate() {
+            let given_up = log.give_in(self.now);
+            if given_up > 0 {
+                let durable = log.durable_offset();
+                self.inlets.iter_mut().for_each(|inlet| inlet.give_up(index, durable));
+                lost += given_up as usize;
+            }
+            if given_up > 0 && *said != Said::GivenUp {
+                *said = Said::GivenUp;
+                let stream = log.stream();
+                tracing::error!(%stream, "the event log cannot be written, and the engine ends: what is not on disk is lost");
+            }
+        }
+        lost
     }
 
     /// Tells the workers what has become durable. Returns how many frames that was.
@@ -149,9 +236,11 @@ impl LogAgent {
         for inlet in &mut self.inlets {
             let mut told = 0;
             while let Some(run) = inlet.unsettled.front_mut() {
-                let (ended, kept) = match run.stream.and_then(|stream| self.streams.logs().get(stream)) {
-                    None => (run.count, Kept::Refused),
-                    Some(log) => {
+                let (ended, kept) = match run.place {
+                    Place::Refused => (run.count, Kept::Refused),
+                    Place::GivenUp => (run.count, Kept::GivenUp),
+                    Place::Stream(stream) => {
+                        let log = &self.streams.logs()[stream];
                         let ended = log.durable_offset().saturating_sub(run.next_offset).min(run.count.into()) as u32;
                         (ended, if log.is_synced() { Kept::Durable } else { Kept::Written })
                     }
@@ -216,7 +305,7 @@ impl Agent for LogAgent {
         off_data_path(|| {
             let taken = self.take_in();
             self.flush();
-            taken + self.settle()
+            taken + self.give_up_if_due() + self.settle()
         })
     }
 
@@ -239,7 +328,9 @@ impl Agent for LogAgent {
 
     fn blocking(&self) -> Blocking {
         let stuck = self.inlets.iter().any(|inlet| inlet.batch.is_some());
-        match self.next_due() {
+        let failing = self.said.contains(&Said::Fails);
+        let give_up = self.give_up_at.filter(|_| failing).map(|at| at.max(self.now));
+        match self.next_due().into_iter().chain(give_up).min() {
             Some(due) => Blocking::Until(due),
             // Room comes with what is due; without that it is there already.
             None if stuck => Blocking::Forbidden,

@@ -40,7 +40,7 @@ pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
 pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};
 pub use letter_control::{HeldFor, LetterCommands, LetterControl, letter_control};
-pub use log_agent::LogAgent;
+pub use log_agent::{LogAgent, LogAgentSpec};
 pub use replay::{Queues, REPLAYED_MAX, ReplayOrder, ReplaySource, ReplayStatus, Replays, of_other_queue};
 /// Whether events of the class are kept in the event log.
 pub const fn is_logged(class: Class) -> bool {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::super::wait_until;
 use super::{Guarded, Shared, program};
 use crate::control::State;
-use crate::metrics::Report;
+use crate::metrics::{Counter, LostReason, Report};
 use crate::nic::Switch;
 use crate::runtime::RunnerHandle;
 use crate::topology::LOG;
@@ -54,6 +54,13 @@ impl Shared {
         detach(&mut guarded);
         self.stop_runners(&mut guarded);
         let all_ended = taken_in && ended && self.is_quiescent();
+        let lost = self.observers.sum(Counter::lost(LostReason::LogDisk));
+        if lost > 0 {
+            tracing::error!(
+                events = lost,
+                "these events were lost: the event log could not be written when the engine ended"
+            );
+        }
         Drained { report: self.report_with(&mut guarded), lost_slots: self.observers.name_lost_slots(all_ended) }
     }
 

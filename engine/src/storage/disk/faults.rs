@@ -16,6 +16,8 @@ pub struct Faults {
     is_full: AtomicBool,
     slow_us: AtomicU64,
     zeros: AtomicU64,
+    /// Only files whose paths have this in them.
+    only: Mutex<String>,
     /// A file that says what is to go wrong, read before each write and sync; for another process to switch faults.
     control: Option<PathBuf>,
     /// What the file said last: a word such as `sync=1` counts once, not once a look.
@@ -25,7 +27,8 @@ pub struct Faults {
 impl Faults {
     /// Words, separated by commas or white space: `journal=FILE`, `control=FILE`, `sync=N` (so many syncs fail, then they
     /// succeed again), `write=EIO` or `write=ENOSPC` (every write fails), `full` (only what was set aside can be written),
-    /// `slow_ms=N` (each write and sync takes so much longer). Gives the journal's path with the faults.
+    /// `slow_ms=N` (each write and sync takes so much longer), `only=TEXT` (nothing of it where the path has no such text in it).
+    /// Gives the journal's path with the faults.
     pub(super) fn told(text: &str) -> Result<(PathBuf, Self), String> {
         let mut faults = Self::default();
         let mut journal = None;
@@ -45,6 +48,7 @@ impl Faults {
             Some(("sync", count)) => self.fail_syncs(number(count)?),
             Some(("write", "EIO")) => self.fail_writes(Some(Errno::IO)),
             Some(("write", "ENOSPC")) => self.fail_writes(Some(Errno::NOSPC)),
+            Some(("only", text)) => self.only.lock().expect("no holder panics").push_str(text),
             Some(("slow_ms", count)) => self.slow(Duration::from_millis(number(count)?.into())),
             None if word == "full" => self.fill(true),
             _ => return Err(format!("disk fault `{word}` is none that is known")),
@@ -83,6 +87,7 @@ impl Faults {
         self.fail_writes(None);
         self.fill(false);
         self.slow(Duration::ZERO);
+        self.only.lock().expect("no holder panics").clear();
         for word in words(&text) {
             // A test that misspells a fault must not pass for want of it.
             self.take(word).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
@@ -90,9 +95,17 @@ impl Faults {
         *last = text;
     }
 
-    /// Before a write that ends at `end` of a file with `allocated` bytes set aside.
-    pub(super) fn before_write(&self, end: u64, allocated: u64) -> io::Result<()> {
+    /// Takes a look, and says whether what is to go wrong does so there.
+    fn hits(&self, path: &Path) -> bool {
         self.look();
+        path.to_string_lossy().contains(&**self.only.lock().expect("no holder panics"))
+    }
+
+    /// Before a write that ends at `end` of a file with `allocated` bytes set aside.
+    pub(super) fn before_write(&self, path: &Path, end: u64, allocated: u64) -> io::Result<()> {
+        if !self.hits(path) {
+            return Ok(());
+        }
         self.wait();
         match self.write_errno.load(SeqCst) {
             0 if self.is_full.load(SeqCst) && end > allocated => Err(Errno::NOSPC.into()),
@@ -102,8 +115,10 @@ impl Faults {
     }
 
     /// Before room is set aside, or a file is made.
-    pub(super) fn before_growing(&self) -> io::Result<()> {
-        self.look();
+    pub(super) fn before_growing(&self, path: &Path) -> io::Result<()> {
+        if !self.hits(path) {
+            return Ok(());
+        }
         match self.write_errno.load(SeqCst) {
             0 if self.is_full.load(SeqCst) => Err(Errno::NOSPC.into()),
             0 => Ok(()),
@@ -117,14 +132,16 @@ impl Faults {
     }
 
     /// Before zeros are written: no fault that is meant for what is kept hits them.
-    pub(super) fn before_zeros(&self, bytes: u64) -> io::Result<()> {
-        self.before_growing()?;
+    pub(super) fn before_zeros(&self, path: &Path, bytes: u64) -> io::Result<()> {
+        self.before_growing(path)?;
         self.zeros.fetch_add(bytes, SeqCst);
         Ok(())
     }
 
-    pub(super) fn before_sync(&self) -> io::Result<()> {
-        self.look();
+    pub(super) fn before_sync(&self, path: &Path) -> io::Result<()> {
+        if !self.hits(path) {
+            return Ok(());
+        }
         self.wait();
         let taken = self.failing_syncs.fetch_update(SeqCst, SeqCst, |left| left.checked_sub(1));
         taken.map_or(Ok(()), |_| Err(Errno::IO.into()))

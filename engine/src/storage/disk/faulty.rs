@@ -71,7 +71,7 @@ impl Disk for FaultyDisk {
     }
 
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
-        self.shared.faults.before_growing()?;
+        self.shared.faults.before_growing(path)?;
         self.shared.journal.add(path, &Change::Created);
         self.wrap(path, RealDisk.create(path)?)
     }
@@ -100,7 +100,7 @@ impl Disk for FaultyDisk {
     }
 
     fn sync_directory(&self, directory: &Path) -> io::Result<()> {
-        self.shared.faults.before_sync()?;
+        self.shared.faults.before_sync(directory)?;
         RealDisk.sync_directory(directory)?;
         self.shared.journal.add(directory, &Change::DirectorySynced);
         Ok(())
@@ -126,7 +126,7 @@ impl FaultyFile {
 impl DiskFile for FaultyFile {
     fn pwrite_all(&self, bytes: &[u8], position: u64) -> io::Result<()> {
         let end = position + bytes.len() as u64;
-        self.shared.faults.before_write(end, self.allocated.load(SeqCst))?;
+        self.shared.faults.before_write(&self.path, end, self.allocated.load(SeqCst))?;
         self.journal(position, bytes.len() as u64, end.max(self.file.length()?))?;
         self.file.pwrite_all(bytes, position)?;
         self.allocated.fetch_max(end, SeqCst);
@@ -139,7 +139,7 @@ impl DiskFile for FaultyFile {
 
     fn fdatasync(&self) -> io::Result<()> {
         let covers = self.shared.journal.count();
-        if let Err(error) = self.shared.faults.before_sync() {
+        if let Err(error) = self.shared.faults.before_sync(&self.path) {
             self.shared.journal.add(&self.path, &Change::SyncFailed { covers });
             return Err(error);
         }
@@ -157,7 +157,7 @@ impl DiskFile for FaultyFile {
     }
 
     fn preallocate(&self, length: u64) -> io::Result<()> {
-        self.shared.faults.before_growing()?;
+        self.shared.faults.before_growing(&self.path)?;
         let old_length = self.file.length()?;
         self.journal(old_length, 0, length.max(old_length))?;
         self.file.preallocate(length)?;
@@ -167,7 +167,7 @@ impl DiskFile for FaultyFile {
 
     /// Changes nothing that a power cut could take back.
     fn write_zeros(&self, position: u64, bytes: u64) -> io::Result<()> {
-        self.shared.faults.before_zeros(bytes)?;
+        self.shared.faults.before_zeros(&self.path, bytes)?;
         self.file.write_zeros(position, bytes)
     }
 

@@ -64,6 +64,12 @@ impl LiveSet {
         before - self.count
     }
 
+    /// Forgets everything from `offset` on; returns how many those were.
+    pub fn remove_from(&mut self, offset: u64) -> u64 {
+        let end = self.first + self.words.len() as u64 * 64;
+        (offset.max(self.first)..end).filter(|offset| self.remove(*offset)).count() as u64
+    }
+
     pub fn has_before(&self, offset: u64) -> bool {
         let whole = (offset.saturating_sub(self.first) / 64) as usize;
         let part = (1u64 << (offset % 64)) - 1;
@@ -96,6 +102,7 @@ mod tests {
                         prop_assert_eq!(set.remove_before(offset), model.len() as u64);
                         model = kept;
                     }
+                    _ if number % 4 == 1 => prop_assert_eq!(set.remove_from(offset), model.split_off(&offset).len() as u64),
                     _ => {}
                 }
                 prop_assert_eq!(set.count(), model.len() as u64);

@@ -212,8 +212,11 @@ impl Letters {
         self.log.due(now)
     }
 
+    /// The end in order. What the disk does not take even now is gone with the process, and counts as evicted.
     pub fn close(&mut self, now: Nanos) -> Result<(), StorageError> {
-        self.log.close(now)
+        self.log
+            .close(now)
+            .inspect_err(|_| self.counts.evicted += self.held.live.remove_from(self.log.durable_offset()))
     }
 
     /// Evicts what passes the queue's bytes. Calls `evicted` with each letter that was still held, as far as it can be read.

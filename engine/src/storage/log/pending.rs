@@ -66,6 +66,12 @@ impl Pending {
         }
     }
 
+    /// What is not durable never will be.
+    pub fn discard(&mut self) {
+        self.bytes.clear();
+        (self.start, self.written) = (0, 0);
+    }
+
     /// What was written and is not durable has to be written again.
     pub fn rewind(&mut self) {
         self.written = self.start;

@@ -163,6 +163,10 @@ impl EventLog {
         self.view.clone()
     }
 
+    pub fn stream(&self) -> &str {
+        &self.view.stream
+    }
+
     pub fn counts(&self) -> LogCounts {
         self.counts
     }
@@ -363,6 +367,20 @@ impl EventLog {
             let _ = self.files.write_index(&index);
         }
         segment.abandon(index);
+    }
+
+    /// Tries a last time to write and sync what waits since a failure. If that fails again it is thrown away, for good: who
+    /// appended it is to be told so. Its offsets, which nobody has seen, are given to what comes next. Returns how many records
+    /// those were.
+    pub fn give_in(&mut self, now: Nanos) -> u64 {
+        self.retry_at = now;
+        if self.writable() || self.write(now).and_then(|()| self.sync(now)).is_ok() {
+            return 0;
+        }
+        let count = self.next_offset - self.durable_offset();
+        self.pending.discard();
+        self.next_offset = self.durable_offset();
+        count
     }
 
     /// Writes and syncs everything, under any policy, and closes the last segment: the end in order. On an error the log stays

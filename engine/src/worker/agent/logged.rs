@@ -63,7 +63,8 @@ impl<H: Handler> Worker<H> {
                 match settled.kept {
                     Kept::Durable => self.ended_well(token, asked, Told::DURABLE),
                     Kept::Written => self.ended_well(token, asked, Told::WRITTEN),
-                    Kept::Refused => self.refused(token, asked),
+                    Kept::Refused => self.lost(token, asked, LostReason::LogRefused),
+                    Kept::GivenUp => self.lost(token, asked, LostReason::LogDisk),
                 }
             }
             count += settled.count as usize;
@@ -77,13 +78,13 @@ impl<H: Handler> Worker<H> {
     }
 
     #[cold]
-    fn refused(&mut self, token: Option<ClaimToken>, asked: Option<Asked>) {
-        self.counters.add(Counter::lost(LostReason::LogRefused), 1);
+    fn lost(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, reason: LostReason) {
+        self.counters.add(Counter::lost(reason), 1);
         if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
             claimer.release(token); // a resend is taken as new
         }
         if let Some(asked) = asked {
-            self.acks.tell(asked, Told::lost(LostReason::LogRefused));
+            self.acks.tell(asked, Told::lost(reason));
         }
     }
 }
