@@ -43,7 +43,7 @@ pub use layout::{AgentPattern, Layout, Runner};
 pub use operation::{Admin, Control, Drain, Log, Threshold, Thresholds};
 pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
 pub use places::Places;
-pub use reload::{ReloadDiff, diff_reload};
+pub use reload::{ReloadDiff, diff_reload, refused_move};
 pub use storage::{Storage, Stream, StreamPolicy};
 pub use topics::{TOPICS_MAX, Topic, WINDOWS_MAX};
 pub use words::{

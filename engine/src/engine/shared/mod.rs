@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use super::build::{self, Built};
 use super::observe::{Observers, Progress};
 use super::sources::Ports;
-use crate::config::{Config, diff_reload};
+use crate::config::{Config, diff_reload, refused_move};
 use crate::control::{Controller, State, StateCell, Transition};
 use crate::frame::Class;
 use crate::metrics::{Ledger, MemoryReport, NapiReport, QueueReport, Rates, Report, RunnerReport};
@@ -319,6 +319,9 @@ impl Shared {
         let config = Config { batch: guarded.config.batch.clone(), ..config };
         if config.has_windows() && !self.windowing {
             return Err(ReloadError("a topic has windows, which none had at start: this needs a restart".into()));
+        }
+        if let Some(why) = refused_move(&guarded.config, &config) {
+            return Err(ReloadError(why));
         }
         let count = self.topics.publish(&build::topic_entries(&config));
         guarded.controller.configure(&config.control);
