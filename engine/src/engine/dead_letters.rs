@@ -30,6 +30,7 @@ impl DeadLetterLinks {
             name: format!("{from} -> dead-letter"),
             capacity: DEAD_LETTER_LINK_DEPTH,
             read: Box::new(move || probe.len()),
+            waits: None,
         });
         self.consumers.push(consumer);
         match log {

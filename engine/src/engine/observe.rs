@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use crate::control::Inputs;
 use crate::dedup::DedupTable;
@@ -33,6 +33,21 @@ pub(super) struct DepthProbe {
     pub name: String,
     pub capacity: u64,
     pub read: Box<dyn Fn() -> u64 + Send + Sync>,
+    /// Set while who reads it waits for the event log.
+    pub waits: Option<Arc<AtomicBool>>,
+}
+
+impl DepthProbe {
+    /// How full it is, in percent. One that stands because the log takes nothing is not full of load: publishers over TCP wait,
+    /// and what else finds no room is seen as loss.
+    fn load_percent(&self) -> Option<u32> {
+        let waits = self.waits.as_ref().is_some_and(|waits| waits.load(Ordering::Relaxed));
+        (!waits).then(|| percent((self.read)(), self.capacity))
+    }
+}
+
+fn percent(part: u64, whole: u64) -> u32 {
+    (part * 100 / whole.max(1)).min(100) as u32
 }
 
 /// How far things are at one look of the control thread.
@@ -230,8 +245,7 @@ impl Observers {
 
     /// What the controller decides by, given how far things were at the last look.
     pub fn inputs(&self, before: &Progress, now: &Progress) -> Inputs {
-        let percent = |part: u64, whole: u64| (part * 100 / whole.max(1)).min(100) as u32;
-        let queue = self.depths.iter().map(|probe| percent((probe.read)(), probe.capacity)).max();
+        let queue = self.depths.iter().filter_map(DepthProbe::load_percent).max();
         let pool = self
             .pools
             .iter()
@@ -249,11 +263,30 @@ impl Observers {
     }
 }
 
-#[cfg(all(test, debug_assertions))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::{PoolSpec, Region};
 
+    #[test]
+    fn a_queue_that_stands_for_the_log_is_not_load() {
+        let mut observers = Observers::default();
+        let mut probe = |full: u64, waits: Option<bool>| {
+            let waits = waits.map(|waits| Arc::new(AtomicBool::new(waits)));
+            let edge = Edge::Worker(Class::Batch);
+            let read = Box::new(move || full);
+            observers.depths.push(DepthProbe { edge, name: String::new(), capacity: 200, read, waits: waits.clone() });
+            waits
+        };
+        let logged = [probe(100, None), probe(60, Some(false)), probe(200, Some(true))].into_iter().flatten().last();
+        let seen =
+            |observers: &Observers| observers.inputs(&Progress::default(), &Progress::default()).queue_depth_percent;
+        assert_eq!(seen(&observers), 50);
+        logged.unwrap().store(false, Ordering::Relaxed);
+        assert_eq!(seen(&observers), 100);
+    }
+
+    #[cfg(debug_assertions)]
     #[test]
     fn a_slot_that_is_out_is_lost_once_all_has_ended() {
         let mut pool = FramePool::new(0, Region::map(64).unwrap(), &PoolSpec { slot_bytes: 64, reliable: false });

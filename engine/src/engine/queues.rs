@@ -34,6 +34,7 @@ pub(super) fn ingest_queues(
             name: format!("ingest -> {}", dispatcher.name),
             capacity: probe.capacity(),
             read: Box::new(move || probe.len()),
+            waits: None,
         });
         producers.push(ends);
         consumers.push(consumer);
@@ -66,15 +67,16 @@ pub(super) fn rings(context: &mut Context<'_>, log: Option<&Logging>) -> Rings {
         for worker in context.agents(|role| matches!(role, Role::Worker(_))) {
             let Role::Worker(class) = worker.role else { continue };
             let (producer, consumer) = spsc::ring(depth);
+            let waits = log.and_then(|log| log.waits(&worker.name));
             let probe = producer.depth();
             context.observers.depths.push(DepthProbe {
                 edge: Edge::Worker(class),
                 name: format!("{} -> {}", dispatcher.name, worker.name),
                 capacity: depth as u64,
                 read: Box::new(move || probe.len()),
+                waits: waits.clone(),
             });
             let waker = context.waker(&dispatcher.name, &worker.name);
-            let waits = log.and_then(|log| log.waits(&worker.name));
             links.push(WorkerEnd { class, producer, waker, waits });
             rings.workers.entry(worker.name).or_default().push(consumer);
         }
