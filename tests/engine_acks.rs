@@ -178,6 +178,49 @@ fn a_duplicate_is_told_what_its_first_copy_came_to() {
     assert_eq!((acks, report.ledger.events.duplicate), ([8, 8, 0], 5));
 }
 
+#[test]
+fn events_in_a_window_are_told_when_it_has_been_handled() {
+    let more =
+        "topics: [{name: t, class: batch, window: {max_events: 5, max_ms: 600000}}]\nretry: {backoff_initial_ms: 1}";
+    let engine = start(more, &open());
+    let control = engine.control();
+    let mut client = client_of(&control);
+    let mut reader = Reader::new(&client);
+    let mut send = |priority, topic: &str, payloads: &[&[u8]]| {
+        let frame = |payload: &&[u8]| asking(priority, None, topic, payload);
+        client.write_all(&payloads.iter().flat_map(frame).collect::<Vec<u8>>()).unwrap();
+    };
+    let mut next = |count: usize| {
+        let mut acks = reader.read(count).acks;
+        acks.sort_unstable_by_key(|ack| ack.ordinal);
+        acks.iter().map(|ack| (ack.ordinal, ack.status, ack.reason)).collect::<Vec<_>>()
+    };
+    // Four wait in the window; what comes behind them in another class does not.
+    send(Priority::Batch, "t", &[&b"."[..]; 4]);
+    wait_for(&control, "the window", |control| control.ledger().stages.waiting_for_retry == 4);
+    send(Priority::High, "else", &[b"."]);
+    assert_eq!(next(1), [(4, PROCESSED, 0)]);
+    wait_for(&control, "what is owed", |control| control.ledger().acks.outstanding == 4);
+    assert_eq!(control.ledger().events.in_flight, 4);
+    send(Priority::Batch, "t", &[b"."]);
+    assert_eq!(next(5), [0, 1, 2, 3, 5].map(|ordinal| (ordinal, PROCESSED, 0)));
+    // Each is told its own outcome, whatever the others of its window come to.
+    send(Priority::Batch, "t", &[b".", b"x", b"p", b".", b"x"]);
+    let told = [PROCESSED, DEAD_LETTERED, DEAD_LETTERED, PROCESSED, DEAD_LETTERED].iter().zip([0, 1, 4, 0, 1]);
+    assert_eq!(
+        next(5),
+        (6..).zip(told).map(|(ordinal, (status, reason))| (ordinal, *status, reason)).collect::<Vec<_>>()
+    );
+    // A drain closes the window that is open.
+    send(Priority::Batch, "t", &[&b"."[..]; 3]);
+    wait_for(&control, "the last window", |control| control.ledger().stages.waiting_for_retry == 3);
+    let ending = std::thread::spawn(move || end(engine));
+    assert_eq!(next(3), [11, 12, 13].map(|ordinal| (ordinal, PROCESSED, 0)));
+    drop(client);
+    let (_, acks) = ending.join().unwrap();
+    assert_eq!(acks, [14, 14, 0]);
+}
+
 /// Every class, retries, rejections and duplicates, over several agents of each kind, from clients that write and read
 /// at their own speed.
 #[test]
