@@ -1,6 +1,8 @@
 //! What was acknowledged as durable is in the event log, once: though the engine is killed and the power cut, the disk full,
 //! slow, or failing.
 
+#[path = "engine_log/clock.rs"]
+mod clock;
 #[path = "engine_log/crashes.rs"]
 mod crashes;
 #[path = "engine_log/dead_disk.rs"]

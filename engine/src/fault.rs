@@ -1,7 +1,8 @@
 //! Deliberate miscounting, in builds made to prove that the ledger notices. Compiled to nothing otherwise.
 //!
 //! `EVENTSTREAM_FAULT=drop:dispatcher` makes the dispatcher forget one event, `double:realtime` makes the realtime worker
-//! count one twice. Each process commits its fault once.
+//! count one twice. Each process commits its fault once. `EVENTSTREAM_CLOCK_FAULT=FILE` sets the wall clock wrong, by as many
+//! seconds as the file says whenever the clock is read.
 
 /// Where a fault can be committed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +63,7 @@ pub const fn doubles(_stage: Stage) -> bool {
 #[cfg(feature = "fault-injection")]
 mod armed {
     use super::Stage;
+    use std::path::PathBuf;
     use std::sync::OnceLock;
     use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -96,7 +98,19 @@ mod armed {
     pub fn doubles(stage: Stage) -> bool {
         commits(false, stage)
     }
+
+    static CLOCK: OnceLock<Option<PathBuf>> = OnceLock::new();
+
+    /// What the wall clock says when it is `time_ns`.
+    pub fn set_wrong(time_ns: u64) -> u64 {
+        let Some(path) = CLOCK.get_or_init(|| std::env::var_os("EVENTSTREAM_CLOCK_FAULT").map(PathBuf::from)) else {
+            return time_ns;
+        };
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        let seconds = text.trim().parse::<i64>().unwrap_or_default();
+        time_ns.saturating_add_signed(seconds.saturating_mul(1_000_000_000))
+    }
 }
 
 #[cfg(feature = "fault-injection")]
-pub use armed::{doubles, drops, is_armed};
+pub use armed::{doubles, drops, is_armed, set_wrong};

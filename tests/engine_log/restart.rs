@@ -14,7 +14,7 @@ use super::config;
 const EVENTS: u64 = 300;
 
 /// Sends events with these ids and gives the statuses that there were.
-fn statuses(engine: &Engine, priority: Priority, topic: &str, ids: std::ops::Range<u64>) -> Vec<u8> {
+pub(super) fn statuses(engine: &Engine, priority: Priority, topic: &str, ids: std::ops::Range<u64>) -> Vec<u8> {
     let mut stream = connect(engine.tcp_port());
     let mut reader = Reader::new(&stream);
     let count = ids.clone().count();

@@ -22,7 +22,7 @@ use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
 use crate::storage::format::{LetterQueue, RecordView};
 use crate::storage::letters::Letters;
-use crate::storage::log::{Item, Recovery, Start};
+use crate::storage::log::{EventLog, Item, Recovery, Start};
 use crate::storage::{
     DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogAgentSpec,
     LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
@@ -154,7 +154,10 @@ impl Logging {
         claimers: &mut HashMap<String, Claimer>,
     ) -> Result<(), EngineError> {
         let window_ns = context.config.dedup.window.as_nanos() as u64;
-        let since_ns = unix_now().saturating_sub(window_ns);
+        let logs = self.streams.logs().iter().chain([self.failed.log()]);
+        let last_ns = logs.filter_map(EventLog::last_record_ns).max().unwrap_or(u64::MAX);
+        // A clock that has been set ahead must not make what was logged right before look old.
+        let since_ns = unix_now().min(last_ns).saturating_sub(window_ns);
         let now = context.clock.now();
         let claimers: Vec<&mut Claimer> = claimers.values_mut().collect();
         if claimers.is_empty() {
@@ -165,11 +168,12 @@ impl Logging {
             parser: context.parser(Transport::Tcp, Priority::Critical),
             classes: context.config.dedup.by_class(),
         };
-        let mut remembered = Remembered { claimers, next: 0, claiming, since_ns, now };
+        let mut remembered = Remembered { claimers, next: 0, claiming, since_ns, is_recent: false, now };
         let (mut processed, mut dead_lettered) = (0, 0);
         for log in self.streams.logs() {
             let truncated = |_| EngineError("the event log has no beginning".to_owned());
             let mut reader = log.view().reader(Start::Time(since_ns), None).map_err(truncated)?;
+            remembered.is_recent = false;
             while let Some(item) = reader.read()? {
                 let Item::Record(record) = item else { continue };
                 processed += u64::from(remembered.insert(&record, Outcome::Done));
@@ -177,6 +181,7 @@ impl Logging {
         }
         // What was shed had not been claimed.
         let mut reader = self.failed.letters().reader()?;
+        remembered.is_recent = false;
         while let Some(letter) = reader.read()? {
             dead_lettered += u64::from(remembered.insert(&letter, Outcome::DeadLettered));
         }
@@ -277,13 +282,16 @@ struct Remembered<'c> {
     next: usize,
     claiming: Claiming,
     since_ns: u64,
+    /// One that is not older has been met: what comes behind it is not older either, whatever the clock was when it was written.
+    is_recent: bool,
     now: Nanos,
 }
 
 impl Remembered<'_> {
     fn insert(&mut self, record: &RecordView<'_>, outcome: Outcome) -> bool {
-        let id = record.event().id().filter(|_| record.time_ns >= self.since_ns);
-        let Some(id) = id.filter(|_| self.claiming.takes(record)) else { return false };
+        self.is_recent |= record.time_ns >= self.since_ns;
+        let id = record.event().id().filter(|_| self.is_recent && self.claiming.takes(record));
+        let Some(id) = id else { return false };
         let claimer = &mut self.claimers[self.next];
         let is_new = claimer.insert_at(EventId(id), self.now, outcome);
         self.next = if self.next + 1 < self.claimers.len() { self.next + 1 } else { 0 };

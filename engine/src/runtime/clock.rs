@@ -107,7 +107,10 @@ pub fn kernel_now() -> Nanos {
 /// Nanoseconds since the UNIX epoch, for what leaves the process.
 pub fn unix_now() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Realtime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    let time_ns = time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64;
+    #[cfg(feature = "fault-injection")]
+    let time_ns = crate::fault::set_wrong(time_ns);
+    time_ns
 }
 
 /// Counter and kernel clock read as close together as five tries allow: an interrupt between the two would
