@@ -1,7 +1,16 @@
-//! A folder of a test's own, gone with it.
+//! What the tests here share: a folder of a test's own, gone with it, and frames to put in there.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::frame::{FrameHeader, Priority, encode};
+
+/// A frame with its length field.
+pub fn frame(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    encode(&mut frame, &FrameHeader::new(Priority::Low), topic.as_bytes(), payload);
+    frame
+}
 
 pub struct Scratch(PathBuf);
 

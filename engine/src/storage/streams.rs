@@ -81,10 +81,10 @@ mod tests {
     use super::super::directory::Owner;
     use super::super::disk::RealDisk;
     use super::super::format::Record;
-    use super::super::scratch::Scratch;
+    use super::super::scratch::{Scratch, frame};
     use super::*;
     use crate::config::Config;
-    use crate::frame::{Class, FrameHeader, Priority};
+    use crate::frame::Class;
 
     #[test]
     fn each_stream_has_offsets_and_a_folder_of_its_own() {
@@ -98,8 +98,7 @@ mod tests {
             [("orders/1", 0, 0), ("pay/1", 0, 1), ("pay/1/2", 1, 0), ("else", 2, 0), ("$sys/x", 2, 1), ("orders", 0, 2)]
         {
             assert_eq!(streams.of_topic(topic.as_bytes()), stream, "{topic}");
-            let mut frame = Vec::new();
-            crate::frame::encode(&mut frame, &FrameHeader::new(Priority::Low), topic.as_bytes(), b"");
+            let frame = frame(topic, b"");
             let record = Record::event(1, Class::Transactional, &frame);
             assert_eq!(streams.logs_mut()[stream].append(&record), Ok(offset), "{topic}");
         }

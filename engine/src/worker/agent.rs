@@ -5,6 +5,8 @@
 //! - **Invariant**: every event taken ends as processed, duplicate, dead-lettered or lost, or waits for a retry or in a window; its
 //!   ring position is given back after its frame's reference.
 
+#[cfg(test)]
+mod alone;
 mod ending;
 mod logged;
 mod retrying;
@@ -434,34 +436,12 @@ impl<H: Handler> Agent for Worker<H> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::control::State;
-    use crate::memory::{FramePool, Peer, PoolSpec, Region, Route};
-    use crate::storage::ShedBudget;
-    use crate::worker::CountingHandler;
+    use crate::memory::{Peer, Route};
 
     #[test]
     fn what_has_left_the_ring_is_in_the_published_counters() {
-        let spec = PoolSpec { slot_bytes: 64, reliable: false };
-        let mut pool = FramePool::new(0, Region::map(64).unwrap(), &spec);
-        let (mut ring, consumer) = spsc::ring(16);
-        let (letters, _kept) = spsc::ring(16);
-        let frames = Frames::new(&[&pool]);
-        let mut worker = Worker::new(WorkerSpec {
-            name: "batch-0".into(),
-            class: Class::Batch,
-            handler: CountingHandler::default(),
-            rings: vec![consumer],
-            frames,
-            dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
-            acks: AckSender::none(),
-            claimer: None,
-            retries: None,
-            windows: None,
-            log: None,
-            done: Told::PROCESSED,
-            clock: Clock::manual(Arc::default()),
-            state: StateCell::new(State::Running),
-        });
+        let mut pool = alone::pool(0, 1);
+        let (mut worker, mut ring, _kept) = alone::worker(Frames::new(&[&pool]), None, Arc::default());
         let block = worker.counters().block();
         let slot = pool.acquire().unwrap();
         let mut maker = pool.seal(slot, 3, 0, Peer::NONE);

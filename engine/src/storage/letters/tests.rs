@@ -2,19 +2,12 @@
 
 use super::super::disk::{FaultyDisk, power_cut};
 use super::super::format::reason_of;
-use super::super::scratch::Scratch;
+use super::super::scratch::{Scratch, frame};
 use super::*;
-use crate::frame::{FrameHeader, Priority};
 use proptest::prelude::*;
 
 fn options(bytes: u64) -> LetterOptions {
     LetterOptions { fsync: Fsync::Always, bytes, buffer_bytes: 32 << 10, frame_bytes: 1024, after_crash: false }
-}
-
-fn frame(topic: &str, bytes: usize) -> Vec<u8> {
-    let mut frame = Vec::new();
-    crate::frame::encode(&mut frame, &FrameHeader::new(Priority::Low), topic.as_bytes(), &vec![1; bytes]);
-    frame
 }
 
 struct Place {
@@ -36,7 +29,7 @@ impl Place {
 }
 
 fn put(letters: &mut Letters, number: u64, reason: DeadLetterReason, bytes: usize) -> Position {
-    let frame = frame("t", bytes);
+    let frame = frame("t", &vec![1; bytes]);
     let letter = Letter { class: Class::Batch, reason, arrival_ns: 7, frame: &frame };
     let position = letters.append(&letter, number).unwrap();
     letters.write(number).unwrap();
@@ -144,7 +137,7 @@ fn filters_go_by_reason_topic_and_time() {
     let mut letters = place.open(1 << 20);
     for (number, topic) in (0..).zip(["a/1", "a/2", "b/1", "a/1"]) {
         let reason = if number == 3 { DeadLetterReason::HandlerPanic } else { DeadLetterReason::Rejected };
-        let frame = frame(topic, 0);
+        let frame = frame(topic, b"");
         letters.append(&Letter { class: Class::Batch, reason, arrival_ns: 0, frame: &frame }, number).unwrap();
     }
     letters.write(0).unwrap();

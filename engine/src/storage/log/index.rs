@@ -153,8 +153,9 @@ impl Index {
 #[cfg(test)]
 mod tests {
     use super::super::super::format::{self, Record, SegmentName};
+    use super::super::super::scratch::frame;
     use super::*;
-    use crate::frame::{Class, FrameHeader, Priority};
+    use crate::frame::Class;
 
     fn filled() -> Index {
         let name = SegmentName { number: 1, base_offset: 100, salt: 5 };
@@ -162,8 +163,7 @@ mod tests {
         let mut index = Index::new(header, 1 << 20);
         let mut position = HEADER_BYTES as u64;
         for number in 0..100u64 {
-            let mut frame = Vec::new();
-            crate::frame::encode(&mut frame, &FrameHeader::new(Priority::Low), b"t", &[0; 8000]);
+            let frame = frame("t", &[0; 8000]);
             let mut bytes = Vec::new();
             // The clock is set back once.
             let time_ns = if number == 50 { 10 } else { 1000 + number };

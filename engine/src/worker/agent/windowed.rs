@@ -174,21 +174,13 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU64, Ordering};
 
+    use super::super::alone;
     use super::*;
-    use crate::acks::AckSender;
-    use crate::control::StateCell;
     use crate::dispatch::{SpillPool, TopicEntry, TopicTableCell, WindowLimits};
     use crate::frame::{Class, Limits, Parser, Priority, Transport};
-    use crate::memory::{FramePool, Frames, Peer, PoolSpec, Region, Route};
-    use crate::queue::spsc;
+    use crate::memory::{Frames, Peer, Route};
     use crate::runtime::agent::{Agent, Blocking, Cycle};
-    use crate::runtime::clock::Clock;
-    use crate::storage::{DeadLetterSender, ShedBudget};
-    use crate::worker::{CountingHandler, RetryPolicy, Windows, WindowsSpec, WorkerSpec};
-
-    fn pool(index: u8, slots: usize) -> FramePool {
-        FramePool::new(index, Region::map(slots * 64).unwrap(), &PoolSpec { slot_bytes: 64, reliable: false })
-    }
+    use crate::worker::{RetryPolicy, Windows, WindowsSpec};
 
     /// A topic's word in a table where it has windows of three events and a microsecond.
     fn windowed_topic() -> (Arc<TopicTableCell>, u32) {
@@ -204,31 +196,14 @@ mod tests {
 
     #[test]
     fn the_runner_may_sleep_until_the_first_window_is_due() {
-        let (mut source, spill) = (pool(0, 4), pool(1, 4));
+        let (mut source, spill) = (alone::pool(0, 4), alone::pool(1, 4));
         let frames = Frames::new(&[&source, &spill]);
         let (table, word) = windowed_topic();
-        let (mut ring, consumer) = spsc::ring(16);
-        let (letters, _kept) = spsc::ring(16);
         let retry = RetryPolicy { max_attempts: 3, backoff_initial_ns: 10, backoff_max_ns: 1000 };
         let profiles = table.windows().clone();
         let windows = WindowsSpec { spill: SpillPool::new(spill), events: 8, windows: 16, profiles, retry };
         let time = Arc::new(AtomicU64::new(0));
-        let mut worker = Worker::new(WorkerSpec {
-            name: "batch-0".into(),
-            class: Class::Batch,
-            handler: CountingHandler::default(),
-            rings: vec![consumer],
-            frames,
-            dead_letters: DeadLetterSender::new(letters, ShedBudget::new(0), None),
-            acks: AckSender::none(),
-            claimer: None,
-            retries: None,
-            windows: Some(Windows::new(windows)),
-            log: None,
-            done: crate::acks::Told::PROCESSED,
-            clock: Clock::manual(time.clone()),
-            state: StateCell::new(State::Running),
-        });
+        let (mut worker, mut ring, _kept) = alone::worker(frames, Some(Windows::new(windows)), time.clone());
         let (block, held) = (worker.counters().block(), worker.held_gauge());
         let mut send = |count: u32| {
             let slot = source.acquire().unwrap();

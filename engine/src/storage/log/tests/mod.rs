@@ -12,10 +12,10 @@ use std::sync::Arc;
 
 use super::super::disk::{Disk, FaultyDisk};
 use super::super::format::Record;
-use super::super::scratch::Scratch;
+use super::super::scratch::{Scratch, frame};
 use super::super::topics::TopicFilter;
 use super::*;
-use crate::frame::{Class, FrameHeader, Priority};
+use crate::frame::Class;
 
 /// A folder for a stream, and a disk with a journal beside it.
 struct Place {
@@ -60,12 +60,6 @@ const RECORD: u64 = 48;
 /// Small segments and buffers, so that little fills them.
 fn options(fsync: Fsync) -> LogOptions {
     LogOptions { fsync, segment_bytes: 4096, buffer_bytes: 2048, ..LogOptions::new("test") }
-}
-
-fn frame(topic: &str, payload: &[u8]) -> Vec<u8> {
-    let mut frame = Vec::new();
-    crate::frame::encode(&mut frame, &FrameHeader::new(Priority::Low), topic.as_bytes(), payload);
-    frame
 }
 
 fn append(log: &mut EventLog, time_ns: u64, topic: &str, payload: &[u8]) -> Result<u64, Refused> {
