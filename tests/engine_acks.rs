@@ -9,7 +9,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use eventstream::config::Config;
 use eventstream::control::State;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, Priority};
@@ -18,6 +17,7 @@ use eventstream::worker::Outcome;
 use eventstream_tests::acks::{Ack, Reader, asking, wire_id};
 use eventstream_tests::client::{PATIENCE, connect, publish};
 use eventstream_tests::engine_process::{Setup, count};
+use eventstream_tests::local;
 use eventstream_tests::pipeline::FnHandler;
 use eventstream_tests::random::Random;
 use xtask::process::capture;
@@ -25,14 +25,6 @@ use xtask::process::capture;
 const PROCESSED: u8 = 3;
 const DEAD_LETTERED: u8 = 4;
 const DUPLICATE: u8 = 0x80;
-
-const CONFIG: &str = "
-listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
 
 /// Where a handler that waits holds up nothing but workers.
 const APART: &str = "
@@ -46,7 +38,6 @@ layout:
 /// An engine in this process that does with an event what its payload begins with, and with any other event as soon
 /// as `gate` is open.
 fn start(more: &str, gate: &Arc<AtomicBool>) -> Engine {
-    let config = Config::parse(&format!("{CONFIG}{more}\n"), "test").unwrap_or_else(|errors| panic!("{errors}"));
     let handlers = |_: Class, _: usize| {
         let gate = gate.clone();
         FnHandler::new(move |event, _| match event.payload().first() {
@@ -62,7 +53,7 @@ fn start(more: &str, gate: &Arc<AtomicBool>) -> Engine {
             }
         })
     };
-    Engine::builder().config(config).handlers(handlers).start().unwrap()
+    Engine::builder().config(local::config(more)).handlers(handlers).start().unwrap()
 }
 
 fn open() -> Arc<AtomicBool> {

@@ -9,7 +9,6 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use eventstream::config::Config;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
 use eventstream::metrics::Report;
@@ -23,14 +22,7 @@ use eventstream::worker::Outcome;
 use eventstream_tests::client::{PATIENCE, connect};
 use eventstream_tests::engine_process::{Setup, count};
 use eventstream_tests::handler::FnHandler;
-
-const CONFIG: &str = "
-listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
+use eventstream_tests::local;
 
 struct Folder(PathBuf);
 
@@ -54,8 +46,7 @@ fn letters() -> u64 {
 
 /// An engine in this process that rejects the ids that `fails` says.
 fn start(folder: &Path, fails: fn(u64) -> bool) -> Engine {
-    let text = format!("{CONFIG}storage: {{directory: {}}}\n", folder.display());
-    let config = Config::parse(&text, "test").unwrap_or_else(|errors| panic!("{errors}"));
+    let config = local::config(&format!("storage: {{directory: {}}}\n", folder.display()));
     let handlers = move |_: Class, _: usize| {
         FnHandler::new(move |event, _| {
             let number = u64::from_be_bytes(event.payload().try_into().expect("a number"));

@@ -6,27 +6,17 @@ use std::net::{TcpStream, UdpSocket};
 use std::time::{Duration, Instant};
 
 use eventstream::admin::{ledger_table, prometheus, time_table};
-use eventstream::config::Config;
 use eventstream::control::State;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{FrameHeader, Priority, encode};
 use eventstream::runtime::clock::unix_now;
 use eventstream_tests::client::PATIENCE;
+use eventstream_tests::local;
 
-/// The state changes when the test says so and not when the machine is busy.
-const CONFIG: &str = "
-listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
-limits: {frame_bytes: 65536}
-tcp: {large_slots: 1, slots: 16}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
+const SMALL: &str = "limits: {frame_bytes: 65536}\ntcp: {large_slots: 1, slots: 16}\n";
 
 fn start(more: &str) -> Engine {
-    let config = Config::parse(&format!("{CONFIG}{more}\n"), "test").unwrap_or_else(|errors| panic!("{errors}"));
-    Engine::builder().config(config).start().unwrap()
+    Engine::builder().config(local::config(&format!("{SMALL}{more}"))).start().unwrap()
 }
 
 fn wait_for(control: &Control, what: &str, mut done: impl FnMut(&Control) -> bool) {

@@ -17,8 +17,10 @@ use eventstream::metrics::Report;
 use eventstream::worker::Outcome;
 use eventstream_tests::acks::Reader;
 use eventstream_tests::data_folder::DataFolder;
+use eventstream_tests::local::parse;
 use eventstream_tests::pipeline::FnHandler;
 use eventstream_tests::random::Random;
+use xtask::NO_SHEDDING;
 use xtask::testbed::{Options, Testbed};
 
 const EVENTS: u64 = 1_000_000;
@@ -36,21 +38,14 @@ fn alone() -> MutexGuard<'static, u64> {
     turn
 }
 
-/// Nothing is shed, however far anything has fallen behind.
-const NO_SHEDDING: &str = "
-listen: {udp_address: 0.0.0.0, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
+/// Free ports; nothing is shed, however far anything has fallen behind.
+fn base() -> String {
+    const LISTEN: &str = "listen: {udp_address: 0.0.0.0, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}";
+    format!("{LISTEN}\nadmin: {{enabled: false}}\ncontrol: {{{NO_SHEDDING}}}\n")
+}
 
 /// Of topics without entry; little memory, so that windows close for want of it too.
 const WINDOWS: &str = "batch: {max_events: 16, max_ms: 2, max_bytes: 32768, memory_bytes: 262144, windows: 64}";
-
-fn parse(text: &str) -> Config {
-    Config::parse(text, "test").unwrap_or_else(|errors| panic!("{errors}"))
-}
 
 /// The interface, and what else is not the same in all of these runs.
 #[derive(Clone, Default)]
@@ -62,7 +57,8 @@ struct Setup {
 fn config(setup: &Setup, named_topics: std::ops::Range<u32>) -> Config {
     let Setup { interface, more } = setup;
     let mut text = format!(
-        "{NO_SHEDDING}{more}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\n{WINDOWS}\ntopics:\n"
+        "{}{more}\nxdp: {{interface: {interface}}}\ngap_tracking: {{enabled: true}}\n{WINDOWS}\ntopics:\n",
+        base()
     );
     for number in named_topics {
         let class = ["realtime", "transactional", "batch"][number as usize % 3];
@@ -302,7 +298,7 @@ layout:
             Outcome::Done
         })
     };
-    let engine = Engine::builder().config(parse(&format!("{NO_SHEDDING}{SLOW}"))).handlers(handlers).start().unwrap();
+    let engine = Engine::builder().config(parse(&(base() + SLOW))).handlers(handlers).start().unwrap();
     let control = engine.control();
     let port = control.ports().tcp.unwrap();
     let wait = |what: &str, done: &dyn Fn() -> bool| {

@@ -8,10 +8,29 @@ mod stuck_handler;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
+use eventstream::config::Config;
 use eventstream::frame::{Class, FrameHeader, Priority};
 use eventstream::metrics::Counter;
 use eventstream::worker::Outcome;
+use eventstream_tests::local;
 use eventstream_tests::pipeline::{FnHandler, Pipeline, PipelineSpec, datagram};
+
+/// A small engine with threads and sockets, in which the workers of these classes have threads of their own: a handler that waits
+/// takes with it what shares its thread.
+fn apart(classes: &[&str], more: &str) -> Config {
+    const SMALL: &str = "
+udp: {slots: 128}
+queues: {mpsc_depth: 4096, spsc_depth: 1024}
+spill: {bytes_per_class: 262144}
+layout:
+  mode: explicit
+  runners:
+    - {name: rest, cpu: null, agents: ['*']}
+";
+    let runner = |class: &&str| format!("    - {{name: {class}, cpu: null, agents: [{class}-0]}}\n");
+    let runners: String = classes.iter().map(runner).collect();
+    local::config(&format!("{SMALL}{runners}{more}"))
+}
 
 /// Deep links and few frames: frames are what runs out.
 fn spec() -> PipelineSpec {

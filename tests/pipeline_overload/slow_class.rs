@@ -6,35 +6,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use eventstream::config::Config;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
 use eventstream::metrics::Report;
 use eventstream::worker::Outcome;
 use eventstream_tests::pipeline::FnHandler;
 
+use super::apart;
+
 /// Longer than anything here takes on the slowest machine; shorter than somebody's patience.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Workers have threads of their own: a handler that waits takes with it what shares its thread.
-const CONFIG: &str = "
-listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
-limits: {frame_bytes: 131000}
-tcp: {large_slots: 4, slots: 16}
-udp: {slots: 128}
-queues: {mpsc_depth: 4096, spsc_depth: 1024}
-spill: {bytes_per_class: 262144}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-layout:
-  mode: explicit
-  runners:
-    - {name: rest, cpu: null, agents: ['*']}
-    - {name: transactional, cpu: null, agents: [transactional-0]}
-    - {name: batch, cpu: null, agents: [batch-0]}
-";
+const LIMITS: &str = "limits: {frame_bytes: 131000}\ntcp: {large_slots: 4, slots: 16}\n";
 /// As long as they stand still here they only count as slow.
 const NEVER_STALLED: &str = "workers: {stall_ms: 60000}\n";
 const SOON_STALLED: &str = "workers: {stall_ms: 20}\n";
@@ -82,7 +65,7 @@ fn frame(class: Class, sender: u64, number: u64, payload_bytes: usize) -> Vec<u8
 
 /// An engine whose slow classes handle nothing until `open` says so. Every sender's events must come in order.
 fn start(config: &str, slow: &'static [Class], open: &Arc<AtomicBool>) -> Engine {
-    let config = Config::parse(&format!("{CONFIG}{config}"), "test").unwrap_or_else(|errors| panic!("{errors}"));
+    let config = apart(&["transactional", "batch"], &format!("{LIMITS}{config}"));
     let handlers = |class: Class, _: usize| {
         let open = open.clone();
         let mut newest = std::collections::HashMap::new();

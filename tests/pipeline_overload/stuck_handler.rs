@@ -5,36 +5,23 @@ use std::net::{TcpStream, UdpSocket};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use eventstream::config::Config;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
 use eventstream::worker::Outcome;
 use eventstream_tests::pipeline::FnHandler;
+
+use super::apart;
 
 /// Set for the process that has the engine.
 const CHILD: &str = "EVENTSTREAM_TEST_CHILD";
 /// Longer than anything here takes on the slowest machine; shorter than somebody's patience.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// The batch worker has a thread of its own: a handler that hangs takes with it what shares its thread.
 const CONFIG: &str = "
-listen: {udp_address: 127.0.0.1, udp_port: 0, tcp_address: 127.0.0.1, tcp_port: 0}
-admin: {enabled: false}
 limits: {frame_bytes: 65536}
 tcp: {large_slots: 1, slots: 16}
-udp: {slots: 128}
-queues: {mpsc_depth: 4096, spsc_depth: 1024}
 workers: {stall_ms: 20}
-spill: {bytes_per_class: 262144}
 drain: {timeout_ms: 300}
-control:
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-layout:
-  mode: explicit
-  runners:
-    - {name: rest, cpu: null, agents: ['*']}
-    - {name: batch, cpu: null, agents: [batch-0]}
 ";
 
 const ROUNDS: u64 = 60;
@@ -90,7 +77,7 @@ fn wait_for(control: &Control, what: &str, done: impl Fn(&Control) -> bool) {
 }
 
 fn start() -> Engine {
-    let config = Config::parse(CONFIG, "test").unwrap_or_else(|errors| panic!("{errors}"));
+    let config = apart(&["batch"], CONFIG);
     let handlers = |class: Class, _: usize| {
         let mut handled = 0;
         FnHandler::new(move |_, _| {

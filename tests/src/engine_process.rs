@@ -16,15 +16,6 @@ use xtask::process;
 
 use crate::client::PATIENCE;
 
-/// Everything else is as the defaults say. The state changes when the test says so and not when the machine is busy.
-const CONFIG: &str = "\
-admin: {enabled: false}
-control:
-  socket: SOCKET
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
-
 /// What an engine is started with.
 pub struct Setup {
     binary: PathBuf,
@@ -103,7 +94,10 @@ impl Setup {
     /// Starts the engine, and waits for nothing: to be killed before it is ready.
     pub fn launch(&self) -> Engine {
         let folder = new_folder();
-        let config = CONFIG.replace("SOCKET", &folder.join("control.sock").display().to_string());
+        // Everything else is as the defaults say. The state changes when the test says so and not when the machine is busy.
+        let socket = folder.join("control.sock");
+        let config =
+            format!("admin: {{enabled: false}}\ncontrol: {{socket: {}, {}}}\n", socket.display(), xtask::NO_SHEDDING);
         let listen = format!("listen: {{udp_port: {}, tcp_port: 0}}\n", self.udp_port);
         fs::write(folder.join("config.yaml"), config + &listen + &self.config).expect("the folder is ours");
         let (program, arguments) = match self.wrapper.split_first() {

@@ -8,6 +8,7 @@
 //! client          an ordinary client's bytes
 //! publisher       a client that sends again what was not acknowledged
 //! data_folder     what an engine keeps on disk, how that fails, and what is left of it
+//! local           configurations of engines in a test's own process
 //! pipeline        agents stepped by hand on one thread
 //! random          seeded choices
 //! veth            a link of one's own, one test at a time
@@ -21,6 +22,7 @@ pub mod client;
 pub mod data_folder;
 pub mod engine_process;
 pub mod handler;
+pub mod local;
 pub mod pipeline;
 pub mod publisher;
 pub mod random;

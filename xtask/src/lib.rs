@@ -38,3 +38,9 @@ pub mod tidy;
 pub mod verification;
 
 pub use error::{Error, Result};
+
+/// Of the section `control` of an engine's configuration: no threshold is ever reached, so that everything is worked on, however
+/// busy the machine is.
+pub const NO_SHEDDING: &str = "dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, \
+    loss_per_million: off}, emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, \
+    loss_per_million: off}";

@@ -11,16 +11,7 @@ use super::case::{Backend, Keeps};
 use super::server::ask;
 use crate::process::bound_to_us;
 use crate::run::report::{Totals, is_balanced};
-use crate::{Error, Result};
-
-/// Everything is worked on: what would be shed under load is no event less, only less work.
-const CONFIG: &str = "\
-log: {level: error}
-control:
-  socket: SOCKET
-  dropping: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-  emergency: {queue_depth_percent: off, pool_used_percent: off, worker_latency_ms: off, loss_per_million: off}
-";
+use crate::{Error, NO_SHEDDING, Result};
 
 /// What a receiver says.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -84,7 +75,10 @@ impl Engine<'_> {
     }
 
     fn config(&self) -> String {
-        let mut text = CONFIG.replace("SOCKET", &self.folder.join("control.sock").to_string_lossy());
+        // What would be shed under load is no event less, only less work.
+        let socket = self.folder.join("control.sock");
+        let mut text =
+            format!("log: {{level: error}}\ncontrol: {{socket: {}, {NO_SHEDDING}}}\n", socket.to_string_lossy());
         let (udp, tcp) = if self.backend == Backend::Tcp { (0, self.port) } else { (self.port, 0) };
         text += &format!("listen: {{udp_port: {udp}, tcp_port: {tcp}}}\n");
         text += &match self.admin {
