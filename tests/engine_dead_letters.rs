@@ -1,11 +1,13 @@
 //! Dead letters on disk: over restarts, by filters, purged, and replayed, some of them failing again, however the engine
 //! ends meanwhile. How many there are says `DEAD_LETTERS`.
 
-use std::collections::BTreeMap;
-use std::io::{BufRead as _, BufReader, Write as _};
+#[path = "engine_dead_letters/kills.rs"]
+mod kills;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
 use std::net::{Shutdown, UdpSocket};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,7 @@ use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
 use eventstream::metrics::Report;
 use eventstream::storage::disk::RealDisk;
-use eventstream::storage::format::LetterQueue;
+use eventstream::storage::format::{LetterQueue, Reference};
 use eventstream::storage::letters::{HeldLetters, LetterFilter};
 use eventstream::storage::log::{Item, Start, Survey, Trust};
 use eventstream::storage::topics::TopicFilter;
@@ -40,8 +42,8 @@ impl Drop for Folder {
     }
 }
 
-fn letters() -> u64 {
-    std::env::var("DEAD_LETTERS").map_or(3_000, |count| count.parse().expect("a number"))
+fn letters(usually: u64) -> u64 {
+    std::env::var("DEAD_LETTERS").map_or(usually, |count| count.parse().expect("a number"))
 }
 
 /// An engine in this process that rejects the ids that `fails` says.
@@ -123,31 +125,66 @@ fn number(id: Option<[u8; 16]>) -> u64 {
     u128::from_be_bytes(id.expect("each has one")) as u64
 }
 
-/// How often each id is in the log, and in the dead letter queue, of an engine that has ended.
-fn on_disk(folder: &Path) -> BTreeMap<u64, (u32, u32)> {
-    let mut found: BTreeMap<u64, (u32, u32)> = BTreeMap::new();
-    let directory = folder.join("log/default");
-    let survey = Survey::of(&RealDisk, &directory, "default", Trust::Indexes).unwrap();
-    let (view, _) = survey.into_view(Arc::new(RealDisk), directory, "default");
-    let mut reader = Arc::new(view).reader(Start::Earliest, None).unwrap();
-    while let Some(item) = reader.read().unwrap() {
-        let Item::Record(record) = item else { panic!("{item:?}") };
-        found.entry(number(record.event().id())).or_default().0 += 1;
-    }
-    for queue in LetterQueue::ALL {
-        let held = HeldLetters::of(Arc::new(RealDisk), &folder.join("dlq").join(queue.as_str()), queue).unwrap().0;
-        let mut reader = held.reader().unwrap();
-        while let Some(letter) = reader.read().unwrap() {
-            found.entry(number(letter.event().id())).or_default().1 += 1;
+/// What is in a data directory that no engine has, whatever became of the last one.
+#[derive(Default)]
+struct OnDisk {
+    /// How often each id is in the log, and in the dead letter queue.
+    found: BTreeMap<u64, (u32, u32)>,
+    /// Letters that are in the log as well, or in the other queue again: they go with the next start, and are not counted above.
+    ended: u64,
+}
+
+impl OnDisk {
+    fn of(folder: &Path) -> Self {
+        let mut this = Self::default();
+        let mut ended: BTreeSet<Reference> = BTreeSet::new();
+        let directory = folder.join("log/default");
+        let survey = Survey::of(&RealDisk, &directory, "default", Trust::Indexes).unwrap();
+        let (view, _) = survey.into_view(Arc::new(RealDisk), directory, "default");
+        let mut reader = Arc::new(view).reader(Start::Earliest, None).unwrap();
+        while let Some(item) = reader.read().unwrap() {
+            let Item::Record(record) = item else { panic!("{item:?}") };
+            this.found.entry(number(record.event().id())).or_default().0 += 1;
+            ended.extend(record.reference);
         }
+        let mut letters = Vec::new();
+        for queue in LetterQueue::ALL {
+            let directory = folder.join("dlq").join(queue.as_str());
+            let held = HeldLetters::of(Arc::new(RealDisk), &directory, queue).unwrap().0;
+            let mut reader = held.reader().unwrap();
+            while let Some(letter) = reader.read().unwrap() {
+                let place = Reference { queue, epoch: letter.epoch, offset: letter.offset };
+                letters.push((place, number(letter.event().id())));
+                ended.extend(letter.reference.filter(|was| was.queue != queue));
+            }
+        }
+        for (place, number) in letters {
+            if ended.contains(&place) {
+                this.ended += 1;
+            } else {
+                this.found.entry(number).or_default().1 += 1;
+            }
+        }
+        this
     }
-    found
+
+    fn is_logged(&self, number: u64) -> bool {
+        self.found.get(&number).is_some_and(|(log, _)| *log > 0)
+    }
+
+    fn logged(&self) -> u64 {
+        self.found.values().map(|(log, _)| u64::from(*log)).sum()
+    }
+
+    fn held(&self) -> u64 {
+        self.found.values().map(|(_, queue)| u64::from(*queue)).sum()
+    }
 }
 
 fn assert_each_once(folder: &Path, count: u64, in_queue: impl Fn(u64) -> bool) {
-    let found = on_disk(folder);
-    assert_eq!(found.len() as u64, count);
-    for (number, places) in found {
+    let on_disk = OnDisk::of(folder);
+    assert_eq!((on_disk.found.len() as u64, on_disk.ended), (count, 0));
+    for (number, places) in on_disk.found {
         assert_eq!(places, if in_queue(number) { (0, 1) } else { (1, 0) }, "{number}");
     }
 }
@@ -180,7 +217,7 @@ fn letters_survive_a_restart_and_go_by_filters() {
 #[test]
 fn what_is_replayed_is_processed_once_or_is_in_the_queue_again() {
     let folder = Folder::new("replay");
-    let count = letters();
+    let count = letters(3_000);
     fill(&folder.0, count);
     let engine = start(&folder.0, every_fifth);
     let control = engine.control();
@@ -221,66 +258,8 @@ fn a_rate_is_kept_and_a_drain_ends_a_replay() {
     let dlq = &report.ledger.dlq;
     assert!(dlq.replayed >= 50 && dlq.held == 1000 - dlq.replayed, "{dlq:?}");
     assert_eq!(report.ledger.events.processed.transactional, dlq.replayed);
-    let found = on_disk(&folder.0);
+    let found = OnDisk::of(&folder.0).found;
     assert!(found.values().all(|(log, queue)| log + queue == 1) && found.len() == 1000);
-}
-
-/// Names the folder to the half of the next test that is a process of its own.
-const REPLAYS_IN: &str = "DEAD_LETTERS_OF";
-
-/// Says how far it is until it is killed.
-fn replay_until_killed(folder: &Path) {
-    let engine = start(folder, every_fifth);
-    let control = engine.control();
-    let dead_letters = control.dead_letters().unwrap();
-    dead_letters.replay(order(LetterFilter::default())).unwrap();
-    loop {
-        println!("ended {}", {
-            let status = dead_letters.replay_status().unwrap();
-            status.processed + status.dead_lettered
-        });
-    }
-}
-
-#[test]
-fn a_kill_during_a_replay_leaves_each_once() {
-    if let Some(folder) = std::env::var_os(REPLAYS_IN) {
-        return replay_until_killed(Path::new(&folder));
-    }
-    let folder = Folder::new("kill");
-    let count = letters();
-    fill(&folder.0, count);
-    for part in [4, 2] {
-        let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "a_kill_during_a_replay_leaves_each_once", "--nocapture"])
-            .env(REPLAYS_IN, &folder.0)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap()).lines().map_while(Result::ok);
-        let ended = lines.filter_map(|line| line.split_once("ended ")?.1.parse::<u64>().ok());
-        let seen = ended.into_iter().find(|ended| *ended >= count / 5 / part);
-        child.kill().unwrap();
-        child.wait().unwrap();
-        assert!(seen.is_some(), "it ended by itself");
-        // What a crash has left, put in order by the next start.
-        let engine = start(&folder.0, none);
-        let dlq = end(engine).ledger.dlq;
-        let found = on_disk(&folder.0);
-        assert_eq!(found.len() as u64, count);
-        let twice: Vec<_> = found.iter().filter(|(_, (log, queue))| log + queue != 1).collect();
-        assert!(twice.is_empty(), "{dlq:?} {twice:?}");
-        let held = found.values().filter(|(_, queue)| *queue == 1).count() as u64;
-        assert_eq!(dlq.held, held);
-        assert!((count.div_ceil(5)..count).contains(&held), "{held}");
-    }
-    let engine = start(&folder.0, none);
-    let control = engine.control();
-    let before = control.ledger().dlq.held_at_start;
-    assert_eq!(replay(&control, LetterFilter::default()).processed, before);
-    let report = end(engine);
-    assert_eq!((report.ledger.dlq.held, report.ledger.events.duplicate), (0, 0));
-    assert_each_once(&folder.0, count, none);
 }
 
 #[test]
