@@ -9,8 +9,10 @@ use std::io::Write as _;
 use std::net::{Shutdown, UdpSocket};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use eventstream::control::State;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
 use eventstream::metrics::Report;
@@ -21,6 +23,7 @@ use eventstream::storage::log::{Item, Start, Survey, Trust};
 use eventstream::storage::topics::TopicFilter;
 use eventstream::storage::{ReplayOrder, ReplayStatus};
 use eventstream::worker::Outcome;
+use eventstream_tests::acks::{Reader, asking};
 use eventstream_tests::client::{PATIENCE, connect};
 use eventstream_tests::engine_process::{Setup, count};
 use eventstream_tests::handler::FnHandler;
@@ -260,6 +263,69 @@ fn a_rate_is_kept_and_a_drain_ends_a_replay() {
     assert_eq!(report.ledger.events.processed.transactional, dlq.replayed);
     let found = OnDisk::of(&folder.0).found;
     assert!(found.values().all(|(log, queue)| log + queue == 1) && found.len() == 1000);
+}
+
+/// What fails at the moment, for engines whose mind is changed.
+static FAILING: AtomicBool = AtomicBool::new(false);
+
+fn while_failing(_: u64) -> bool {
+    FAILING.load(Ordering::SeqCst)
+}
+
+fn told(engine: &Engine, number: u64) -> (u8, u8) {
+    let mut stream = connect(engine.control().ports().tcp.unwrap());
+    let payload = number.to_be_bytes();
+    stream.write_all(&asking(Priority::Low, Some(number), "t", &payload)).unwrap();
+    let acks = Reader::new(&stream).read(1).acks;
+    (acks[0].status, acks[0].reason)
+}
+
+/// One test: what fails is common to all.
+#[test]
+fn a_letter_that_was_shed_holds_no_claim() {
+    let folder = Folder::new("claims");
+    let engine = start(&folder.0, while_failing);
+    let control = engine.control();
+    let dead_letters = control.dead_letters().unwrap();
+    // Those that can be read, and so replayed: they are durable.
+    let wait_for_held = |expected: &[(&str, u64)]| {
+        wait_for(&control, "letters", |_| {
+            let held = dead_letters.stats(None, &LetterFilter::default()).unwrap();
+            held.iter().map(|held| (held.queue, held.letters)).eq(expected.iter().copied())
+        });
+    };
+    let replay_of = |queue| {
+        dead_letters.replay(ReplayOrder { queue, ..order(LetterFilter::default()) }).unwrap();
+        wait_for(&control, "the replay's end", |_| !dead_letters.replay_status().unwrap().running);
+        let ReplayStatus { processed, duplicate, dead_lettered, kept, .. } = dead_letters.replay_status().unwrap();
+        (processed, duplicate, dead_lettered, kept)
+    };
+    FAILING.store(true, Ordering::SeqCst);
+    kills::shed(&engine, &[1]);
+    assert_eq!(told(&engine, 1), (4, 1), "what was shed may be sent again, and fail");
+    wait_for_held(&[("failed", 1), ("shed", 1)]);
+    FAILING.store(false, Ordering::SeqCst);
+    assert_eq!(replay_of(Some(LetterQueue::Shed)), (0, 0, 0, 1), "the claim is the other letter's");
+    assert_eq!(replay_of(None), (1, 1, 0, 0));
+    wait_for_held(&[]);
+    // Failed, failed again, and then shed: it gives up its claim.
+    FAILING.store(true, Ordering::SeqCst);
+    assert_eq!((told(&engine, 2), told(&engine, 3)), ((4, 1), (4, 1)));
+    wait_for_held(&[("failed", 2)]);
+    assert_eq!(replay_of(None), (0, 0, 2, 0));
+    wait_for_held(&[("failed", 2)]);
+    control.set_state(State::Dropping).unwrap();
+    assert_eq!(replay_of(None), (0, 0, 2, 0));
+    wait_for_held(&[("shed", 2)]);
+    control.set_state(State::Running).unwrap();
+    FAILING.store(false, Ordering::SeqCst);
+    assert_eq!(told(&engine, 2), (1, 0), "a resend is taken as new");
+    assert_eq!(replay_of(None), (1, 1, 0, 0));
+    let report = end(engine);
+    let dlq = &report.ledger.dlq;
+    assert_eq!((dlq.received, dlq.replayed, dlq.held), (8, 8, 0));
+    let found = OnDisk::of(&folder.0).found;
+    assert!(found.len() == 3 && found.values().all(|places| *places == (1, 0)), "{found:?}");
 }
 
 #[test]

@@ -5,8 +5,7 @@ use std::io::{BufRead as _, BufReader, Lines};
 use std::net::TcpStream;
 use std::process::{Child, ChildStdout, Command, Stdio};
 
-use eventstream::control::State;
-use eventstream_tests::acks::{Ack, Reader, Told, asking};
+use eventstream_tests::acks::{Ack, Told};
 use eventstream_tests::publisher::{DUPLICATE, DURABLE};
 
 use super::*;
@@ -94,7 +93,7 @@ fn number_of(ack: &Ack) -> u64 {
 }
 
 /// Sends datagrams that are shed, no more at a time than a socket holds.
-fn shed(engine: &Engine, numbers: &[u64]) {
+pub(super) fn shed(engine: &Engine, numbers: &[u64]) {
     let control = engine.control();
     control.set_state(State::Dropping).unwrap();
     let socket = UdpSocket::bind("127.0.0.1:0").unwrap();

@@ -67,6 +67,14 @@ impl Told {
 
 /// The connection number of events that are replayed from the dead letter queue: who replays them asks, too.
 pub const REPLAY: u32 = u32::MAX;
+/// The same of letters that were shed. Those hold no claim: one that is dead-lettered is another letter's.
+pub const REPLAY_UNCLAIMED: u32 = u32::MAX - 1;
+
+/// Whether it is one of those two.
+#[inline]
+pub const fn is_replay(connection: u32) -> bool {
+    connection >= REPLAY_UNCLAIMED
+}
 
 /// What a status says of an event, whichever copy of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +110,7 @@ pub struct Asked {
 impl Asked {
     /// Of an event that is replayed: its number among those.
     pub fn replayed(&self) -> Option<u32> {
-        (self.connection == REPLAY).then_some(self.ordinal)
+        is_replay(self.connection).then_some(self.ordinal)
     }
 }
 

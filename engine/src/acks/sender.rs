@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crossbeam_utils::CachePadded;
 
-use super::{Ack, Asked, REPLAY, Told};
+use super::{Ack, Asked, Told, is_replay};
 use crate::frame::FLAG_ACK;
 use crate::memory::{Event, Frames};
 use crate::queue::spsc;
@@ -102,7 +102,7 @@ impl AckSender {
     pub fn tell(&mut self, asked: Asked, told: Told) {
         let Asked { connection, ordinal, id } = asked;
         let link = match &mut self.replay {
-            Some(replay) if connection == REPLAY => replay,
+            Some(replay) if is_replay(connection) => replay,
             _ => {
                 let place = connection as usize % self.links.len().max(1);
                 let Some(link) = self.links.get_mut(place) else { return };

@@ -18,7 +18,7 @@ use super::letters::{Letter, LetterCounts, LetterOptions, Letters};
 use super::log::{Position, Refused};
 use super::replay::{Queues, ReplaySource, Replayer, Replays};
 use super::streams::fsync;
-use crate::acks::REPLAY;
+use crate::acks::is_replay;
 use crate::config::{Config, Storage};
 use crate::dedup::{DedupTable, EventId};
 use crate::fault::{self, Stage};
@@ -150,14 +150,14 @@ impl LetterAgent {
 
     /// Appends the next letter of a link. False: there is no room.
     fn keep_next(&mut self, link: usize, time_ns: u64) -> bool {
-        let LetterAgentSpec { links, failed, shed, frames, .. } = &mut self.spec;
+        let LetterAgentSpec { links, failed, shed, frames, claims, .. } = &mut self.spec;
         let Some(DeadLetter { event, class, reason }) = links[link].peek(0..1).next() else { return false };
         self.frame.clear();
         self.frame.extend_from_slice(&event.length().to_be_bytes());
         self.frame.extend_from_slice(frames.bytes(event));
         // The wall clock is read once a cycle; the engine's own tells how long before that it was.
         let arrival_ns = time_ns.saturating_sub(self.now.saturating_sub(frames.arrival_ns(event)));
-        let number = (event.connection() == REPLAY).then(|| frames.ordinal(event));
+        let number = is_replay(event.connection()).then(|| frames.ordinal(event));
         let was = number.and_then(|number| self.replayer.as_ref()?.was(number));
         let arrival_ns = was.map_or(arrival_ns, |(_, arrival_ns)| arrival_ns);
         let letter = Letter { class: *class, reason: *reason, arrival_ns, frame: &self.frame };
@@ -167,6 +167,10 @@ impl LetterAgent {
             Ok(position) => {
                 if let (Some(number), Some(replayer)) = (number, &mut self.replayer) {
                     replayer.kept_anew(number, queue, position.offset);
+                }
+                let was_claimed = was.is_some_and(|(was, _)| was.queue == LetterQueue::Failed);
+                if let (LetterQueue::Shed, true, Some(claims)) = (queue, was_claimed, claims) {
+                    release_claim(claims, frames.view(event).id(), self.now);
                 }
             }
             // Its own eviction. A configuration that would let that happen is refused.
@@ -203,8 +207,8 @@ impl LetterAgent {
         let LetterAgentSpec { failed, shed, claims, .. } = &mut self.spec;
         let now = self.now;
         let release = |letter: &super::format::RecordView<'_>| {
-            if let (Some(claims), Some(id)) = (claims.as_ref(), letter.event().id()) {
-                claims.release_dead_lettered(EventId(id), now);
+            if let Some(claims) = claims {
+                release_claim(claims, letter.event().id(), now);
             }
         };
         // What was shed had not been claimed.
@@ -324,6 +328,13 @@ impl Agent for LetterAgent {
                 tracing::error!(%error, records = waiting, "the dead letter queue could not be closed in order: what was not durable is lost");
             }
         }
+    }
+}
+
+/// Lets the id of a letter that failed be claimed anew: the letter goes, or is one of those that were shed from now on.
+fn release_claim(claims: &DedupTable, id: Option<[u8; 16]>, now: Nanos) {
+    if let Some(id) = id {
+        claims.release_dead_lettered(EventId(id), now);
     }
 }
 

@@ -14,7 +14,7 @@ use super::error::StorageError;
 use super::format::{LetterQueue, RecordView, Reference};
 use super::letters::{LetterFilter, Letters};
 use super::log::Reader;
-use crate::acks::{Ack, AcksWanted, Ended, REPLAY};
+use crate::acks::{Ack, AcksWanted, Ended, REPLAY, REPLAY_UNCLAIMED};
 use crate::control::{State, StateCell};
 use crate::frame::{FLAG_ACK, LENGTH_BYTES, ParsedFrame, Parser, Shape};
 use crate::ingest::DrainStatus;
@@ -120,6 +120,7 @@ struct Running {
 struct Next {
     parsed: ParsedFrame,
     number: u32,
+    connection: u32,
     frame: Vec<u8>,
 }
 
@@ -135,8 +136,8 @@ pub(super) struct Replayer {
     underway: Vec<Option<Underway>>,
     free: Vec<u32>,
     running: Option<Running>,
-    /// Events that the dispatcher's queue had no room for yet.
-    filled: Option<(Slot, Vec<ParsedFrame>)>,
+    /// Events that the dispatcher's queue had no room for yet, with their connection numbers.
+    filled: Option<(Slot, Vec<(ParsedFrame, u32)>)>,
     /// For the next slot.
     carry: Option<Next>,
     removals: VecDeque<Removal>,
@@ -327,15 +328,15 @@ impl Replayer {
         let (mut frames, mut at) = (Vec::new(), 0);
         while frames.len() < BURST {
             let next = self.carry.take().or_else(|| self.next(queues, now));
-            let Some(Next { parsed, number, frame }) = next else { break };
+            let Some(Next { parsed, number, connection, frame }) = next else { break };
             let Some(bytes) = self.source.pool.bytes_mut(&mut slot).get_mut(at..at + frame.len()) else {
-                self.carry = Some(Next { parsed, number, frame });
+                self.carry = Some(Next { parsed, number, connection, frame });
                 break;
             };
             bytes.copy_from_slice(&frame);
             // Once the length is known the field is its owner's.
             bytes[..LENGTH_BYTES].copy_from_slice(&number.to_be_bytes());
-            frames.push(ParsedFrame { offset: at as u32 + parsed.offset, ..parsed });
+            frames.push((ParsedFrame { offset: at as u32 + parsed.offset, ..parsed }, connection));
             at += frame.len();
         }
         if frames.is_empty() {
@@ -374,7 +375,11 @@ impl Replayer {
             self.replays.set(number, Reference { queue: *queue, epoch: letter.epoch, offset: letter.offset });
             // What was not used of the rate is not made up for beyond a moment.
             running.next_ns = running.next_ns.max(now.saturating_sub(BEHIND_MAX_NS)) + running.interval_ns;
-            return Some(Next { parsed, number, frame: letter.frame.to_vec() });
+            let connection = match queue {
+                LetterQueue::Failed => REPLAY,
+                LetterQueue::Shed => REPLAY_UNCLAIMED,
+            };
+            return Some(Next { parsed, number, connection, frame: letter.frame.to_vec() });
         }
         self.running = None;
         None
@@ -392,9 +397,9 @@ impl Replayer {
         self.status.replayed += frames.len() as u64;
         let mut maker = source.pool.seal(slot, frames.len() as u32, now, Peer::NONE);
         claim.fill_with(|index| {
-            let frame = frames[index];
+            let (frame, connection) = frames[index];
             let shape = Shape::new(frame.shape.head() | FLAG_ACK, frame.shape.topic_length());
-            let route = Route { shape, topic: frame.topic_hash, connection: REPLAY, arrival_delta_ns: 0 };
+            let route = Route { shape, topic: frame.topic_hash, connection, arrival_delta_ns: 0 };
             maker.make(frame.offset, frame.length, route)
         });
         drop(maker);

@@ -7,6 +7,7 @@
 
 #[cfg(test)]
 mod alone;
+mod claiming;
 mod ending;
 mod logged;
 mod retrying;
@@ -18,16 +19,16 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::acks::{Acks, First};
+use super::acks::Acks;
 use super::burst::{Burst, Verdict};
 use super::handler::{EventView, Handler, Outcome};
 use super::pace::Pace;
 use super::retry::RetryQueue;
 use super::waits::Waits;
 use super::windows::Windows;
-use crate::acks::{AckSender, REPLAY, Told};
+use crate::acks::{AckSender, Told};
 use crate::control::StateCell;
-use crate::dedup::{Claim, Claimer, EventId};
+use crate::dedup::Claimer;
 use crate::dispatch::topic_word;
 use crate::fault::{self, Stage};
 use crate::frame::{Class, FLAG_TIME};
@@ -124,52 +125,6 @@ impl<H: Handler> Worker<H> {
         let retries = self.spec.retries.as_ref().map_or(0, RetryQueue::len);
         let windows = self.spec.windows.as_ref().map_or(0, Windows::held);
         retries + windows + self.logged.as_ref().map_or(0, Logged::len)
-    }
-
-    /// Claims the ids of the burst in one batch; events that lose get their verdict.
-    fn claim(&mut self, ring: usize, count: usize, now: Nanos) {
-        let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &mut self.spec else { return };
-        let Burst { verdicts, tokens, duplicates, may_ask, firsts, dead_lettered, .. } = &mut self.burst;
-        let ids = rings[ring].peek(0..count).enumerate().filter_map(|(index, event)| {
-            let deduplicated = event.topic() & topic_word::DEDUP != 0;
-            let id = if deduplicated { frames.view(event).id() } else { None };
-            id.map(|id| (index as u32, EventId(id)))
-        });
-        claimer.claim_each(ids, now, |index, answer| {
-            if let Claim::Won(token) = answer {
-                tokens.push((index, token));
-                return;
-            }
-            verdicts[index as usize] = Verdict::Duplicate;
-            *duplicates += 1;
-            if *may_ask {
-                firsts.extend(First::of(&answer).map(|first| (index, first)));
-                if let Claim::DeadLettered = answer {
-                    dead_lettered.push(index);
-                }
-            }
-        });
-        if !self.burst.dead_lettered.is_empty() {
-            self.retake(ring, now);
-        }
-    }
-
-    /// Takes the claims of letters up again that are replayed.
-    #[cold]
-    fn retake(&mut self, ring: usize, now: Nanos) {
-        let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &self.spec else { return };
-        let Burst { verdicts, tokens, duplicates, firsts, dead_lettered, .. } = &mut self.burst;
-        for index in dead_lettered.drain(..) {
-            let place = index as usize;
-            let Some(event) = rings[ring].peek(place..place + 1).next() else { continue };
-            let Some(id) = frames.view(event).id().filter(|_| event.connection() == REPLAY) else { continue };
-            if let Some(token) = claimer.table().retake_dead_lettered(EventId(id), now) {
-                verdicts[place] = Verdict::Done;
-                *duplicates -= 1;
-                firsts.retain(|(of, _)| *of != index);
-                tokens.push((index, token));
-            }
-        }
     }
 
     /// Sets aside the events of topics that wait for a retry, and those that go into windows.

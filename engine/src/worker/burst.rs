@@ -57,6 +57,19 @@ impl Burst {
         self.has_failures = false;
     }
 
+    /// Of one that was taken for a duplicate: it is the copy that counts.
+    pub(super) fn is_first(&mut self, index: u32, token: ClaimToken) {
+        self.verdicts[index as usize] = Verdict::Done;
+        self.duplicates -= 1;
+        self.is_duplicate_of(index, None);
+        self.tokens.push((index, token));
+    }
+
+    pub(super) fn is_duplicate_of(&mut self, index: u32, first: Option<First>) {
+        self.firsts.retain(|(of, _)| *of != index);
+        self.firsts.extend(first.map(|first| (index, first)));
+    }
+
     /// Index of the last event that goes to the handler, or one beyond all.
     pub(super) fn last_to_handle(&self) -> usize {
         let last = self.verdicts.iter().rposition(|verdict| matches!(verdict, Verdict::Done));
