@@ -1,6 +1,8 @@
 //! Dead letters on disk: over restarts, by filters, purged, and replayed, some of them failing again, however the engine
 //! ends meanwhile. How many there are says `DEAD_LETTERS`.
 
+#[path = "engine_dead_letters/commands.rs"]
+mod commands;
 #[path = "engine_dead_letters/kills.rs"]
 mod kills;
 
@@ -326,30 +328,4 @@ fn a_letter_that_was_shed_holds_no_claim() {
     assert_eq!((dlq.received, dlq.replayed, dlq.held), (8, 8, 0));
     let found = OnDisk::of(&folder.0).found;
     assert!(found.len() == 3 && found.values().all(|places| *places == (1, 0)), "{found:?}");
-}
-
-#[test]
-fn commands_go_to_the_running_engine() {
-    let folder = Folder::new("commands");
-    let engine = Setup::default().config(&format!("storage: {{directory: {}}}\n", folder.0.display())).start();
-    engine.set_state("dropping");
-    let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
-    for number in 0..50_u64 {
-        let mut datagram = Vec::new();
-        encode(&mut datagram, &FrameHeader::new(Priority::Low), format!("t/{}", number % 2).as_bytes(), b"payload");
-        socket.send_to(&datagram, ("127.0.0.1", engine.udp_port())).unwrap();
-    }
-    engine.wait_until("letters", |status| count(status, "/dlq/held") == 50);
-    engine.set_state("running");
-    let stats = engine.ask(&["dlq", "stats"]);
-    let words: Vec<&str> = stats.split_whitespace().take(4).collect();
-    assert_eq!(words, ["shed", "shed_dropping", "50", "350"], "{stats}");
-    assert_eq!(engine.ask(&["dlq", "purge", "--topic", "t/0"]).trim(), "25 letters purged");
-    let replayed = engine.ask(&["dlq", "replay", "--reason", "shed_dropping", "--rate", "1000"]);
-    assert_eq!(replayed.trim(), "25 letters replayed: 25 processed, 0 duplicates, 0 failed again; 0 kept");
-    assert_eq!(engine.ask(&["dlq", "stats", "--queue", "shed"]), "");
-    let ended = engine.drain();
-    ended.assert_balanced();
-    let counts = ["/dlq/purged", "/dlq/replayed", "/events/replayed", "/events/processed/transactional"];
-    assert_eq!(counts.map(|path| ended.count(path)), [25; 4]);
 }

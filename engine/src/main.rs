@@ -122,7 +122,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Command::Log { command } => command.run().map(code),
-        Command::Dlq { command } => command.run(ask).map(code),
+        Command::Dlq { command } => command.run(ask_for_letters).map(code),
     };
     result.unwrap_or_else(|message| {
         eprintln!("eventstream: {message}");
@@ -150,7 +150,15 @@ fn socket_paths(config: &Config, private: fn(&Path) -> std::io::Result<PathBuf>)
 }
 
 fn ask(request: &Request, config: Option<&Path>) -> Result<serde_json::Value, String> {
-    admin::ask(socket_paths(&load(config)?, admin::existing_private_folder), request)
+    ask_for_letters(request, config, &mut |_| Ok(()))
+}
+
+fn ask_for_letters(
+    request: &Request,
+    config: Option<&Path>,
+    each: &mut dyn FnMut(serde_json::Value) -> Result<(), String>,
+) -> Result<serde_json::Value, String> {
+    admin::ask(socket_paths(&load(config)?, admin::existing_private_folder), request, each)
 }
 
 fn status(json: bool, config: Option<&Path>) -> Result<ExitCode, String> {

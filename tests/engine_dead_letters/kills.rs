@@ -19,7 +19,7 @@ const FIRST_DURABLE: (u8, u8) = (DUPLICATE | DURABLE, 0);
 const PROCESSED_ANEW: (u8, u8) = (DURABLE, 0);
 
 /// Shed, not failed: the ids of those were never claimed.
-const fn is_shed(number: u64) -> bool {
+pub(super) const fn is_shed(number: u64) -> bool {
     number % 7 == 2 && number % 200 != 13
 }
 
@@ -115,7 +115,7 @@ pub(super) fn shed(engine: &Engine, numbers: &[u64]) {
 }
 
 /// All of them become dead letters, and the sender is told so.
-fn fill_both(folder: &Path, count: u64) {
+pub(super) fn fill_both(folder: &Path, count: u64) {
     let engine = start(folder, all);
     let (to_shed, to_fail): (Vec<u64>, Vec<u64>) = (0..count).partition(|number| is_shed(*number));
     shed(&engine, &to_shed);

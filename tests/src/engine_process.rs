@@ -161,9 +161,18 @@ impl Engine {
 
     /// What a command of the engine's says when it is asked about this one.
     pub fn ask(&self, arguments: &[&str]) -> String {
+        process::capture(&mut self.command(arguments)).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// The command, to be run otherwise.
+    pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
         command.args(arguments).arg("--config").arg(self.folder.join("config.yaml"));
-        process::capture(&mut command).unwrap_or_else(|error| panic!("{error}"))
+        command
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.folder.join("control.sock")
     }
 
     /// Asks for the live report until `done` holds; returns it.

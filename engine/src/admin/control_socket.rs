@@ -12,6 +12,7 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 
+use super::letter_lines::{Wanted, tell};
 use crate::control::State;
 use crate::engine::Control;
 use crate::metrics::DeadLetterReason;
@@ -35,6 +36,14 @@ pub enum Request {
     },
     /// Reads the configuration file again.
     Reload,
+    /// Tells of each dead letter that matches, a line for each.
+    DlqList(Listing),
+    /// The same of one, whole.
+    DlqShow {
+        /// failed or shed.
+        queue: String,
+        offset: u64,
+    },
     /// Counts the dead letters that match.
     DlqStats(Which),
     /// Throws the dead letters away that match.
@@ -60,6 +69,16 @@ pub struct Which {
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
+pub struct Listing {
+    pub which: Which,
+    /// So many at most.
+    pub limit: Option<u64>,
+    /// With payloads, and all else.
+    pub whole: bool,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Replay {
     pub which: Which,
     /// So many a second at most.
@@ -67,7 +86,7 @@ pub struct Replay {
 }
 
 impl Which {
-    fn parse(&self) -> Result<(Option<LetterQueue>, LetterFilter), String> {
+    pub(super) fn parse(&self) -> Result<(Option<LetterQueue>, LetterFilter), String> {
         let queue = |name: &String| {
             let found = LetterQueue::ALL.into_iter().find(|queue| queue.as_str() == name);
             found.ok_or_else(|| format!("there is no queue {name}: failed, shed"))
@@ -157,6 +176,14 @@ async fn answer(stream: UnixStream, control: Control, reloads: mpsc::Sender<()>)
     let result = match serde_json::from_str(&line) {
         _ if !allowed => Err("only the engine's own user may ask".to_owned()),
         Err(error) => Err(format!("request: {error}")),
+        Ok(Request::DlqList(Listing { which, limit, whole })) => match Wanted::list(&which, limit, whole) {
+            Ok(wanted) => tell(wanted, &control, &mut write).await.map(Value::from),
+            Err(error) => Err(error),
+        },
+        Ok(Request::DlqShow { queue, offset }) => match Wanted::one(&queue, offset) {
+            Ok(wanted) => tell(wanted, &control, &mut write).await.map(Value::from),
+            Err(error) => Err(error),
+        },
         Ok(request) => execute(request, &control, &reloads).await,
     };
     let answer = match result {
@@ -190,9 +217,10 @@ async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>
     }
 }
 
+pub(super) const IN_MEMORY: &str = "the engine keeps its dead letters in memory: it has no storage.directory";
+
 fn ask_of_letters(request: &Request, control: &Control) -> Result<Value, String> {
-    let letters =
-        control.dead_letters().ok_or("the engine keeps its dead letters in memory: it has no storage.directory")?;
+    let letters = control.dead_letters().ok_or(IN_MEMORY)?;
     let value = match request {
         Request::DlqStats(which) => {
             let (queue, filter) = which.parse()?;
@@ -239,29 +267,45 @@ pub fn existing_private_folder(temporary: &Path) -> io::Result<PathBuf> {
     }
 }
 
-/// Asks a running engine; for the command line.
-pub fn ask(paths: impl IntoIterator<Item = PathBuf>, request: &Request) -> Result<Value, String> {
+/// Asks a running engine; for the command line. Calls `each` with the dead letters of an answer that has any, as they come.
+pub fn ask(
+    paths: impl IntoIterator<Item = PathBuf>,
+    request: &Request,
+    each: impl FnMut(Value) -> Result<(), String>,
+) -> Result<Value, String> {
     let mut refused = Vec::new();
     for path in paths {
         match std::os::unix::net::UnixStream::connect(&path) {
-            Ok(stream) => return converse(stream, request).map_err(|error| format!("{}: {error}", path.display())),
+            Ok(stream) => {
+                return converse(stream, request, each).map_err(|error| format!("{}: {error}", path.display()));
+            }
             Err(error) => refused.push(format!("{}: {error}", path.display())),
         }
     }
     Err(format!("no engine answers on its control socket ({})", refused.join("; ")))
 }
 
-fn converse(mut stream: std::os::unix::net::UnixStream, request: &Request) -> Result<Value, String> {
+fn converse(
+    mut stream: std::os::unix::net::UnixStream,
+    request: &Request,
+    mut each: impl FnMut(Value) -> Result<(), String>,
+) -> Result<Value, String> {
     let text = |error: io::Error| error.to_string();
     stream.set_read_timeout(Some(Duration::from_secs(10))).map_err(text)?;
     let line = serde_json::to_string(request).map_err(|error| error.to_string())?;
     stream.write_all(format!("{line}\n").as_bytes()).map_err(text)?;
-    let mut answer = String::new();
-    BufReader::new(stream).read_line(&mut answer).map_err(text)?;
-    let mut answer: Value = serde_json::from_str(&answer).map_err(|error| format!("answer: {error}"))?;
-    match answer.get("error").and_then(Value::as_str) {
-        Some(error) => Err(error.to_owned()),
-        None => Ok(answer["ok"].take()),
+    let (mut reader, mut line) = (BufReader::new(stream), String::new());
+    loop {
+        line.clear();
+        reader.read_line(&mut line).map_err(text)?;
+        let mut answer: Value = serde_json::from_str(&line).map_err(|error| format!("answer: {error}"))?;
+        if let Some(letter) = answer.get_mut("letter") {
+            each(letter.take())?;
+        } else if let Some(error) = answer.get("error").and_then(Value::as_str) {
+            return Err(error.to_owned());
+        } else if let Some(ok) = answer.get_mut("ok") {
+            return Ok(ok.take());
+        }
     }
 }
 

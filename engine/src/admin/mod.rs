@@ -7,10 +7,13 @@
 mod control_socket;
 mod display;
 mod http;
+mod letter_lines;
 pub mod offline;
 mod signals;
 
-pub use control_socket::{ControlSocket, Replay, Request, Which, ask, existing_private_folder, private_folder};
+pub use control_socket::{
+    ControlSocket, Listing, Replay, Request, Which, ask, existing_private_folder, private_folder,
+};
 pub use display::{StatusLine, ledger_table, time_table};
 pub use http::{prometheus, serve as serve_http};
 pub use signals::{Signal, Signals};

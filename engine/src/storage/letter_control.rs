@@ -66,6 +66,11 @@ impl LetterControl {
         receiver.recv_timeout(PATIENCE).map_err(ending)
     }
 
+    /// The letters that are held now, of each queue: to be read by who asks, for as long as that takes.
+    pub fn held(&self) -> Result<Vec<(LetterQueue, HeldLetters)>, String> {
+        self.ask(LetterCommand::Held)
+    }
+
     /// Calls `visit` with each letter that is held, durable and matches, until it has had enough.
     pub fn visit(
         &self,
@@ -73,7 +78,7 @@ impl LetterControl {
         filter: &LetterFilter,
         mut visit: impl FnMut(LetterQueue, &RecordView<'_>) -> bool,
     ) -> Result<(), String> {
-        for (queue, held) in self.ask(LetterCommand::Held)? {
+        for (queue, held) in self.held()? {
             if wanted.is_some_and(|wanted| wanted != queue) {
                 continue;
             }

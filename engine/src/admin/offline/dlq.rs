@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::json::{Line, parse_reason};
+use super::json::{Row, parse_reason, whole};
 use super::{Verdict, dlq_running as running, locked, printed, time};
 use crate::admin::Request;
 use crate::config::FRAME_BYTES_MAX;
@@ -36,9 +36,12 @@ pub enum DlqCommand {
     },
     /// Shows one letter whole, as JSON.
     Show {
-        /// The data directory.
+        /// The data directory, when no engine has it. Without one a running engine is asked.
+        #[arg(long, conflicts_with = "config")]
+        directory: Option<PathBuf>,
+        /// The configuration of a running engine, if it has one.
         #[arg(long)]
-        directory: PathBuf,
+        config: Option<PathBuf>,
         queue: Queue,
         offset: u64,
     },
@@ -141,12 +144,21 @@ impl Which {
 
 impl DlqCommand {
     /// `ask` puts a request to the engine of a configuration.
-    pub fn run(&self, ask: impl Fn(&Request, Option<&Path>) -> Result<Value, String>) -> Result<Verdict, String> {
+    pub fn run(
+        &self,
+        ask: impl Fn(&Request, Option<&Path>, running::Hear<'_>) -> Result<Value, String>,
+    ) -> Result<Verdict, String> {
         match self {
-            Self::List { of, which, json, limit } => list(of, which, *json, limit.unwrap_or(usize::MAX)),
-            Self::Show { directory, queue, offset } => {
-                let of = Of { directory: Some(directory.clone()), config: None, queue: Some(*queue) };
-                show(&of, *offset)
+            Self::List { of, which, json, limit } => match of.engine() {
+                Some(engine) => running::list(&engine, which, *json, *limit, ask),
+                None => list(of, which, *json, limit.unwrap_or(usize::MAX)),
+            },
+            Self::Show { directory, config, queue, offset } => {
+                let of = Of { directory: directory.clone(), config: config.clone(), queue: Some(*queue) };
+                match of.engine() {
+                    Some(engine) => running::show(engine.config.as_deref(), (*queue).into(), *offset, ask),
+                    None => show(&of, *offset),
+                }
             }
             Self::Purge { of, which, all } => {
                 if which.is_everything() && !all {
@@ -224,11 +236,7 @@ fn list(of: &Of, which: &Which, json: bool, limit: usize) -> Result<Verdict, Str
             printed(if json {
                 print_json(queue, letter, &mut out)
             } else {
-                let (time, reason) = (time::shown(letter.time_ns), reason_name(letter.reason));
-                let bytes = letter.event().payload().len();
-                let (offset, class, topic) = (letter.offset, letter.class, letter.event().topic().escape_debug());
-                let queue = queue.as_str();
-                writeln!(out, "{queue:<6} {offset:>10}  {time}  {reason:<18} {class:<13} {bytes:>8} bytes  {topic}")
+                writeln!(out, "{}", Row::of(queue, letter))
             })?;
             Ok(true)
         })
@@ -238,23 +246,23 @@ fn list(of: &Of, which: &Which, json: bool, limit: usize) -> Result<Verdict, Str
 }
 
 fn print_json(queue: LetterQueue, letter: &RecordView<'_>, out: &mut impl Write) -> std::io::Result<()> {
-    let mut value = serde_json::to_value(Line::of(letter))?;
-    value["queue"] = queue.as_str().into();
-    writeln!(out, "{value}")
+    writeln!(out, "{}", whole(queue, letter)?)
 }
 
 fn show(of: &Of, offset: u64) -> Result<Verdict, String> {
     let mut found = false;
     each(of, "dlq show", |queue, folder| {
-        matching(&held(queue, folder)?, &LetterFilter::default(), |letter| {
-            found = letter.offset == offset;
-            if found {
-                printed(print_json(queue, letter, &mut std::io::stdout()))?;
-            }
-            Ok(!found)
-        })
+        let held = held(queue, folder)?;
+        let mut reader = held.reader_from(offset).map_err(|error| error.to_string())?;
+        let letter = reader.read().map_err(|error| error.to_string())?.filter(|letter| letter.offset == offset);
+        found = letter.is_some();
+        letter.map_or(Ok(()), |letter| printed(print_json(queue, &letter, &mut std::io::stdout())))
     })?;
-    if found { Ok(Verdict::Whole) } else { Err(format!("no letter with offset {offset} is held in that queue")) }
+    if found { Ok(Verdict::Whole) } else { Err(not_held(offset)) }
+}
+
+pub(super) fn not_held(offset: u64) -> String {
+    format!("no letter with offset {offset} is held in that queue")
 }
 
 fn purge(of: &Of, which: &Which) -> Result<Verdict, String> {

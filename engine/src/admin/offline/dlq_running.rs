@@ -1,16 +1,21 @@
 //! The same commands asked of a running engine, which has its data directory.
 
-use std::io::Write as _;
+use std::io::{BufWriter, Write as _};
 use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::dlq::{OfEngine, Which};
+use super::dlq::{OfEngine, Which, not_held};
+use super::json::Row;
 use super::{Verdict, printed, time};
-use crate::admin::{self, Request};
+use crate::admin::{self, Listing, Request};
 use crate::storage::ReplayStatus;
 use crate::storage::format::LetterQueue;
+
+fn no_letters(_: Value) -> Result<(), String> {
+    Ok(())
+}
 
 /// How often it is looked how far a replay is.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -27,12 +32,46 @@ fn which(of: &OfEngine, which: &Which) -> admin::Which {
     }
 }
 
+/// Puts a request, and hears the letters that it is answered with.
+pub(super) type Hear<'h> = &'h mut dyn FnMut(Value) -> Result<(), String>;
+
+pub(super) fn list(
+    of: &OfEngine,
+    matching: &Which,
+    json: bool,
+    limit: Option<usize>,
+    ask: impl Fn(&Request, Option<&Path>, Hear<'_>) -> Result<Value, String>,
+) -> Result<Verdict, String> {
+    let mut out = BufWriter::new(std::io::stdout());
+    let listing = Listing { which: which(of, matching), limit: limit.map(|limit| limit as u64), whole: json };
+    ask(&Request::DlqList(listing), of.config.as_deref(), &mut |letter| {
+        if json {
+            return printed(writeln!(out, "{letter}"));
+        }
+        let row: Row = serde_json::from_value(letter).map_err(|error| error.to_string())?;
+        printed(writeln!(out, "{row}"))
+    })?;
+    printed(out.flush())?;
+    Ok(Verdict::Whole)
+}
+
+pub(super) fn show(
+    config: Option<&Path>,
+    queue: LetterQueue,
+    offset: u64,
+    ask: impl Fn(&Request, Option<&Path>, Hear<'_>) -> Result<Value, String>,
+) -> Result<Verdict, String> {
+    let request = Request::DlqShow { queue: queue.as_str().to_owned(), offset };
+    let shown = ask(&request, config, &mut |letter| printed(writeln!(std::io::stdout(), "{letter}")))?;
+    if shown == 1 { Ok(Verdict::Whole) } else { Err(not_held(offset)) }
+}
+
 pub(super) fn purge(
     of: &OfEngine,
     matching: &Which,
-    ask: impl Fn(&Request, Option<&Path>) -> Result<Value, String>,
+    ask: impl Fn(&Request, Option<&Path>, Hear<'_>) -> Result<Value, String>,
 ) -> Result<Verdict, String> {
-    let purged = ask(&Request::DlqPurge(which(of, matching)), of.config.as_deref())?;
+    let purged = ask(&Request::DlqPurge(which(of, matching)), of.config.as_deref(), &mut no_letters)?;
     println!("{purged} letters purged");
     Ok(Verdict::Whole)
 }
@@ -42,12 +81,12 @@ pub(super) fn replay(
     of: &OfEngine,
     matching: &Which,
     per_s: Option<u64>,
-    ask: impl Fn(&Request, Option<&Path>) -> Result<Value, String>,
+    ask: impl Fn(&Request, Option<&Path>, Hear<'_>) -> Result<Value, String>,
 ) -> Result<Verdict, String> {
     let config = of.config.as_deref();
-    ask(&Request::DlqReplay(admin::Replay { which: which(of, matching), per_s }), config)?;
+    ask(&Request::DlqReplay(admin::Replay { which: which(of, matching), per_s }), config, &mut no_letters)?;
     let status = loop {
-        let status = ask(&Request::DlqReplayStatus, config)?;
+        let status = ask(&Request::DlqReplayStatus, config, &mut no_letters)?;
         let status: ReplayStatus = serde_json::from_value(status).map_err(|error| error.to_string())?;
         if !status.running {
             break status;
@@ -65,9 +104,9 @@ pub(super) fn stats(
     of: &OfEngine,
     matching: &Which,
     json: bool,
-    ask: impl Fn(&Request, Option<&Path>) -> Result<Value, String>,
+    ask: impl Fn(&Request, Option<&Path>, Hear<'_>) -> Result<Value, String>,
 ) -> Result<Verdict, String> {
-    let answer = ask(&Request::DlqStats(which(of, matching)), of.config.as_deref())?;
+    let answer = ask(&Request::DlqStats(which(of, matching)), of.config.as_deref(), &mut no_letters)?;
     let mut out = std::io::stdout().lock();
     if json {
         printed(writeln!(out, "{answer:#}"))?;

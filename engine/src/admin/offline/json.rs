@@ -4,6 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
+use super::time;
 use crate::frame::{Class, FLAG_ID, FLAG_TIME, FrameHeader, PRIORITY_MASK, Priority};
 use crate::metrics::DeadLetterReason;
 use crate::storage::format::{Kind, LetterQueue, Record, RecordView, Reference, reason_name};
@@ -38,6 +39,47 @@ pub(super) struct Line {
     pub topic: String,
     /// Base64.
     pub payload: String,
+}
+
+/// A letter in one line of a list, for people.
+#[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
+pub(in crate::admin) struct Row {
+    queue: String,
+    offset: u64,
+    time_ns: u64,
+    reason: String,
+    class: String,
+    payload_bytes: usize,
+    topic: String,
+}
+
+impl Row {
+    pub fn of(queue: LetterQueue, letter: &RecordView<'_>) -> Self {
+        Self {
+            queue: queue.as_str().to_owned(),
+            offset: letter.offset,
+            time_ns: letter.time_ns,
+            reason: reason_name(letter.reason).to_owned(),
+            class: letter.class.as_str().to_owned(),
+            payload_bytes: letter.event().payload().len(),
+            topic: letter.event().topic().to_owned(),
+        }
+    }
+}
+
+impl std::fmt::Display for Row {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { queue, offset, time_ns, reason, class, payload_bytes, topic } = self;
+        let (time, topic) = (time::shown(*time_ns), topic.escape_debug());
+        write!(f, "{queue:<6} {offset:>10}  {time}  {reason:<18} {class:<13} {payload_bytes:>8} bytes  {topic}")
+    }
+}
+
+/// A letter with all that there is of it.
+pub(in crate::admin) fn whole(queue: LetterQueue, letter: &RecordView<'_>) -> serde_json::Result<serde_json::Value> {
+    let mut value = serde_json::to_value(Line::of(letter))?;
+    value["queue"] = queue.as_str().into();
+    Ok(value)
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]

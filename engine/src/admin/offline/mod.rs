@@ -5,7 +5,7 @@
 
 mod dlq;
 mod dlq_running;
-mod json;
+pub(super) mod json;
 mod log;
 mod log_export;
 mod time;

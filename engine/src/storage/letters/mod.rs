@@ -94,7 +94,17 @@ impl HeldLetters {
 
     /// Oldest first.
     pub fn reader(&self) -> Result<LetterReader<'_>, StorageError> {
-        Ok(LetterReader { reader: reader(&self.view)?, live: &self.live })
+        self.reader_from(0)
+    }
+
+    /// From an offset on.
+    pub fn reader_from(&self, offset: u64) -> Result<LetterReader<'_>, StorageError> {
+        // A position of the current epoch: an offset says all, since none is used again for a letter that is held.
+        let start = Start::At(Position { epoch: self.view.epoch, offset });
+        let latest = || self.view.reader(Start::Latest, None);
+        let reader = self.view.reader(start, None).or_else(|_| latest());
+        let reader = reader.map_err(|_| StorageError::invalid(&self.view.directory, "read", "it has no end"))?;
+        Ok(LetterReader { reader, live: &self.live })
     }
 }
 
