@@ -53,7 +53,11 @@ fn letters(usually: u64) -> u64 {
 
 /// An engine in this process that rejects the ids that `fails` says.
 fn start(folder: &Path, fails: fn(u64) -> bool) -> Engine {
-    let config = local::config(&format!("storage: {{directory: {}}}\n", folder.display()));
+    start_with(folder, fails, "fsync: every")
+}
+
+fn start_with(folder: &Path, fails: fn(u64) -> bool, policy: &str) -> Engine {
+    let config = local::config(&format!("storage: {{directory: {}, {policy}}}\n", folder.display()));
     let handlers = move |_: Class, _: usize| {
         FnHandler::new(move |event, _| {
             let number = u64::from_be_bytes(event.payload().try_into().expect("a number"));
@@ -328,4 +332,45 @@ fn a_letter_that_was_shed_holds_no_claim() {
     assert_eq!((dlq.received, dlq.replayed, dlq.held), (8, 8, 0));
     let found = OnDisk::of(&folder.0).found;
     assert!(found.len() == 3 && found.values().all(|places| *places == (1, 0)), "{found:?}");
+}
+
+/// So rarely that what is written becomes durable at the end of the run.
+const RARELY: &str = "fsync: every, fsync_every_ms: 60000";
+
+#[test]
+fn a_letter_that_was_shed_last_has_left_the_queue_it_was_in() {
+    let folder = Folder::new("shed-last");
+    fill(&folder.0, 50);
+    let engine = start_with(&folder.0, none, RARELY);
+    let control = engine.control();
+    control.set_state(State::Emergency).unwrap();
+    let status = replay(&control, LetterFilter::default());
+    assert_eq!((status.replayed, status.dead_lettered), (50, 50));
+    let report = end(engine);
+    let dlq = &report.ledger.dlq;
+    assert_eq!((dlq.received, dlq.held), (50, 50));
+    // The run ended in order: nothing is left for the next one to put in order.
+    let on_disk = OnDisk::of(&folder.0);
+    assert_eq!((on_disk.ended, on_disk.held(), on_disk.logged()), (0, 50, 0));
+}
+
+#[test]
+fn a_run_that_is_left_amid_a_replay_is_put_in_order_by_the_next() {
+    let folder = Folder::new("left");
+    fill(&folder.0, 3000);
+    let engine = start_with(&folder.0, none, RARELY);
+    let control = engine.control();
+    control.dead_letters().unwrap().replay(order(LetterFilter::default())).unwrap();
+    wait_for(&control, "records", |control| {
+        control.report().counters.get("log_records_appended").is_some_and(|count| *count > 100)
+    });
+    drop(engine);
+    let on_disk = OnDisk::of(&folder.0);
+    assert!(on_disk.ended > 100, "{}", on_disk.ended);
+    let engine = start(&folder.0, none);
+    assert_eq!(engine.control().ledger().dlq.held, on_disk.held());
+    let status = replay(&engine.control(), LetterFilter::default());
+    assert_eq!((status.processed, status.duplicate), (on_disk.held(), 0));
+    end(engine);
+    assert_each_once(&folder.0, 3000, none);
 }

@@ -318,15 +318,22 @@ impl Agent for LetterAgent {
     fn close(&mut self) {
         let now = self.now;
         self.take_in();
-        let LetterAgentSpec { failed, shed, .. } = &mut self.spec;
-        if let Some(replayer) = &mut self.replayer {
-            replayer.close(&mut Queues { failed, shed }, unix_now());
+        for letters in self.queues() {
+            // What comes of it closing will tell.
+            let _ = letters.write(now).and_then(|()| letters.sync(now));
         }
+        let LetterAgentSpec { failed, shed, .. } = &mut self.spec;
+        let replayer = self.replayer.as_mut();
+        let mut in_order = replayer.is_none_or(|replayer| replayer.close(&mut Queues { failed, shed }, unix_now()));
         for letters in self.queues() {
             let waiting = letters.log().next_offset() - letters.log().durable_offset();
             if let Err(error) = letters.close(now) {
+                in_order = false;
                 tracing::error!(%error, records = waiting, "the dead letter queue could not be closed in order: what was not durable is lost");
             }
+        }
+        if !in_order {
+            self.spec.replays.cut_short();
         }
     }
 }

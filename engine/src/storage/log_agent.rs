@@ -339,7 +339,7 @@ impl Agent for LogAgent {
     }
 
     fn close(&mut self) {
-        let mut in_order = true;
+        let mut in_order = !self.replays.were_cut_short();
         for log in self.streams.logs_mut() {
             if let Err(error) = log.close(self.now) {
                 in_order = false;

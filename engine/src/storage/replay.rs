@@ -8,7 +8,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::error::StorageError;
 use super::format::{LetterQueue, RecordView, Reference};
@@ -31,7 +31,11 @@ const BURST: usize = 64;
 
 /// Which letters are under way, by number. Shared by who replays and who logs, which are on one thread.
 #[derive(Clone)]
-pub struct Replays(Arc<[Entry]>);
+pub struct Replays {
+    entries: Arc<[Entry]>,
+    /// The run is over, and some letters whose events may have ended are held still.
+    cut_short: Arc<AtomicBool>,
+}
 
 #[derive(Default)]
 struct Entry {
@@ -42,23 +46,34 @@ struct Entry {
 
 impl Default for Replays {
     fn default() -> Self {
-        Self((0..REPLAYED_MAX).map(|_| Entry::default()).collect())
+        Self { entries: (0..REPLAYED_MAX).map(|_| Entry::default()).collect(), cut_short: Arc::default() }
     }
 }
 
 impl Replays {
-    // Relaxed, both: it is the same thread.
+    // Relaxed, here and below: it is the same thread.
     fn set(&self, number: u32, Reference { queue, epoch, offset }: Reference) {
-        let entry = &self.0[number as usize];
+        let entry = &self.entries[number as usize];
         entry.offset.store(offset, Ordering::Relaxed);
         entry.epoch.store((queue as u64) << 32 | u64::from(epoch), Ordering::Relaxed);
     }
 
     pub fn reference(&self, number: u32) -> Option<Reference> {
-        let entry = self.0.get(number as usize)?;
+        let entry = self.entries.get(number as usize)?;
         let epoch = entry.epoch.load(Ordering::Relaxed);
         let queue = LetterQueue::ALL.into_iter().find(|queue| *queue as u64 == epoch >> 32)?;
         Some(Reference { queue, epoch: epoch as u32, offset: entry.offset.load(Ordering::Relaxed) })
+    }
+}
+
+impl Replays {
+    /// By who replays, when it is closed: the next run has to look which letters are in the log.
+    pub(super) fn cut_short(&self) {
+        self.cut_short.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn were_cut_short(&self) -> bool {
+        self.cut_short.load(Ordering::Relaxed)
     }
 }
 
@@ -420,13 +435,15 @@ impl Replayer {
         self.drain.set(draining && self.running.is_none() && self.filled.is_none());
     }
 
-    /// Everything has ended, or never will.
-    pub fn close(&mut self, queues: &mut Queues<'_>, time_ns: u64) {
+    /// Everything has ended, or never will, and what takes the place of letters is durable if it could be made so. False: letters
+    /// are held still that may be in the log, or in the other queue again.
+    pub fn close(&mut self, queues: &mut Queues<'_>, time_ns: u64) -> bool {
         self.hear();
         self.remove(queues, time_ns);
         if let Some((slot, _)) = self.filled.take() {
             self.source.pool.give_back(slot);
         }
+        self.removals.is_empty() && self.under_way() == 0
     }
 }
 
