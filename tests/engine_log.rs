@@ -11,6 +11,8 @@ mod dead_disk;
 mod failures;
 #[path = "engine_log/full_disk.rs"]
 mod full_disk;
+#[path = "engine_log/replays.rs"]
+mod replays;
 #[path = "engine_log/restart.rs"]
 mod restart;
 

@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use super::{Realtime, TOPICS, assert_each_once, config};
 
-fn counter(report: &Value, name: &str) -> u64 {
+pub(super) fn counter(report: &Value, name: &str) -> u64 {
     report["counters"][name].as_u64().unwrap_or(0)
 }
 
 /// Does something and waits until a counter has grown by so many from before.
-fn grows(engine: &Engine, name: &str, by: u64, once: impl FnOnce()) {
+pub(super) fn grows(engine: &Engine, name: &str, by: u64, once: impl FnOnce()) {
     let from = counter(&engine.status(), name);
     once();
     engine.wait_until(name, |report| counter(report, name) >= from + by);
