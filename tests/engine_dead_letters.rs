@@ -17,11 +17,11 @@ use std::time::{Duration, Instant};
 use eventstream::control::State;
 use eventstream::engine::{Control, Engine};
 use eventstream::frame::{Class, FrameHeader, Priority, encode};
-use eventstream::metrics::Report;
+use eventstream::metrics::{DeadLetterReason, Report};
 use eventstream::storage::disk::RealDisk;
 use eventstream::storage::format::{LetterQueue, Reference};
-use eventstream::storage::letters::{HeldLetters, LetterFilter};
-use eventstream::storage::log::{Item, Start, Survey, Trust};
+use eventstream::storage::letters::{HeldLetters, Letter, LetterFilter, LetterOptions, Letters};
+use eventstream::storage::log::{Fsync, Item, Start, Survey, Trust};
 use eventstream::storage::topics::TopicFilter;
 use eventstream::storage::{ReplayOrder, ReplayStatus};
 use eventstream::worker::Outcome;
@@ -332,6 +332,45 @@ fn a_letter_that_was_shed_holds_no_claim() {
     assert_eq!((dlq.received, dlq.replayed, dlq.held), (8, 8, 0));
     let found = OnDisk::of(&folder.0).found;
     assert!(found.len() == 3 && found.values().all(|places| *places == (1, 0)), "{found:?}");
+}
+
+/// The power was cut after a letter had failed, was replayed and shed, and was replayed again and processed. Of the removals
+/// only the second is on disk: each queue is synced by itself.
+#[test]
+fn a_letter_is_found_to_have_ended_through_another_that_has() {
+    let folder = Folder::new("chain");
+    fill(&folder.0, 2);
+    let queue = |queue: LetterQueue| {
+        let options = LetterOptions {
+            fsync: Fsync::Always,
+            bytes: 64 << 20,
+            buffer_bytes: 4 << 20,
+            frame_bytes: 1 << 20,
+            after_crash: false,
+        };
+        Letters::open(Arc::new(RealDisk), &folder.0.join("dlq").join(queue.as_str()), queue, &options).unwrap().0
+    };
+    let failed = queue(LetterQueue::Failed);
+    let mut reader = failed.letters().reader().unwrap();
+    let first = reader.read().unwrap().unwrap();
+    let was = Reference { queue: LetterQueue::Failed, epoch: first.epoch, offset: first.offset };
+    let letter = Letter {
+        class: first.class,
+        reason: DeadLetterReason::ShedEmergency,
+        arrival_ns: first.time_ns,
+        frame: first.frame,
+    };
+    let mut shed = queue(LetterQueue::Shed);
+    let place = shed.append_again(&letter, first.time_ns, Some(was)).unwrap();
+    assert_eq!(shed.remove(place, true, first.time_ns), Ok(true));
+    shed.close(1).unwrap();
+    drop((shed, failed));
+    let run = folder.0.join("run");
+    let text = std::fs::read_to_string(&run).unwrap();
+    std::fs::write(&run, text.replace("\"ended_in_order\":true", "\"ended_in_order\":false")).unwrap();
+    let engine = start(&folder.0, none);
+    assert_eq!(engine.control().ledger().dlq.held, 1);
+    end(engine);
 }
 
 /// So rarely that what is written becomes durable at the end of the run.

@@ -20,9 +20,9 @@ use crate::runtime::clock::{Nanos, unix_now};
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
-use crate::storage::format::{LetterQueue, RecordView};
+use crate::storage::format::{Kind, LetterQueue, RecordView};
 use crate::storage::letters::Letters;
-use crate::storage::log::{EventLog, Item, Recovery, Start};
+use crate::storage::log::{EventLog, Item, Position, Recovery, Start};
 use crate::storage::{
     DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogAgentSpec,
     LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
@@ -308,9 +308,16 @@ fn remove_replayed(streams: &Streams, queues: &mut Queues<'_>) -> Result<u64, St
     for queue in LetterQueue::ALL {
         let letters = queues.of(queue);
         let mut reader = letters.reader()?;
-        while let Some(letter) = letters.read_next(&mut reader)? {
-            oldest_ns = oldest_ns.min(letter.time_ns);
+        while let Some(item) = reader.read()? {
+            let Item::Record(letter) = item else { continue };
+            if letter.kind != Kind::DeadLetter {
+                continue;
+            }
+            // Also of one that is gone itself: each queue is synced by itself, and may know more than the other.
             gone.extend(of_other_queue(&letter, queue));
+            if letters.holds(Position { epoch: letter.epoch, offset: letter.offset }) {
+                oldest_ns = oldest_ns.min(letter.time_ns);
+            }
         }
     }
     for log in streams.logs().iter().filter(|_| oldest_ns < u64::MAX) {
