@@ -37,6 +37,10 @@ impl DiskFile for Counting {
         self.file.preallocate(length)
     }
 
+    fn write_zeros(&self, position: u64, bytes: u64) -> io::Result<()> {
+        self.file.write_zeros(position, bytes)
+    }
+
     fn length(&self) -> io::Result<u64> {
         self.file.length()
     }
