@@ -47,4 +47,6 @@ pub const fn is_logged(class: Class) -> bool {
     matches!(class, Class::Transactional | Class::Batch)
 }
 
+pub use log::Position;
 pub use streams::{DEFAULT_STREAM, Streams, log_options};
+pub use topics::TopicFilter;

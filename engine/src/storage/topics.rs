@@ -4,7 +4,7 @@ use std::fmt;
 
 /// A filter as MQTT has them: levels between slashes, `+` for any one level, `#` at the end for any number of them, none
 /// included. A wildcard at the first level does not match topics that begin with `$`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct TopicFilter(Box<str>);
 
 impl fmt::Display for TopicFilter {

@@ -114,6 +114,11 @@ impl View {
 }
 
 impl Reader {
+    /// From where it is, everything.
+    pub fn without_filter(self) -> Self {
+        Self { filter: None, not_before_ns: None, ..self }
+    }
+
     /// Where it goes on.
     pub fn offset(&self) -> u64 {
         self.offset
@@ -126,7 +131,12 @@ impl Reader {
 
     /// The next record or gap; `None` at the end, for now.
     pub fn read(&mut self) -> Result<Option<Item<'_>>, StorageError> {
-        let found = self.find()?;
+        self.read_before(u64::MAX)
+    }
+
+    /// The same, and `None` also when there is none before the offset. It is not passed, though the filter lets nothing through before it.
+    pub fn read_before(&mut self, end: u64) -> Result<Option<Item<'_>>, StorageError> {
+        let found = self.find_before(end)?;
         Ok(found.and_then(|located| self.item(located)))
     }
 
@@ -141,7 +151,11 @@ impl Reader {
     }
 
     pub(in crate::storage) fn find(&mut self) -> Result<Option<Located>, StorageError> {
-        loop {
+        self.find_before(u64::MAX)
+    }
+
+    fn find_before(&mut self, end: u64) -> Result<Option<Located>, StorageError> {
+        while self.offset < end {
             let found = if self.open.is_none() { self.open_segment()? } else { self.step()? };
             match found {
                 Found::Item(located) => return Ok(Some(located)),
@@ -150,6 +164,7 @@ impl Reader {
                 Found::EndOfSegment => {}
             }
         }
+        Ok(None)
     }
 
     /// Opens the segment that has the next offset. A gap: it begins behind that. The end of the segment: there is none.
