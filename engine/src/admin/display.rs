@@ -134,6 +134,14 @@ pub fn ledger_table(report: &Report) -> String {
         table.row("undeliverable", acks.undeliverable);
         table.row("outstanding", acks.outstanding);
     }
+    let subscriptions = &report.ledger.subscriptions;
+    if subscriptions.matched + subscriptions.overflowed > 0 {
+        table.head("events for subscriptions", subscriptions.matched + subscriptions.redelivered);
+        table.row("delivered", subscriptions.delivered);
+        table.rows("dropped: ", subscriptions.dropped.iter().map(|(k, v)| (*k, *v)));
+        table.row("waiting", subscriptions.waiting);
+        table.note("left out, as the sender had no room", subscriptions.overflowed);
+    }
     table.head("dead letters held", report.ledger.dlq.held);
     table.note("evicted to make room", report.ledger.dlq.evicted);
     let mut out = table.0;

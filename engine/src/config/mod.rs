@@ -20,6 +20,7 @@ mod reader;
 mod reload;
 mod rules;
 mod storage;
+mod subscriptions;
 mod topics;
 mod words;
 
@@ -45,6 +46,7 @@ pub use pipeline::{Dedup, Dlq, GapTracking, Queues, Retry, Spill, Workers};
 pub use places::Places;
 pub use reload::{ReloadDiff, diff_reload, refused_move};
 pub use storage::{Storage, Stream, StreamPolicy};
+pub use subscriptions::Subscriptions;
 pub use topics::{TOPICS_MAX, Topic, WINDOWS_MAX};
 pub use words::{
     ChecksumPolicy, Class, FsyncPolicy, Gro, Idle, LayoutMode, LogLevel, Priority, TopicOrder, XdpMode, XdpRequire,
@@ -69,6 +71,7 @@ pub struct Config {
     pub gap_tracking: GapTracking,
     pub dlq: Dlq,
     pub storage: Storage,
+    pub subscriptions: Subscriptions,
     pub layout: Layout,
     pub control: Control,
     pub admin: Admin,
@@ -101,6 +104,7 @@ impl Default for Config {
             gap_tracking: GapTracking::default(),
             dlq: Dlq::default(),
             storage: Storage::default(),
+            subscriptions: Subscriptions::default(),
             layout: Layout::default(),
             control: Control::default(),
             admin: Admin::default(),
@@ -179,6 +183,7 @@ impl Config {
             gap_tracking: s.section("gap_tracking", GapTracking::read),
             dlq: s.section("dlq", Dlq::read),
             storage: s.section("storage", Storage::read),
+            subscriptions: s.section("subscriptions", Subscriptions::read),
             layout: s.section("layout", Layout::read),
             control: s.section("control", Control::read),
             admin: s.section("admin", Admin::read),

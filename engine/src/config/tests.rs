@@ -163,7 +163,7 @@ fn all_mistakes_of_a_file_are_reported_at_once_in_order() {
          dir/c.yaml:3:8: udp.gro: value `maybe` is not one of auto | on | off\n\
          dir/c.yaml:5:16: limits.frame_bytes: expected a whole number, 64..=16777216 (bytes), found `big`\n\
          dir/c.yaml:6:1: useless: unknown key; known here: limits, batch, listen, xdp, udp, tcp, queues, dispatchers, \
-         topics, workers, retry, spill, dedup, gap_tracking, dlq, storage, layout, control, admin, drain, log"
+         topics, workers, retry, spill, dedup, gap_tracking, dlq, storage, subscriptions, layout, control, admin, drain, log"
     );
 }
 

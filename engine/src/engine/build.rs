@@ -9,6 +9,7 @@ use super::logging::Logging;
 use super::observe::Observers;
 use super::queues::{WorkerEnd, ingest_queues, rings};
 use super::sources::{self, AckRings};
+use super::subscriptions::Subscribing;
 use crate::acks::{AckSender, Told};
 use crate::config::{Config, TopicOrder, WINDOWS_MAX, Window};
 use crate::control::StateCell;
@@ -26,6 +27,7 @@ use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::waker::Waker;
 use crate::runtime::{RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::{DeadLetterSender, LetterControl};
+use crate::subscribe::SubscriptionLink;
 use crate::topology::{AgentPlan, Plan, REPLAY, Role};
 use crate::worker::{HandlerFactory, RetryPolicy, RetryQueue, Windows, WindowsSpec, Worker, WorkerSpec};
 
@@ -38,6 +40,8 @@ pub(super) struct Context<'a> {
     pub hash_seed: u64,
     pub run_id: String,
     pub observers: Observers,
+    /// To the sender, where there is one.
+    pub subscriptions: Option<SubscriptionLink>,
     /// Runner of each agent, and each runner's waker.
     runner_of: HashMap<String, usize>,
     wakers: Vec<Waker>,
@@ -54,6 +58,8 @@ pub(super) struct Built {
     pub claiming: [bool; 3],
     /// Whether there is memory for windows; a reload cannot add it.
     pub windowing: bool,
+    /// To the sender, where there is one.
+    pub subscriptions: Option<SubscriptionLink>,
     /// Where there is a data directory.
     pub dead_letters: Option<LetterControl>,
 }
@@ -75,6 +81,7 @@ impl<'a> Context<'a> {
             hash_seed: std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), 0u8),
             run_id,
             observers: Observers::default(),
+            subscriptions: None,
             runner_of,
             wakers,
         })
@@ -214,6 +221,10 @@ pub(super) fn build<F: HandlerFactory>(
     let parser = context.parser(Transport::Tcp, Priority::Critical);
     let topics = TopicTableCell::with_windows(&topic_entries(context.config), unnamed_window, parser);
     let mut next_pool = 0u8;
+    let mut subscribing = Subscribing::open(&context)?.map(|(subscribing, link)| {
+        context.subscriptions = Some(link);
+        subscribing
+    });
     let mut sources = sources::open(&mut context, xsk, interface_index, &mut next_pool, &topics)?;
     let spill = spill_pools(&mut context, &mut next_pool)?;
     let mut pools: Vec<&FramePool> = sources.pools();
@@ -230,6 +241,9 @@ pub(super) fn build<F: HandlerFactory>(
 
     let mut letters = DeadLetterLinks::new(context.config);
     let mut log = Logging::open(&mut context)?;
+    if let Some(subscribing) = &mut subscribing {
+        subscribing.connect(&context, log.as_mut());
+    }
     let mut rings = rings(&mut context, log.as_ref());
     let (mut producers, consumers) = ingest_queues(&mut context);
     let claiming = claiming(context.config);
@@ -264,6 +278,7 @@ pub(super) fn build<F: HandlerFactory>(
         topics: topics.clone(),
         acks,
         log: log.as_mut(),
+        subscribing: subscribing.as_mut(),
     };
     for plan in context.agents(|role| matches!(role, Role::Worker(_))) {
         let agent = worker(&mut context, &plan, &mut workers, &frames, &mut letters, factory);
@@ -277,12 +292,16 @@ pub(super) fn build<F: HandlerFactory>(
         }
     };
     let (mut runners, shutdown) = spawn(&mut context, agents)?;
+    if let Some(subscribing) = subscribing {
+        runners.push(subscribing.spawn(&mut context, &shutdown)?);
+    }
     let mut dead_letters = None;
     if let Some((log, letters)) = written {
         dead_letters = Some(log.letter_control());
         runners.push(log.spawn(&mut context, letters.into_consumers(), &frames, &shutdown)?);
     }
-    Ok(Built { runners, observers: context.observers, topics, shutdown, ports, claiming, windowing, dead_letters })
+    let subscriptions = context.subscriptions.take();
+    Ok(Built { subscriptions, runners, observers: context.observers, topics, shutdown, ports, claiming, windowing, dead_letters })
 }
 
 struct DispatcherParts {
@@ -343,6 +362,7 @@ struct WorkerParts<'a> {
     topics: Arc<TopicTableCell>,
     acks: AckRings,
     log: Option<&'a mut Logging>,
+    subscribing: Option<&'a mut Subscribing>,
 }
 
 fn worker<F: HandlerFactory>(
@@ -392,7 +412,8 @@ fn worker<F: HandlerFactory>(
         clock: context.clock.clone(),
         state: context.state.clone(),
     };
-    let agent = Worker::new(spec);
+    let outlet = parts.subscribing.as_mut().and_then(|subscribing| subscribing.outlet(&plan.name));
+    let agent = Worker::new(spec).with_outlet(outlet);
     let observers = &mut context.observers;
     observers.blocks.push(agent.counters().block());
     observers.held.push(agent.held_gauge());

@@ -22,7 +22,7 @@ use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
 use crate::storage::format::{Kind, LetterQueue, RecordView};
 use crate::storage::letters::Letters;
-use crate::storage::log::{EventLog, Item, Position, Recovery, Start};
+use crate::storage::log::{EventLog, Item, Position, Recovery, Start, View};
 use crate::storage::{
     DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogAgentSpec,
     LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
@@ -43,6 +43,8 @@ pub(super) struct Logging {
     done: Told,
     replay: Option<(ReplaySource, DrainStatus)>,
     control: (LetterControl, LetterCommands),
+    /// Of who reads what has become durable.
+    readers: Option<Waker>,
 }
 
 impl From<StorageError> for EngineError {
@@ -91,7 +93,20 @@ impl Logging {
         let done = if never { Told::WRITTEN } else { Told::DURABLE };
         let (control, refusing) = (letter_control(waker.clone()), Refusing::default());
         let replay = None;
-        Ok(Some(Self { streams, failed, shed, refusing, directory, senders, inlets, waker, done, replay, control }))
+        Ok(Some(Self {
+            streams,
+            failed,
+            shed,
+            refusing,
+            directory,
+            senders,
+            inlets,
+            waker,
+            done,
+            replay,
+            control,
+            readers: None,
+        }))
     }
 
     /// Gives the sending end of a link to the dead letters what it needs for those on disk, and wakes the writer.
@@ -128,6 +143,16 @@ impl Logging {
             state: context.state.clone(),
         };
         self.replay = Some((source, drain));
+    }
+
+    /// The streams as readers see them.
+    pub fn views(&self) -> Vec<Arc<View>> {
+        self.streams.logs().iter().map(EventLog::view).collect()
+    }
+
+    /// Whom to wake when there is more to read.
+    pub fn wakes(&mut self, readers: Waker) {
+        self.readers = Some(readers);
     }
 
     /// What is set while a worker waits for the log.
@@ -198,7 +223,7 @@ impl Logging {
         frames: &Frames,
         shutdown: &Shutdown,
     ) -> Result<RunnerHandle, EngineError> {
-        let Self { streams, failed, shed, refusing, directory, inlets, waker, replay, control, .. } = self;
+        let Self { streams, failed, shed, refusing, directory, inlets, waker, replay, control, readers, .. } = self;
         let replays = Replays::default();
         let letters = LetterAgent::new(LetterAgentSpec {
             links,
@@ -220,7 +245,8 @@ impl Logging {
             state: context.state.clone(),
             // Before connections are closed, so that who asked is told; see `drain_wait_ns` of TCP.
             drain_wait_ns: context.config.drain.timeout.as_nanos() as Nanos / 3,
-        });
+        })
+        .with_readers(readers);
         context.observers.blocks.extend([letters.counters().block(), log.counters().block()]);
         context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {

@@ -18,6 +18,7 @@ mod observe;
 mod queues;
 mod shared;
 mod sources;
+mod subscriptions;
 
 use std::fmt;
 use std::sync::Arc;

@@ -87,6 +87,8 @@ pub(super) struct Observers {
     pub pending: Vec<Arc<AtomicU64>>,
     pub held: Vec<Arc<AtomicU64>>,
     pub acks: Vec<Arc<AtomicU64>>,
+    /// Frames that wait for subscribers' sockets.
+    pub waiting: Vec<Arc<AtomicU64>>,
     pub lags: Vec<Arc<AtomicU64>>,
     pub spans: Spans,
     pub drains: Vec<(String, DrainStatus)>,
@@ -162,6 +164,7 @@ impl Observers {
         stages.waiting_at_ingest = sum(&self.pending);
         stages.dead_letter_queues = self.depth_of(Edge::DeadLetter);
         ledger.acks.outstanding = sum(&self.acks);
+        ledger.subscriptions.waiting = sum(&self.waiting);
         if let Some(held) = &self.dead_letters {
             ledger.dlq.held_at_start = held.held_at_start.load(Ordering::Acquire);
             ledger.dlq.held = held.held_failed.load(Ordering::Acquire) + held.held_shed.load(Ordering::Acquire);

@@ -232,6 +232,7 @@ fn tcp_options(context: &Context<'_>, agent: u32, port: u16) -> TcpOptions {
         dedup_window_ms: config.dedup.window.as_millis() as u64,
         run_id: context.run_id.clone(),
         credits: Credits { limit, feedback: Arc::new(Feedback::default()) },
+        subscriptions: context.subscriptions.clone(),
     }
 }
 

@@ -190,6 +190,22 @@ named! {
         DeadLettersEvicted = "dead_letters_evicted",
         DeadLettersPurged = "dead_letters_purged",
         DeadLettersReplayed = "dead_letters_replayed",
+        SubscriptionsOpened = "subscriptions_opened",
+        SubscriptionsClosed = "subscriptions_closed",
+        /// Times that a subscription did not keep up with the end of the log, and went on reading by itself.
+        SubscriptionsFellBehind = "subscriptions_fell_behind",
+        /// Connections closed because they left live events unread and had asked for that.
+        SubscribersDisconnected = "subscribers_disconnected",
+        /// Events, once for each subscription that they were for.
+        SubscriptionMatched = "subscription_matched",
+        /// Given to the kernel whole.
+        SubscriptionDelivered = "subscription_delivered",
+        /// Not given, because the subscriber does not read,
+        SubscriptionDroppedSlow = "subscription_dropped_slow",
+        /// or has gone.
+        SubscriptionDroppedGone = "subscription_dropped_gone",
+        /// Live events that somebody may have wanted and for which the sender had no room: in no other of these counters.
+        SubscriptionOverflowed = "subscription_overflowed",
         GapMissing = "gap_missing",
         GapLate = "gap_late",
         GapRepeated = "gap_repeated",
@@ -271,6 +287,15 @@ scalars! {
     DEAD_LETTERS_EVICTED = DeadLettersEvicted;
     DEAD_LETTERS_PURGED = DeadLettersPurged;
     DEAD_LETTERS_REPLAYED = DeadLettersReplayed;
+    SUBSCRIPTIONS_OPENED = SubscriptionsOpened;
+    SUBSCRIPTIONS_CLOSED = SubscriptionsClosed;
+    SUBSCRIPTIONS_FELL_BEHIND = SubscriptionsFellBehind;
+    SUBSCRIBERS_DISCONNECTED = SubscribersDisconnected;
+    SUBSCRIPTION_MATCHED = SubscriptionMatched;
+    SUBSCRIPTION_DELIVERED = SubscriptionDelivered;
+    SUBSCRIPTION_DROPPED_SLOW = SubscriptionDroppedSlow;
+    SUBSCRIPTION_DROPPED_GONE = SubscriptionDroppedGone;
+    SUBSCRIPTION_OVERFLOWED = SubscriptionOverflowed;
     GAP_MISSING = GapMissing;
     GAP_LATE = GapLate;
     GAP_REPEATED = GapRepeated;

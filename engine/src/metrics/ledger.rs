@@ -80,7 +80,7 @@ pub struct DeadLetters {
     pub held: u64,
 }
 
-/// The subscriptions' own table; there are no subscriptions yet, so it balances at zero.
+/// The subscriptions' own table: events, once for each subscription that they were for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Subscriptions {
     pub matched: u64,
@@ -88,6 +88,8 @@ pub struct Subscriptions {
     pub delivered: u64,
     pub dropped: ByReason,
     pub waiting: u64,
+    /// Live events that somebody may have wanted and for which the sender had no room: in none of the others.
+    pub overflowed: u64,
 }
 
 /// Acknowledgements that clients over TCP asked for.
@@ -194,6 +196,18 @@ impl Totals<'_> {
         }
     }
 
+    fn subscriptions(&self) -> Subscriptions {
+        let dropped = [("slow", Counter::SUBSCRIPTION_DROPPED_SLOW), ("gone", Counter::SUBSCRIPTION_DROPPED_GONE)];
+        Subscriptions {
+            delivered: self.sum(Counter::SUBSCRIPTION_DELIVERED),
+            dropped: reasons(&dropped, |(name, counter)| (name, self.sum(counter))),
+            redelivered: 0,
+            matched: self.sum(Counter::SUBSCRIPTION_MATCHED),
+            waiting: 0,
+            overflowed: self.sum(Counter::SUBSCRIPTION_OVERFLOWED),
+        }
+    }
+
     fn tcp_frames(&self) -> TcpFrames {
         TcpFrames {
             accepted: self.sum(Counter::TCP_FRAMES_ACCEPTED),
@@ -240,13 +254,14 @@ impl Ledger {
     pub fn read(totals: &Totals<'_>) -> Self {
         let dlq = totals.dead_letters();
         let acks = totals.acks();
+        let subscriptions = totals.subscriptions();
         let mut events = totals.outcomes();
         let stages = totals.stages();
         events.accepted = totals.sum(Counter::EVENTS_ACCEPTED);
         events.replayed = totals.sum(Counter::EVENTS_REPLAYED);
         let tcp_frames = totals.tcp_frames();
         let datagrams = totals.datagrams();
-        Self { datagrams, tcp_frames, events, dlq, acks, stages, ..Self::default() }
+        Self { datagrams, tcp_frames, events, dlq, acks, subscriptions, stages, ..Self::default() }
     }
 
     /// Decides `balanced`, with `in_flight` from the occupancies, and lists what does not hold.
@@ -308,6 +323,11 @@ impl Ledger {
                 "held at start + received = replayed + purged + evicted + held",
                 self.dlq.held_at_start + self.dlq.received,
                 self.dlq.replayed + self.dlq.purged + self.dlq.evicted + self.dlq.held,
+            ),
+            (
+                "matched + redelivered = delivered + dropped + waiting",
+                self.subscriptions.matched + self.subscriptions.redelivered,
+                self.subscriptions.delivered + sum(&self.subscriptions.dropped) + self.subscriptions.waiting,
             ),
             ("acks asked = sent + undeliverable + outstanding", self.acks.asked, {
                 self.acks.sent + self.acks.undeliverable + self.acks.outstanding

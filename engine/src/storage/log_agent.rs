@@ -23,6 +23,7 @@ use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Nanos, unix_now};
+use crate::runtime::waker::Waker;
 
 /// How often it is looked for segments that are to go.
 const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
@@ -119,6 +120,8 @@ pub struct LogAgent {
     drain_wait_ns: Nanos,
     /// From when on it waits no longer.
     give_up_at: Option<Nanos>,
+    /// Wakes who reads what has become durable.
+    readers: Option<Waker>,
 }
 
 impl LogAgent {
@@ -138,7 +141,13 @@ impl LogAgent {
             age_clock: None,
             retained_at: 0,
             now: 0,
+            readers: None,
         }
+    }
+
+    /// Wakes who reads the log, whenever there is more to read.
+    pub fn with_readers(self, readers: Option<Waker>) -> Self {
+        Self { readers, ..self }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -264,6 +273,11 @@ impl LogAgent {
                 waker.wake();
             }
             count += told;
+        }
+        if count > 0
+            && let Some(readers) = &self.readers
+        {
+            readers.wake();
         }
         count
     }

@@ -59,6 +59,8 @@ pub fn ack_link_depth(config: &Config) -> u64 {
 /// The log writer, which is no agent to be placed: it blocks in the kernel for as long as the disk takes, so it has a thread of
 /// its own on a CPU of the control plane.
 pub const LOG: &str = "log";
+/// The runner that sends events to subscribers.
+pub const SUBSCRIBERS: &str = "subscribers";
 /// Whoever keeps the dead letters: an agent, or with a data directory one beside the log writer.
 pub(super) const DEAD_LETTER: &str = "dead-letter";
 

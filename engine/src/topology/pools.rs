@@ -11,6 +11,7 @@ use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
 use crate::storage::{feed_bytes, letter_buffer_bytes};
+use crate::subscribe::outlet_bytes;
 use crate::worker::Windows;
 
 /// A frame pool.
@@ -122,7 +123,8 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
         0
     };
     let log = if config.storage.directory.is_some() { log_bytes(config) } else { 0 };
-    mpsc + spsc + topics + dedup + acks + windows + log + carries + dead_letters + PROGRAM_BYTES
+    let outlets = if config.tcp.enabled { outlet_bytes_of_all(config) } else { 0 };
+    mpsc + spsc + topics + dedup + acks + windows + log + outlets + carries + dead_letters + PROGRAM_BYTES
 }
 
 /// What is on its way to the event log, and what each stream has for records that are not durable yet.
@@ -131,6 +133,13 @@ fn log_bytes(config: &Config) -> u64 {
     let feeds = workers * feed_bytes(config.limits.frame_bytes as usize) as u64;
     let streams = config.storage.streams.len() as u64 + 1;
     feeds + streams * 2 * config.storage.buffer_bytes
+}
+
+/// What is on its way to subscribers without having come into the log.
+fn outlet_bytes_of_all(config: &Config) -> u64 {
+    let workers = &config.workers;
+    let logged = if config.storage.directory.is_some() { 0 } else { workers.transactional + workers.batch };
+    u64::from(workers.realtime + logged) * outlet_bytes(config.limits.frame_bytes as usize) as u64
 }
 
 fn queue_bytes(depth: u32) -> u64 {

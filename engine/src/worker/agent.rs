@@ -38,6 +38,7 @@ use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::{DeadLetterSender, LogSender};
+use crate::subscribe::Outlet;
 
 /// Bursts of one ring in a duty cycle: together what a dispatcher pushes in one of its own.
 const BURSTS: usize = 8;
@@ -76,6 +77,8 @@ pub struct Worker<H> {
     pace: Pace,
     acks: Acks,
     logged: Option<Logged>,
+    /// Where events go that have ended well and are in no log.
+    outlet: Option<Outlet>,
     held: Arc<AtomicU64>,
     /// How long the last event taken had waited; zero when idle.
     lag_ns: Arc<AtomicU64>,
@@ -92,10 +95,16 @@ impl<H: Handler> Worker<H> {
             pace: Pace::new(),
             acks: Acks::new(acks, spec.claimer.is_some(), spec.done),
             logged: spec.log.take().map(Logged::new),
+            outlet: None,
             held: Arc::default(),
             lag_ns: Arc::default(),
             spec,
         }
+    }
+
+    /// Offers what has ended well to subscribers.
+    pub fn with_outlet(self, outlet: Option<Outlet>) -> Self {
+        Self { outlet, ..self }
     }
 
     pub fn counters(&self) -> &Counters {
@@ -226,6 +235,9 @@ impl<H: Handler> Worker<H> {
         if self.burst.may_ask {
             self.answer(ring, count, true);
         }
+        if self.outlet.as_ref().is_some_and(Outlet::is_wanted) {
+            self.offer_all(ring, count);
+        }
         let Self { waits, releaser, .. } = self;
         let ended = |run| waits.ended(run, started);
         self.spec.rings[ring].take_each(count, |event| releaser.release_timed(event, ended));
@@ -354,6 +366,7 @@ impl<H: Handler> Agent for Worker<H> {
             self.counters.flush();
             self.releaser.flush();
             self.spec.dead_letters.publish();
+            self.outlet.iter_mut().for_each(Outlet::publish);
             self.acks.publish();
             self.held.store(self.held() as u64, Ordering::Release);
             self.spec.rings.iter_mut().for_each(spsc::Consumer::release);
@@ -373,6 +386,7 @@ impl<H: Handler> Agent for Worker<H> {
         if let Some(claimer) = &mut self.spec.claimer {
             claimer.housekeep(now);
         }
+        self.outlet.iter_mut().for_each(|outlet| outlet.housekeep(&self.spec.clock));
         self.waits.compare_clocks(&self.spec.clock);
         self.counters.flush();
     }

@@ -21,6 +21,7 @@ use crate::nic::{NapiThreads, NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, RunnerLoad, Shutdown};
 use crate::storage::LetterControl;
+use crate::subscribe::{self, Events, Subscription, SubscriptionLink};
 use crate::topology::Plan;
 
 /// What an engine is made of once its threads run.
@@ -74,6 +75,7 @@ pub(super) struct Shared {
     claiming: [bool; 3],
     windowing: bool,
     dead_letters: Option<LetterControl>,
+    subscriptions: Option<SubscriptionLink>,
     control_ended: AtomicBool,
     runner_reports: Vec<(RunnerReport, Arc<RunnerLoad>)>,
     napi_reports: Vec<NapiReport>,
@@ -118,6 +120,13 @@ impl Control {
     /// The dead letters, where they are kept on disk.
     pub fn dead_letters(&self) -> Option<&LetterControl> {
         self.0.dead_letters.as_ref()
+    }
+
+    /// Events as they end, or out of the event log, in this process. Fails with what is wrong with the wish, or where there is no TCP
+    /// (`tcp.enabled`), whose machinery this is.
+    pub fn subscribe(&self, wanted: Subscription) -> Result<Events, String> {
+        let link = self.0.subscriptions.as_ref();
+        subscribe::subscribe(link.ok_or("tcp.enabled is false: nobody can subscribe")?, wanted)
     }
 
     pub fn plan(&self) -> &Plan {
@@ -179,6 +188,7 @@ impl Shared {
             claiming: built.claiming,
             windowing: built.windowing,
             dead_letters: built.dead_letters,
+            subscriptions: built.subscriptions,
             control_ended: AtomicBool::new(false),
             runner_reports,
             napi_reports,

@@ -16,6 +16,7 @@ use super::control::ANSWER_BYTES_MAX;
 use crate::frame::Class;
 use crate::memory::{Slot, off_data_path};
 use crate::runtime::clock::Nanos;
+use crate::subscribe::{Turn, Writer};
 
 /// Answers kept for a client that does not read them; room for one more must be there before a request is taken up.
 const OUT_BYTES_MAX: usize = 4 * ANSWER_BYTES_MAX;
@@ -92,6 +93,10 @@ pub(super) struct Connection {
     pub(super) drain_left: Option<usize>,
     /// Never was one of the served: over the limit.
     pub(super) refused: bool,
+    /// Whose turn it is to write, where events are sent to it too.
+    pub(super) turn: Option<Turn>,
+    /// It was not ours when something was to be written.
+    pub(super) waits_for_turn: bool,
 }
 
 impl Connection {
@@ -120,6 +125,8 @@ impl Connection {
             frame_bytes: FRAME_BYTES_GUESS,
             drain_left: None,
             refused: false,
+            turn: None,
+            waits_for_turn: false,
         }
     }
 
@@ -136,8 +143,26 @@ impl Connection {
 
     /// Sends what can be sent. Epoll announces the rest: a refused send arms its edge.
     pub(super) fn flush(&mut self) {
-        if !self.out.is_empty() && !self.owed.is_mid_frame() {
+        if !self.out.is_empty() && !self.owed.is_mid_frame() && self.may_write() {
             off_data_path(|| self.flush_some());
+            self.has_written();
+        }
+    }
+
+    /// Whether it is our turn to write to the socket.
+    pub(super) fn may_write(&mut self) -> bool {
+        let is_ours = self.turn.as_ref().is_none_or(|turn| turn.take(Writer::Reader));
+        self.waits_for_turn |= !is_ours;
+        is_ours
+    }
+
+    /// Gives the turn back, unless a frame is written in part.
+    pub(super) fn has_written(&self) {
+        if let Some(turn) = &self.turn
+            && self.out.is_empty()
+            && !self.owed.is_mid_frame()
+        {
+            turn.give_back(Writer::Reader);
         }
     }
 

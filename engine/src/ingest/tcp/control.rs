@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::frame::{FrameHeader, Priority, encode};
 use crate::memory::off_data_path;
 use crate::metrics::MalformedReason;
+use crate::subscribe::request::{self, COUNT, DONE, SUBSCRIBE, UNSUBSCRIBE};
 
 /// What an answer takes at most. Messages are our own text, numbers, and what serde says about a JSON error, which
 /// quotes at most an unknown key, cut to [`DETAIL_BYTES_MAX`].
@@ -24,7 +25,9 @@ const PAYLOAD_BYTES_MAX: usize = 4096;
 const PROTOCOL_VERSION: u32 = 1;
 
 const HELLO: &[u8] = b"$esc/hello";
-const UNSUPPORTED: [&[u8]; 5] = [b"$esc/subscribe", b"$esc/unsubscribe", b"$esc/auth", b"$esc/ack", b"$esc/done"];
+const UNSUPPORTED: [&[u8]; 2] = [b"$esc/auth", b"$esc/ack"];
+/// Those of subscriptions whose payload is JSON.
+const SUBSCRIPTION: [&[u8]; 3] = [SUBSCRIBE, UNSUBSCRIBE, COUNT];
 
 /// What is said of a stream or a request that cannot be served.
 #[derive(Debug)]
@@ -70,10 +73,11 @@ pub(super) fn hello_answer(max_frame: u32, dedup_window_ms: u64, run_id: &str) -
         version: u32,
         max_frame: u32,
         dedup_window_ms: u64,
-        features: [&'a str; 1],
+        features: [&'a str; 2],
         run_id: &'a str,
     }
-    let payload = Payload { version: PROTOCOL_VERSION, max_frame, dedup_window_ms, features: ["ack"], run_id };
+    let payload =
+        Payload { version: PROTOCOL_VERSION, max_frame, dedup_window_ms, features: ["ack", "subscribe"], run_id };
     let mut answer = Vec::new();
     append(&mut answer, b"$esc/ok", &payload);
     answer
@@ -83,6 +87,8 @@ pub(super) fn hello_answer(max_frame: u32, dedup_window_ms: u64, run_id: &str) -
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Hello,
+    /// For who sends events to subscribers.
+    Subscription(Result<request::Request, request::Refused>),
     /// Part of the protocol, and not served.
     Unsupported,
     /// A known topic whose payload is not what it asks for, and why.
@@ -95,21 +101,26 @@ pub(super) fn request(topic: &[u8], payload: &[u8]) -> Request {
     match topic {
         HELLO => hello(payload).map_or_else(Request::Bad, |()| Request::Hello),
         topic if UNSUPPORTED.contains(&topic) => Request::Unsupported,
-        _ => Request::Unknown,
+        topic if SUBSCRIPTION.contains(&topic) && payload.len() > PAYLOAD_BYTES_MAX => {
+            Request::Bad(payload_too_long(topic))
+        }
+        topic => request::read(topic, payload).map_or(Request::Unknown, Request::Subscription),
     }
 }
 
 /// What is known of a request before its payload is there: that it will be refused, if it will.
 pub(super) fn request_begun(topic: &[u8], payload_bytes: usize) -> Option<Request> {
     match topic {
-        HELLO => (payload_bytes > PAYLOAD_BYTES_MAX).then(|| Request::Bad(payload_too_long())),
-        topic if UNSUPPORTED.contains(&topic) => None,
+        topic if topic == HELLO || SUBSCRIPTION.contains(&topic) => {
+            (payload_bytes > PAYLOAD_BYTES_MAX).then(|| Request::Bad(payload_too_long(topic)))
+        }
+        topic if topic == DONE || UNSUPPORTED.contains(&topic) => None,
         _ => Some(Request::Unknown),
     }
 }
 
-fn payload_too_long() -> String {
-    format!("the payload of $esc/hello is above {PAYLOAD_BYTES_MAX} bytes")
+fn payload_too_long(topic: &[u8]) -> String {
+    format!("the payload of {} is above {PAYLOAD_BYTES_MAX} bytes", String::from_utf8_lossy(topic))
 }
 
 fn hello(payload: &[u8]) -> Result<(), String> {
@@ -121,7 +132,7 @@ fn hello(payload: &[u8]) -> Result<(), String> {
         _client: Option<Cow<'a, str>>,
     }
     if payload.len() > PAYLOAD_BYTES_MAX {
-        return Err(payload_too_long());
+        return Err(payload_too_long(HELLO));
     }
     let hello: Hello<'_> =
         serde_json::from_slice(payload).map_err(|error| format!("$esc/hello: {}", harmless(&error.to_string())))?;

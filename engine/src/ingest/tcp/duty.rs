@@ -7,7 +7,10 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use super::connection::Phase;
+use rustix::event::epoll;
+use rustix::net::Shutdown;
+
+use super::connection::{Connection, Phase};
 use super::lists::List;
 use super::reader::{LINGER_NS, Outcome};
 use super::{TcpBackend, listener::Listener};
@@ -19,6 +22,7 @@ use crate::metrics::Counter;
 use crate::queue::ClassSet;
 use crate::runtime::agent::{Blocking, Cycle};
 use crate::runtime::clock::Nanos;
+use crate::subscribe::Message;
 
 /// How often a busy runner asks the kernel for readiness.
 const HARVEST_INTERVAL_NS: Nanos = 50_000;
@@ -49,6 +53,9 @@ impl TcpBackend {
             || connection.owed.waits_for_client()
         {
             self.watch_until = now + LINGER_NS + SWEEP_RETRY_NS;
+        }
+        if std::mem::take(&mut connection.waits_for_turn) {
+            self.lists.push(List::Turn, index);
         }
         match outcome {
             Outcome::Idle => {}
@@ -155,10 +162,18 @@ impl TcpBackend {
                 }
             }
         }
+        for _ in 0..self.lists.len(List::Turn) {
+            let Some(index) = self.lists.pop(List::Turn) else { break };
+            self.lists.push(List::Owed, index);
+        }
         for _ in 0..self.lists.len(List::Owed).min(CYCLE_SERVES) {
             let Some(index) = self.lists.pop(List::Owed) else { break };
             let Some(connection) = self.connections.get_mut(index) else { continue };
             self.reader.flush_acks(connection, intake, self.now);
+            if std::mem::take(&mut connection.waits_for_turn) {
+                self.lists.push(List::Turn, index);
+                continue;
+            }
             connection.last_active = self.now;
             if connection.owed.waits_for_client() {
                 self.watch_until = self.now + LINGER_NS + SWEEP_RETRY_NS;
@@ -182,9 +197,25 @@ impl TcpBackend {
         // Closing the socket takes it out of the epoll set.
         off_data_path(|| {
             if let Some(mut connection) = self.connections.remove(index) {
+                if connection.turn.is_some() {
+                    self.leave_subscriber(&connection);
+                }
                 self.reader.forget(&mut connection, intake);
             }
         });
+    }
+
+    /// The sender has the socket too: it stays open until both have let it go.
+    #[cold]
+    fn leave_subscriber(&self, connection: &Connection) {
+        let _ = epoll::delete(&self.epoll, &connection.socket);
+        let stays = self.drain_deadline.is_some();
+        if !stays {
+            let _ = rustix::net::shutdown(&connection.socket, Shutdown::Both);
+        }
+        if let Some(subscriptions) = &self.reader.subscriptions {
+            subscriptions.send_surely(Message::Closed { connection: connection.number.into(), stays });
+        }
     }
 
     /// Looks at the next connections for deadlines that have passed.
@@ -243,6 +274,7 @@ impl TcpBackend {
         }
         // One that waits for its turn, or for us, is not idle.
         let waits = has_turn
+            || connection.turn.is_some()
             || connection.large_deadline.is_some()
             || connection.waits_for.is_some()
             || connection.owed.is_outstanding();
@@ -365,6 +397,9 @@ impl Backend for TcpBackend {
             || due.is_some_and(|due| due <= self.now)
         {
             return Blocking::Forbidden;
+        }
+        if !self.lists.is_empty(List::Turn) {
+            return until(CLASS_RETRY_NS);
         }
         let waits = |list: fn(Class) -> List| Class::ALL.iter().any(|class| !self.lists.is_empty(list(*class)));
         if waits(List::Full) {

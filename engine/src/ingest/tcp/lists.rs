@@ -18,6 +18,8 @@ pub(super) enum List {
     Owed,
     /// Waits until others' acknowledgements have come: its next frame asks for one.
     Acks,
+    /// Has something to say, and events are being sent to it.
+    Turn,
     /// Waits for a large slot for a frame of a class, by deadline.
     Large(Class),
     /// Waits until a class is no longer full.
@@ -25,7 +27,7 @@ pub(super) enum List {
 }
 
 impl List {
-    const COUNT: usize = 4 + 2 * Class::ALL.len();
+    const COUNT: usize = 5 + 2 * Class::ALL.len();
 
     const fn index(self) -> usize {
         match self {
@@ -33,8 +35,9 @@ impl List {
             Self::Room => 1,
             Self::Owed => 2,
             Self::Acks => 3,
-            Self::Large(class) => 4 + class as usize,
-            Self::Full(class) => 4 + Class::ALL.len() + class as usize,
+            Self::Turn => 4,
+            Self::Large(class) => 5 + class as usize,
+            Self::Full(class) => 5 + Class::ALL.len() + class as usize,
         }
     }
 

@@ -54,6 +54,7 @@ use crate::memory::{FramePool, off_data_path};
 use crate::metrics::Counter;
 use crate::queue::{Feedback, Progress};
 use crate::runtime::clock::Nanos;
+use crate::subscribe::SubscriptionLink;
 
 /// Readiness events taken from the kernel at once.
 const HARVEST_EVENTS: usize = 128;
@@ -137,6 +138,8 @@ pub struct TcpOptions {
     /// Told to clients.
     pub run_id: String,
     pub credits: Credits,
+    /// To who sends events to subscribers.
+    pub subscriptions: Option<SubscriptionLink>,
 }
 
 /// Receives from all connections of one listener.

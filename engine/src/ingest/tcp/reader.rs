@@ -29,6 +29,7 @@ use crate::memory::{FramePool, OpenSlot, Peer};
 use crate::metrics::Counter;
 use crate::queue::{ClassSet, Progress};
 use crate::runtime::clock::Nanos;
+use crate::subscribe::SubscriptionLink;
 
 /// An open slot is closed at this age: an event's arrival is a u32 of nanoseconds after its slot's.
 const SLOT_AGE_NS: Nanos = 1_000_000_000;
@@ -90,6 +91,7 @@ pub(super) struct Reader {
     discard: Box<[u8]>,
     hello_answer: Vec<u8>,
     class_of: ClassOf,
+    pub(super) subscriptions: Option<SubscriptionLink>,
     credits: Credits,
     /// Events accepted so far.
     accepted: u64,
@@ -130,6 +132,7 @@ impl Reader {
             discard: vec![0; DISCARD_BYTES].into(),
             hello_answer: hello_answer(options.max_frame_bytes, options.dedup_window_ms, &options.run_id),
             class_of,
+            subscriptions: options.subscriptions.clone(),
             credits: options.credits.clone(),
             accepted: 0,
             progress: Progress::default(),
@@ -209,6 +212,9 @@ impl Reader {
 
     /// Sends what the socket takes of answers and acknowledgements, never one inside the other.
     pub(super) fn flush(&mut self, c: &mut Connection, intake: &mut Intake) {
+        if !c.may_write() {
+            return;
+        }
         if c.owed.is_mid_frame() {
             self.acks.send(&mut c.owed, &c.socket, &mut intake.counters, self.now);
         }
@@ -218,6 +224,7 @@ impl Reader {
         } else if c.owed.has_queued() {
             self.acks.wait_for_client(&mut c.owed, self.now);
         }
+        c.has_written();
     }
 
     /// Sends the acknowledgements of a connection that has had no turn.

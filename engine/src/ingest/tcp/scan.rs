@@ -14,6 +14,8 @@ use crate::frame::{Class, FLAG_ACK, FrameView, Incomplete, LENGTH_BYTES, ParsedF
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters, MalformedReason};
 use crate::queue::ClassSet;
+use crate::subscribe::request;
+use crate::subscribe::{Message, SubscriptionLink, Turn};
 
 #[derive(Debug)]
 pub(super) enum Stop {
@@ -55,11 +57,13 @@ pub(super) struct Context<'a> {
     /// A frame that needs more is a large one.
     pub(super) slot_bytes: usize,
     pub(super) hello_answer: &'a [u8],
+    pub(super) subscriptions: Option<&'a SubscriptionLink>,
 }
 
 /// Looks through `bytes`, the first of which is at the connection's position.
 pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'_>) -> Scan {
-    let Context { parser, counters, frames, credit, ack_room, full, class_of, slot_bytes, hello_answer } = context;
+    let Context { parser, counters, frames, credit, ack_room, full, class_of, slot_bytes, hello_answer, subscriptions } =
+        context;
     frames.clear();
     let most = frames.capacity().min(usize::try_from(credit).unwrap_or(usize::MAX));
     let (mut at, mut asking) = (0, 0);
@@ -106,7 +110,8 @@ pub(super) fn scan(bytes: &[u8], connection: &mut Connection, context: Context<'
                 let body = rest.get(LENGTH_BYTES..whole).unwrap_or_default();
                 let view = FrameView::new(body, frame.shape);
                 let frame_at = connection.position + at as u64;
-                let fault = off_data_path(|| control(&view, frame_at, connection, counters, hello_answer));
+                let fault =
+                    off_data_path(|| control(&view, frame_at, connection, counters, (hello_answer, subscriptions)));
                 if let Some(fault) = fault {
                     break Stop::Fatal(fault);
                 }
@@ -161,7 +166,35 @@ fn refuse(asked: Request, view: &FrameView<'_>, frame_at: u64, counters: &mut Co
             let at_byte = topic_at + view.topic_bytes().len() as u64;
             Some(Fault { code: "bad_request", message, at_byte })
         }
-        Request::Hello | Request::Unsupported => None,
+        Request::Hello | Request::Subscription(_) | Request::Unsupported => None,
+    }
+}
+
+/// Refuses a request; the stream goes on.
+fn say(connection: &mut Connection, code: &'static str, message: String, at_byte: u64) {
+    if let Some(out) = connection.answer() {
+        Fault { code, message, at_byte }.encode(out, false);
+    }
+}
+
+/// Passes a request on to who sends events, with the socket before the first.
+fn pass_on(
+    link: &SubscriptionLink,
+    asked: Result<request::Request, request::Refused>,
+    at_byte: u64,
+    connection: &mut Connection,
+) {
+    let number = connection.number.into();
+    if connection.turn.is_none() {
+        let turn = Turn::default();
+        let opened = connection
+            .socket
+            .try_clone()
+            .is_ok_and(|socket| link.send(Message::Opened { connection: number, socket, turn: turn.clone() }));
+        connection.turn = opened.then_some(turn);
+    }
+    if connection.turn.is_none() || !link.send(Message::Asked { connection: number, at_byte, asked }) {
+        say(connection, "busy", "too many requests wait, ask again".to_owned(), at_byte);
     }
 }
 
@@ -172,7 +205,7 @@ fn control(
     frame_at: u64,
     connection: &mut Connection,
     counters: &mut Counters,
-    hello_answer: &[u8],
+    (hello_answer, subscriptions): (&[u8], Option<&SubscriptionLink>),
 ) -> Option<Fault> {
     match request(view.topic_bytes(), view.payload()) {
         asked @ (Request::Unknown | Request::Bad(_)) => return refuse(asked, view, frame_at, counters),
@@ -181,11 +214,12 @@ fn control(
                 out.extend_from_slice(hello_answer);
             }
         }
+        Request::Subscription(asked) => match subscriptions {
+            Some(link) => pass_on(link, asked, frame_at, connection),
+            None => say(connection, "unsupported", format!("{} is not served", view.topic()), frame_at),
+        },
         Request::Unsupported => {
-            if let Some(out) = connection.answer() {
-                let message = format!("{} is not served", view.topic());
-                Fault { code: "unsupported", message, at_byte: frame_at }.encode(out, false);
-            }
+            say(connection, "unsupported", format!("{} is not served", view.topic()), frame_at);
         }
     }
     counters.add(Counter::TCP_FRAMES_FOUND, 1);

@@ -51,9 +51,25 @@ impl<H: Handler> Worker<H> {
         let asked = self.acks.asked(&event, &self.spec.frames);
         match &mut self.logged {
             Some(logged) => logged.append(self.spec.frames.bytes(&event), token, asked),
-            None => self.ended_well(token, asked, Told::PROCESSED),
+            None => {
+                if let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.is_wanted()) {
+                    outlet.offer(&event, &self.spec.frames);
+                }
+                self.ended_well(token, asked, Told::PROCESSED);
+            }
         }
         self.releaser.release(event);
+    }
+
+    /// Offers the events of a burst that were handled to subscribers.
+    #[inline(never)]
+    pub(super) fn offer_all(&mut self, ring: usize, count: usize) {
+        let Some(outlet) = &mut self.outlet else { return };
+        for (event, verdict) in self.spec.rings[ring].peek(0..count).zip(&self.burst.verdicts) {
+            if let Verdict::Done = verdict {
+                outlet.offer(event, &self.spec.frames);
+            }
+        }
     }
 
     pub(super) fn ended_well(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {

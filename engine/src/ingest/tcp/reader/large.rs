@@ -137,6 +137,7 @@ impl Reader {
             class_of: &self.class_of,
             slot_bytes: large.needed,
             hello_answer: &self.hello_answer,
+            subscriptions: self.subscriptions.as_ref(),
         };
         let found = scan(&self.large.bytes(&large.slot)[..large.needed], c, context);
         if found.consumed == 0 && matches!(found.stop, Stop::OutFull | Stop::NoCredit | Stop::NoAckRoom) {

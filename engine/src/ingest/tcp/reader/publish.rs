@@ -27,6 +27,7 @@ impl Reader {
             class_of: &self.class_of,
             slot_bytes,
             hello_answer: &self.hello_answer,
+            subscriptions: self.subscriptions.as_ref(),
         };
         scan(&intake.pool.spare_mut(open)[..length], c, context)
     }
@@ -99,6 +100,7 @@ impl Reader {
             class_of: &self.class_of,
             slot_bytes: intake.pool.slot_bytes(),
             hello_answer: &self.hello_answer,
+            subscriptions: self.subscriptions.as_ref(),
         };
         // Where they lie first: only what may be published now is copied to the slot.
         let scan = scan(self.carries.bytes(&carry), c, context);

@@ -69,6 +69,7 @@ struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         let options = TcpOptions {
+            subscriptions: None,
             address: Ipv4Addr::LOCALHOST.into(),
             port: 0,
             agent: 0,

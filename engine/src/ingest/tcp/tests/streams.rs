@@ -147,7 +147,7 @@ fn requests_are_answered_between_events() {
     let answers = answers(&mut bench, &mut client);
     assert_eq!(answers[0].0, "$esc/ok");
     let hello = serde_json::json!({
-        "version": 1, "max_frame": MAX_FRAME, "dedup_window_ms": 60_000, "features": ["ack"], "run_id": "run-7"
+        "version": 1, "max_frame": MAX_FRAME, "dedup_window_ms": 60_000, "features": ["ack", "subscribe"], "run_id": "run-7"
     });
     assert_eq!(answers[0].1, hello);
     assert_eq!((answers[1].0.as_str(), answers[1].1["code"].as_str()), ("$esc/error", Some("unsupported")));
