@@ -26,6 +26,7 @@ pub mod local;
 pub mod pipeline;
 pub mod publisher;
 pub mod random;
+pub mod subscriber;
 pub mod veth;
 
 use std::io::{self, Write as _};
