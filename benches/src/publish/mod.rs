@@ -3,6 +3,7 @@
 //! ```text
 //!   protocol    what a message, the beginning and the end look like to each server
 //!   connection  a socket that writes a batch whole, and reads the answers meanwhile
+//!   fan         a publisher with subscribers, who look at each message
 //!   acknowledged  asks for an acknowledgement of each message, and waits for them
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod acknowledged;
 mod connection;
+mod fan;
 mod protocol;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -64,6 +66,13 @@ pub struct Cli {
     /// `eventstream`, as fast as they come.
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=8_192))]
     pub outstanding: Option<u32>,
+    /// Subscribe over so many connections as well, and look at each message there; for `eventstream` and `nats`, over one
+    /// connection, as fast as they come through.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub subscribers: Option<u32>,
+    /// Of further connections that subscribe, and read nothing.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "subscribers", value_parser = clap::value_parser!(u32).range(0..=10_000))]
+    pub stopped: u32,
     /// Run on this CPU only.
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,
@@ -98,6 +107,9 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
             return Err("--outstanding: only eventstream acknowledges messages like this".to_owned());
         }
         return acknowledged::run(cli, remote, outstanding, step);
+    }
+    if let Some(subscribers) = cli.subscribers {
+        return fan::run(cli, remote, subscribers, step);
     }
     let (batch, messages) = batch(cli);
     let rate = rate(cli.rate, messages)?;

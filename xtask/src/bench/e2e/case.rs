@@ -56,6 +56,12 @@ pub struct Contestant {
     pub keeps: Keeps,
     /// So many messages without an acknowledgement; zero: none is asked for.
     pub outstanding: u32,
+    /// Of a stream: so many connections get each message. Then nobody is bound to a CPU: the load, who sends and who receives
+    /// share what there is, but for `bound` ones.
+    pub subscribers: u32,
+    /// So many more subscribe, and read nothing.
+    pub stopped: u32,
+    pub bound: bool,
 }
 
 /// How something is sent.
@@ -82,7 +88,9 @@ pub struct Case {
 }
 
 const fn contestant(name: &'static str, receiver: Receiver, topics: u32) -> Contestant {
-    Contestant { name, receiver, topics, has_entries: false, connections: 0, keeps: Keeps::Nothing, outstanding: 0 }
+    let (has_entries, connections, keeps, outstanding) = (false, 0, Keeps::Nothing, 0);
+    let (subscribers, stopped, bound) = (0, 0, true);
+    Contestant { name, receiver, topics, has_entries, connections, keeps, outstanding, subscribers, stopped, bound }
 }
 
 const fn over_tcp(name: &'static str, receiver: Receiver, connections: u32) -> Contestant {
@@ -91,6 +99,17 @@ const fn over_tcp(name: &'static str, receiver: Receiver, connections: u32) -> C
 
 const fn keeping(name: &'static str, keeps: Keeps) -> Contestant {
     Contestant { keeps, ..over_tcp(name, Receiver::Engine(Backend::Tcp), 1) }
+}
+
+/// Each event goes to so many, who look at all of them.
+const fn fan(subscribers: u32) -> [Contestant; 3] {
+    let nats = Receiver::Server(Server::Nats);
+    let ours = Receiver::Engine(Backend::Tcp);
+    [
+        Contestant { subscribers, bound: false, ..over_tcp("engine", ours, 1) },
+        Contestant { subscribers, bound: false, ..over_tcp("NATS", nats, 1) },
+        Contestant { subscribers, ..over_tcp("NATS, one CPU", nats, 1) },
+    ]
 }
 
 const fn configured(name: &'static str, topics: u32) -> Contestant {
@@ -130,6 +149,14 @@ const CONNECTIONS: &[Contestant] = &[
     over_tcp("100 connections", Receiver::Engine(Backend::Tcp), 100),
 ];
 
+const FAN_1: [Contestant; 3] = fan(1);
+const FAN_10: [Contestant; 3] = fan(10);
+const FAN_100: [Contestant; 3] = fan(100);
+
+/// What one who reads nothing costs ten others.
+const STOPPED: [Contestant; 2] =
+    [Contestant { name: "one stopped", stopped: 1, ..FAN_10[0] }, Contestant { name: "all read", ..FAN_10[0] }];
+
 const KEEPING: &[Contestant] = &[
     keeping("engine, logging", Keeps::Log),
     keeping("engine, no log", Keeps::Claims),
@@ -158,6 +185,10 @@ pub const CASES: &[Case] = &[
     stream("tcp_1conn", Load::Stream { write_bytes: 64 << 10, payload_bytes: 44, events_per_s: None }, SERVERS),
     // At a pace that the engine keeps with ease, so that it reads every write by itself and no two at once.
     stream("tcp_10k", Load::Stream { write_bytes: 16 << 10, payload_bytes: 44, events_per_s: Some(2e6) }, CONNECTIONS),
+    fanned("fan_1", &FAN_1),
+    fanned("fan_10", &FAN_10),
+    fanned("fan_100", &FAN_100),
+    Case { rounds_min: 9, ..fanned("fan_stopped", &STOPPED) },
     logged("log_64b", 46, KEEPING),
     logged("log_1k", 1_006, KEEPING),
     logged("log_always", 46, SYNCED),
@@ -179,6 +210,11 @@ const fn in_kernel(
 
 const fn stream(name: &'static str, load: Load, contestants: &'static [Contestant]) -> Case {
     Case { name, load, events_per_datagram: 0, contestants, rounds_min: 0 }
+}
+
+/// Messages of 64 bytes.
+const fn fanned(name: &'static str, contestants: &'static [Contestant]) -> Case {
+    stream(name, Load::Stream { write_bytes: 64 << 10, payload_bytes: 46, events_per_s: None }, contestants)
 }
 
 /// The frame of a message is 18 bytes more than its payload.

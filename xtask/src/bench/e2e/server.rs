@@ -47,12 +47,19 @@ impl Server {
         }
     }
 
-    /// On one CPU, with nothing kept on disk. `monitor` is a second port, for who asks over HTTP.
-    pub fn command(self, cpu: usize, port: u16, monitor: u16, folder: &Path) -> Result<Command> {
+    /// With nothing kept on disk; on one CPU, if one is given. `monitor` is a second port, for who asks over HTTP.
+    pub fn command(self, cpu: Option<usize>, port: u16, monitor: u16, folder: &Path) -> Result<Command> {
         let missing = |name: &str| Error::failed(format!("{name} is not installed"));
         let program = self.program().ok_or_else(|| missing(self.program_name()))?;
-        let mut command = bound_to_us(find_program("taskset").ok_or_else(|| missing("taskset"))?);
-        command.args(["-c", &cpu.to_string()]).arg(program).current_dir(folder).stderr(Stdio::null());
+        let mut command = match cpu {
+            Some(cpu) => {
+                let mut command = bound_to_us(find_program("taskset").ok_or_else(|| missing("taskset"))?);
+                command.args(["-c", &cpu.to_string()]).arg(program);
+                command
+            }
+            None => bound_to_us(program),
+        };
+        command.current_dir(folder).stderr(Stdio::null());
         let port = port.to_string();
         match self {
             Server::Nats => command.args(["-a", "127.0.0.1", "-p", &port, "-m", &monitor.to_string()]),

@@ -43,14 +43,19 @@ impl Place<'_> {
                 let engine =
                     Engine { backend, admin: Some(free_tcp_port()?), keeps: contestant.keeps, ..self.engine(port) };
                 let receiver = Process::start(engine.command()?, self.stop)?;
-                let busy = || engine.busy_seconds();
+                // Who sends to subscribers waits without looking, too, and so counts with all it takes.
+                let busy = || match contestant.subscribers {
+                    0 => engine.busy_seconds(),
+                    _ => receiver.cpu_seconds(),
+                };
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 receiver.end()?;
                 round(stream, sent, engine.taken()?.events, busy_seconds)
             }
             Receiver::Server(server) => {
                 let monitor = free_tcp_port()?;
-                let command = server.command(self.cpus.receiver, port, monitor, &self.folder)?;
+                let command =
+                    server.command(contestant.bound.then_some(self.cpus.receiver), port, monitor, &self.folder)?;
                 let receiver = Process::start_server(command, port, self.stop)?;
                 // It waits without looking.
                 let busy = || receiver.cpu_seconds();
@@ -100,7 +105,12 @@ fn arguments(stream: &Stream, contestant: &Contestant, seconds: f64, port: u16, 
     if contestant.outstanding > 0 {
         add("outstanding", contestant.outstanding.to_string());
     }
-    add("cpu", cpu.to_string());
+    if contestant.subscribers > 0 {
+        add("subscribers", contestant.subscribers.to_string());
+        add("stopped", contestant.stopped.to_string());
+    } else {
+        add("cpu", cpu.to_string());
+    }
     list
 }
 
