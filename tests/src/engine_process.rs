@@ -23,6 +23,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     interface: Option<String>,
     udp_port: u16,
+    tcp_port: u16,
     config: String,
 }
 
@@ -52,6 +53,7 @@ impl Default for Setup {
             environment: Vec::new(),
             interface: None,
             udp_port: 0,
+            tcp_port: 0,
             config: String::new(),
         }
     }
@@ -63,6 +65,13 @@ impl Setup {
         let socket = std::net::UdpSocket::bind("[::]:0").expect("a free port");
         self.udp_port = socket.local_addr().expect("bound").port();
         self.interface = Some(interface.to_owned());
+        self
+    }
+
+    /// Listens for TCP on a port that was free just now, each time it is started: clients come back to it.
+    pub fn same_tcp_port(mut self) -> Self {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        self.tcp_port = listener.local_addr().expect("bound").port();
         self
     }
 
@@ -98,7 +107,7 @@ impl Setup {
         let socket = folder.join("control.sock");
         let config =
             format!("admin: {{enabled: false}}\ncontrol: {{socket: {}, {}}}\n", socket.display(), xtask::NO_SHEDDING);
-        let listen = format!("listen: {{udp_port: {}, tcp_port: 0}}\n", self.udp_port);
+        let listen = format!("listen: {{udp_port: {}, tcp_port: {}}}\n", self.udp_port, self.tcp_port);
         fs::write(folder.join("config.yaml"), config + &listen + &self.config).expect("the folder is ours");
         let (program, arguments) = match self.wrapper.split_first() {
             None => (self.binary.as_os_str(), &[][..]),

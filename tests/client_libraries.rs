@@ -1,0 +1,166 @@
+//! The clients under `clients/` and the engine understand each other, and whatever becomes of the engine in the meantime, what a
+//! client is told is so.
+
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use eventstream::frame::{FrameHeader, encode};
+use eventstream_client::wire;
+use eventstream_client::{Error, Message, Options, Priority, Publisher, Receipt, Status, UdpOptions, UdpPublisher};
+use eventstream_tests::binaries;
+use eventstream_tests::client::PATIENCE;
+use eventstream_tests::data_folder::{DataFolder, Logged};
+use eventstream_tests::engine_process::{Engine, Setup, count};
+use eventstream_tests::publisher::payload_of;
+use eventstream_tests::random::Random;
+use xtask::process::capture;
+
+const KILLS: usize = 5;
+/// Events between two kills.
+const EVENTS: u64 = 2000;
+
+fn address(port: u16) -> String {
+    format!("127.0.0.1:{port}")
+}
+
+/// Numbers of the events that were published, in order, with what became of each.
+struct Publishing<'a> {
+    publisher: &'a Publisher,
+    published: AtomicU64,
+    stop: AtomicBool,
+}
+
+impl Publishing<'_> {
+    fn run(&self) -> Vec<Receipt> {
+        let mut receipts = Vec::new();
+        while !self.stop.load(Ordering::Relaxed) {
+            let payload = payload_of(receipts.len() as u64);
+            receipts.push(self.publisher.publish(Message::new("log/rust", &payload)).unwrap());
+            self.published.store(receipts.len() as u64, Ordering::Relaxed);
+        }
+        receipts
+    }
+
+    fn wait_for_more(&self) {
+        let (started, wanted) = (Instant::now(), self.published.load(Ordering::Relaxed) + EVENTS);
+        while self.published.load(Ordering::Relaxed) < wanted {
+            assert!(started.elapsed() < PATIENCE, "the publisher publishes no more");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// Dropped, also by a test that fails, it ends the publishing.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn what_is_acknowledged_is_in_the_log_once_though_the_engine_is_killed() {
+    let folder = DataFolder::new();
+    let setup = Setup::default().same_tcp_port().config(&folder.storage("fsync: always, segment_bytes: 4194304"));
+    let mut engine = setup.start();
+    let options = Options { max_outstanding: 256, give_up_after: Some(PATIENCE) };
+    let publisher = Publisher::with_options(&address(engine.tcp_port()), options).unwrap();
+    let publishing = Publishing { publisher: &publisher, published: AtomicU64::new(0), stop: AtomicBool::new(false) };
+    let (receipts, engine) = std::thread::scope(|scope| {
+        let receipts = scope.spawn(|| publishing.run());
+        let stop = Stop(&publishing.stop);
+        for _ in 0..KILLS {
+            publishing.wait_for_more();
+            engine.kill();
+            engine = setup.start();
+        }
+        publishing.wait_for_more();
+        drop(stop);
+        (receipts.join().unwrap(), engine)
+    });
+    let mut duplicates = 0;
+    for receipt in &receipts {
+        let told = receipt.wait_for(PATIENCE).expect("an answer in time").unwrap();
+        assert_eq!((told.status, told.id), (Status::Durable, receipt.id()));
+        duplicates += u64::from(told.is_duplicate);
+    }
+    println!("{} events, {duplicates} of them sent again although they were in the log", receipts.len());
+    engine.drain().assert_balanced();
+    // Each payload is the one that belongs to its number, which the reader checks.
+    let records: Vec<u64> = folder.read().0.iter().map(|record: &Logged| record.id).collect();
+    assert!(records.iter().copied().eq(0..receipts.len() as u64), "{} of {}", records.len(), receipts.len());
+}
+
+#[test]
+fn what_the_engine_refuses_fails_alone() {
+    let engine = Setup::default().start();
+    let publisher = Publisher::new(&address(engine.tcp_port())).unwrap();
+    let publish = |topic: &str| publisher.publish(Message::new(topic, "x")).unwrap();
+    let mut receipts: Vec<Receipt> = (0..50).map(|_| publish("t")).collect();
+    let wrong = publish(&"t".repeat(300));
+    receipts.extend((0..50).map(|_| publish("t")));
+    let refused = wrong.wait_for(PATIENCE).unwrap();
+    assert!(matches!(refused, Err(Error::PublishRefused { .. })), "{refused:?}");
+    publisher.flush().unwrap();
+    for receipt in receipts {
+        assert_eq!(receipt.wait().unwrap().status, Status::Processed);
+    }
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!((ended.count("/tcp_frames/malformed/topic_limit"), ended.processed()), (1, 100));
+}
+
+#[test]
+fn datagrams_are_parsed_whole() {
+    let engine = Setup::default().start();
+    let options = UdpOptions { linger: Duration::from_secs(3600), ..UdpOptions::default() };
+    let publisher = UdpPublisher::with_options(&address(engine.udp_port()), options).unwrap();
+    // As much as the socket's buffer has room for.
+    for number in 0..200 {
+        publisher.publish(Message::new("t", &payload_of(number)).priority(Priority::High)).unwrap();
+    }
+    drop(publisher);
+    engine.wait_until("the events", |report| count(report, "/events/processed/realtime") == 200);
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(ended.count("/events/accepted"), 200);
+}
+
+#[test]
+fn frames_are_the_engines() {
+    let mut random = Random::new(1);
+    for _ in 0..1000 {
+        let (number, flags) = (random.draw(), if random.one_in(2) { wire::FLAG_ACK } else { 0 });
+        let id = random.one_in(2).then(|| u128::from(number).to_be_bytes());
+        let sent_time_ns = random.one_in(2).then(|| random.draw());
+        let (ours, theirs) = *random.pick(&[
+            (eventstream::frame::Priority::Batch, Priority::Batch),
+            (eventstream::frame::Priority::Medium, Priority::Medium),
+            (eventstream::frame::Priority::Critical, Priority::Critical),
+        ]);
+        let topic = "ü/".repeat(1 + random.below(80));
+        let payload = payload_of(number);
+        let (mut expected, mut encoded) = (Vec::new(), Vec::new());
+        encode(&mut expected, &FrameHeader { priority: ours, id, sent_time_ns, flags }, topic.as_bytes(), &payload);
+        let header = wire::Header { priority: theirs, id, sent_time_ns, flags };
+        wire::encode(&mut encoded, &header, &topic, &payload).unwrap();
+        assert_eq!(encoded, expected);
+    }
+}
+
+fn said(example: &str, arguments: &[&str]) -> String {
+    capture(Command::new(binaries::example(example)).args(arguments))
+        .unwrap_or_else(|error| panic!("{example}: {error}"))
+}
+
+#[test]
+fn the_examples_run() {
+    let engine: Engine = Setup::default().start();
+    assert_eq!(said("publish", &[&address(engine.tcp_port())]), "{Processed: 10000}\n");
+    assert!(said("udp", &[&address(engine.udp_port())]).contains("sent"));
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(ended.count("/events/processed/transactional"), 10_000);
+}
