@@ -14,7 +14,8 @@ use eventstream_tests::data_folder::{DataFolder, Logged};
 use eventstream_tests::engine_process::{Engine, Setup, count};
 use eventstream_tests::publisher::payload_of;
 use eventstream_tests::random::Random;
-use xtask::process::capture;
+use eventstream_tests::skipped;
+use xtask::process::{capture, find_program, workspace_root};
 
 const KILLS: usize = 5;
 /// Events between two kills.
@@ -163,4 +164,33 @@ fn the_examples_run() {
     let ended = engine.drain();
     ended.assert_balanced();
     assert_eq!(ended.count("/events/processed/transactional"), 10_000);
+}
+
+/// Python, if there is one that is new enough.
+fn python(test: &str) -> Option<Command> {
+    let Some(program) = find_program("python3") else {
+        skipped(test, "there is no python3 here");
+        return None;
+    };
+    let version = Command::new(&program).args(["-c", "import sys; sys.exit(sys.version_info < (3, 9))"]).status();
+    if !version.is_ok_and(|status| status.success()) {
+        skipped(test, "python3 is older than 3.9");
+        return None;
+    }
+    let mut command = Command::new(program);
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
+    Some(command)
+}
+
+#[test]
+fn the_python_client_passes_its_tests() {
+    let Some(mut command) = python("the_python_client_passes_its_tests") else { return };
+    command.args(["-m", "unittest", "discover", "--verbose"]).current_dir(workspace_root().join("clients/python"));
+    command.env("EVENTSTREAM_BIN", binaries::engine());
+    let output = command.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let last = said.lines().last().unwrap_or_default();
+    assert_eq!(last, "OK", "nothing is skipped where there is an engine: {said}");
+    println!("{said}");
 }

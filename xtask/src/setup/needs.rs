@@ -110,7 +110,7 @@ pub const NEEDS: &[Need] = &[
         "builds the veth pair and namespace of demo and tests",
     ),
     need("ethtool", Probe::Program("ethtool"), "ethtool", "ethtool", "reads what a link has dropped, per queue"),
-    need("python3", Probe::Program("python3"), "python3", "python", "runs the example client of the README"),
+    need("python3", Probe::Program("python3"), "python3", "python", "runs the Python client and its tests"),
     check(
         Purpose::Style,
         "rustfmt",
