@@ -182,6 +182,27 @@ fn python(test: &str) -> Option<Command> {
     Some(command)
 }
 
+/// The examples of the README, as they stand there: what it shows of Python is run, and what it shows of Rust compiles.
+#[test]
+fn the_examples_in_the_readme_are_true() {
+    let readme = include_str!("../README.md");
+    let section =
+        readme.split_once("\n## Clients\n").expect("a section about them").1.split_once("\n## ").expect("its end").0;
+    let block =
+        |language: &str| section.split_once(language).expect("an example").1.split_once("```").expect("its end").0;
+    let rust = include_str!("../clients/rust/examples/first.rs");
+    assert_eq!(block("```rust\n"), rust.split_once("\n\n").expect("code behind its title").1);
+    let Some(mut command) = python("the_examples_in_the_readme_are_true") else { return };
+    let engine = Setup::default().start();
+    let python_code = block("```python\n");
+    let script = python_code.replace("8081", &engine.tcp_port().to_string());
+    assert_ne!(script, python_code, "the default port");
+    command.args(["-c", &script]).env("PYTHONPATH", "clients/python");
+    let printed = capture(command.current_dir(workspace_root())).unwrap();
+    assert_eq!(printed, "PROCESSED None False\n".repeat(3));
+    engine.drain().assert_balanced();
+}
+
 #[test]
 fn the_python_client_passes_its_tests() {
     let Some(mut command) = python("the_python_client_passes_its_tests") else { return };
