@@ -23,7 +23,7 @@ from .types import Dropped, Event, EventClass, FromTime, Gap, Item, Position, Re
 
 _SUB = 1
 """Each subscription has a connection of its own, so that one that is not read holds up no other."""
-_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
 _MAX_IN_FLIGHT = 1024
 """The engine's default."""
 
@@ -49,9 +49,12 @@ class Request:
             raise UsageError("a subscription is either durable or a group's: leave one of them out")
         for name in (self.durable, self.group):
             if name is not None and not _NAME.fullmatch(name):
-                raise UsageError(f"{name!r} is no name: it has 1 to 64 letters, digits, `_`, `.` and `-`")
-        if self.key is not None and self.group is None:
-            raise UsageError("a key distributes the events of a group: name the group")
+                raise UsageError(f"{name!r} is no name: 1 to 64 letters, digits, `_`, `.` and `-`, the first no dot")
+        for_groups = (self.key, self.ack_wait_ms, self.max_deliveries)
+        if self.group is None and any(value is not None for value in for_groups):
+            raise UsageError("key, ack_wait_ms and max_deliveries are for groups: name the group")
+        if self.max_in_flight is not None and not self.is_kept_by_engine:
+            raise UsageError("max_in_flight bounds what is delivered and not done: name a durable one or a group")
         if isinstance(self.start, str) and self.start not in ("live", "earliest", "latest"):
             raise UsageError(f"start {self.start!r}: it is \"live\", \"earliest\", \"latest\", a Position or FromTime")
 

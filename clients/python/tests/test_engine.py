@@ -13,13 +13,21 @@ from eventstream import (
     AsyncClient,
     Client,
     Closed,
+    Event,
+    Item,
+    Position,
     Priority,
     PublishRefused,
+    Reconnected,
     Status,
+    Subscription,
+    SubscriptionRefused,
     UdpPublisher,
     Unreachable,
     UsageError,
 )
+
+from eventstream.types import Start
 
 from .engine import PATIENCE, Engine, free_port, needs_engine
 
@@ -184,6 +192,96 @@ class WithoutEngine(unittest.TestCase):
                         await (await client.publish("t", b"x"))
 
         asyncio.run(run())
+
+
+def subscribe(client: Client, filter: str, start: Start = "live") -> Subscription:
+    """Where the engine serves none, the test is skipped."""
+    try:
+        return client.subscribe(filter, start=start)
+    except SubscriptionRefused as refusal:
+        if refusal.code == "unsupported":
+            raise unittest.SkipTest("this engine serves no subscriptions") from refusal
+        raise
+
+
+def taken(subscription: Subscription, count: int) -> list[Item]:
+    items: list[Item] = []
+    while len(items) < count:
+        item = subscription.next(PATIENCE)
+        assert item is not None, f"only {len(items)} of {count} come"
+        items.append(item)
+    return items
+
+
+@needs_engine
+class Subscriptions(unittest.TestCase):
+    def test_a_live_one_gets_each_class(self) -> None:
+        with Engine() as engine, Client(port=engine.port) as client, subscribe(client, "s/#") as subscription:
+            sent = {client.publish(f"s/{p.name}", b"x", priority=p).result(PATIENCE).event_id: p for p in Priority}
+            for item in taken(subscription, len(Priority)):
+                assert isinstance(item, Event) and item.id is not None
+                priority = sent.pop(item.id)
+                expected = "REALTIME" if priority >= Priority.HIGH else "TRANSACTIONAL" if priority else "BATCH"
+                self.assertEqual((item.event_class.name, item.priority), (expected, priority))
+                self.assertEqual((item.topic, item.payload, item.delivery), (f"s/{priority.name}", b"x", 1))
+                self.assertEqual(item.offset is None, expected == "REALTIME")
+                self.assertLessEqual(item.sent_time_ns or 0, item.received_time_ns)
+
+    def test_one_from_the_log_gets_each_event_once_though_the_engine_is_killed(self) -> None:
+        with Engine() as engine, Client(port=engine.port, max_outstanding=50) as client:
+            with subscribe(client, "t", "earliest") as subscription:
+                items: list[Item] = []
+                for _ in range(ROUNDS):
+                    begun = len(items)
+                    for number in range(begun, begun + 300):
+                        client.publish("t", payload(number))
+                    items += taken(subscription, 150)
+                    engine.kill()
+                    engine.start()
+                    client.flush(PATIENCE)
+                    items += taken(subscription, begun + 300 - len(items))
+                self.assertIsNone(subscription.next(0.1))
+        payloads = [item.payload for item in items if isinstance(item, Event)]
+        self.assertEqual(payloads, [payload(number) for number in range(300 * ROUNDS)])
+
+    def test_a_live_one_says_when_it_was_away(self) -> None:
+        with Engine() as engine, Client(port=engine.port) as client, subscribe(client, "t") as subscription:
+            engine.kill()
+            engine.start()
+            self.assertEqual(taken(subscription, 1), [Reconnected(truncated=False)])
+            client.publish("t", b"after")
+            (event,) = taken(subscription, 1)
+            assert isinstance(event, Event)
+            self.assertEqual(event.payload, b"after")
+
+    def test_a_position_that_never_was_is_refused_with_one_that_is(self) -> None:
+        with Engine() as engine, Client(port=engine.port) as client:
+            subscribe(client, "t", "earliest").close()
+            with self.assertRaises(SubscriptionRefused) as caught:
+                client.subscribe("t", start=Position(1, 1000))
+            self.assertEqual((caught.exception.code, caught.exception.first_valid is None), ("truncated", False))
+
+    def test_asyncio_gets_the_same(self) -> None:
+        async def run(engine: Engine) -> list[bytes]:
+            payloads: list[bytes] = []
+            async with AsyncClient(port=engine.port) as client:
+                async with await client.subscribe("t", start="earliest") as subscription:
+                    for _ in range(ROUNDS):
+                        for number in range(len(payloads), len(payloads) + 100):
+                            await client.publish("t", payload(number))
+                        for _ in range(100):
+                            item = await subscription.__anext__()
+                            assert isinstance(item, Event)
+                            payloads.append(item.payload)
+                        engine.kill()
+                        engine.start()
+            return payloads
+
+        with Engine() as engine:
+            with Client(port=engine.port) as client:
+                subscribe(client, "t").close()
+            payloads = asyncio.run(asyncio.wait_for(run(engine), PATIENCE))
+            self.assertEqual(payloads, [payload(number) for number in range(100 * ROUNDS)])
 
 
 @needs_engine

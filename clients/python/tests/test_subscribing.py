@@ -70,7 +70,12 @@ class Requests(Core):
             {"durable": "a", "group": "b"},
             {"durable": "no space"},
             {"group": "x" * 65},
+            {"durable": ".hidden"},
             {"key": "topic"},
+            {"durable": "d", "key": "topic"},
+            {"durable": "d", "ack_wait_ms": 100},
+            {"max_deliveries": 3},
+            {"max_in_flight": 3},
             {"start": "early"},
         ]
         for request in wrong:

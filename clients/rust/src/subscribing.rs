@@ -49,6 +49,8 @@ pub struct Subscription {
     keeper: Keeper,
     resume_stream: String,
     max_in_flight: Option<u32>,
+    /// Something was set that only groups have.
+    is_for_group: bool,
     /// Further keys of the request.
     more: Map<String, Value>,
 }
@@ -71,6 +73,7 @@ impl Subscription {
             keeper: Keeper::Client,
             resume_stream: "default".to_owned(),
             max_in_flight: None,
+            is_for_group: false,
             more: Map::new(),
         }
     }
@@ -95,7 +98,7 @@ impl Subscription {
 
     /// Of a group: events of one topic go to one member, in order.
     pub fn by_topic(self) -> Self {
-        self.with("key", "topic".into())
+        Self { is_for_group: true, ..self }.with("key", "topic".into())
     }
 
     /// Events that may be delivered and not done.
@@ -105,12 +108,12 @@ impl Subscription {
 
     /// Of a group: an event is delivered again when it is not done after so long.
     pub fn ack_wait_ms(self, milliseconds: u32) -> Self {
-        self.with("ack_wait_ms", milliseconds.into())
+        Self { is_for_group: true, ..self }.with("ack_wait_ms", milliseconds.into())
     }
 
     /// Of a group: then it goes to the dead letter queue.
     pub fn max_deliveries(self, count: u32) -> Self {
-        self.with("max_deliveries", count.into())
+        Self { is_for_group: true, ..self }.with("max_deliveries", count.into())
     }
 
     /// A live subscriber that does not read is disconnected, instead of losing events.
@@ -131,16 +134,24 @@ impl Subscription {
 
     fn check(&self) -> Result<(), Error> {
         let is_letter = |byte: u8| byte.is_ascii_alphanumeric() || b"_.-".contains(&byte);
-        let is_name = |name: &str| (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_letter);
-        match &self.keeper {
-            Keeper::Durable(name) | Keeper::Group(name) if !is_name(name) => Err(Error::Usage(format!(
-                "{name:?} is no name: it has 1 to {NAME_BYTES_MAX} letters, digits, `_`, `.` and `-`"
-            ))),
-            Keeper::Client | Keeper::Durable(_) if self.more.contains_key("key") => {
-                Err(Error::Usage("`by_topic` distributes the events of a group: name the group".into()))
+        let is_name = |name: &str| {
+            (1..=NAME_BYTES_MAX).contains(&name.len()) && name.bytes().all(is_letter) && !name.starts_with('.')
+        };
+        let complaint = match &self.keeper {
+            Keeper::Durable(name) | Keeper::Group(name) if !is_name(name) => {
+                format!(
+                    "{name:?} is no name: 1 to {NAME_BYTES_MAX} letters, digits, `_`, `.` and `-`, the first no dot"
+                )
             }
-            _ => Ok(()),
-        }
+            Keeper::Client | Keeper::Durable(_) if self.is_for_group => {
+                "by_topic, ack_wait_ms and max_deliveries are for groups: name the group".into()
+            }
+            Keeper::Client if self.max_in_flight.is_some() => {
+                "max_in_flight bounds what is delivered and not done: name a durable subscription or a group".into()
+            }
+            _ => return Ok(()),
+        };
+        Err(Error::Usage(complaint))
     }
 
     fn is_kept_by_engine(&self) -> bool {

@@ -113,7 +113,11 @@ fn contradictions_are_refused_here() {
         subscription().group(&long),
         subscription().durable(""),
         subscription().by_topic(),
+        subscription().durable(".hidden"),
         subscription().durable("d").by_topic(),
+        subscription().durable("d").ack_wait_ms(100),
+        subscription().max_deliveries(3),
+        subscription().max_in_flight(3),
     ] {
         assert!(matches!(Subscribing::new(wrong), Err(Error::Usage(_))));
     }
