@@ -54,7 +54,14 @@ _REASONS = {
         "shed_dropping",
         "shed_emergency",
     ),
-    Status.LOST: ("shed_over_budget", "dead_letter_link_full", "forgotten", "log_refused", "dead_letter_disk"),
+    Status.LOST: (
+        "shed_over_budget",
+        "dead_letter_link_full",
+        "forgotten",
+        "log_refused",
+        "dead_letter_disk",
+        "log_disk",
+    ),
 }
 
 

@@ -78,9 +78,14 @@ impl Status {
                 "shed_dropping",
                 "shed_emergency",
             ],
-            Self::Lost => {
-                &["shed_over_budget", "dead_letter_link_full", "forgotten", "log_refused", "dead_letter_disk"]
-            }
+            Self::Lost => &[
+                "shed_over_budget",
+                "dead_letter_link_full",
+                "forgotten",
+                "log_refused",
+                "dead_letter_disk",
+                "log_disk",
+            ],
         }
     }
 
