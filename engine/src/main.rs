@@ -1,12 +1,16 @@
 //! The `eventstream` command.
 
+mod commands;
+
 use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
+use commands::send::SendOptions;
+use commands::tail::TailOptions;
 use eventstream::admin::offline::{DlqCommand, LogCommand, Verdict};
 use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table, time_table};
 use eventstream::config::{Config, LayoutMode};
@@ -31,6 +35,12 @@ struct Cli {
 enum Command {
     /// Runs the engine until SIGTERM or SIGINT, then drains it and prints the ledger.
     Run(RunOptions),
+    /// Publishes events.
+    Send(SendOptions),
+    /// Prints events as they come out.
+    Tail(TailOptions),
+    /// Prints what a shell needs to complete this program's commands.
+    Completions { shell: clap_complete::Shell },
     /// Shows what the machine is made of, and the layout that a configuration comes to on it.
     Topology {
         #[command(flatten)]
@@ -114,6 +124,12 @@ struct RunOptions {
 fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Run(options) => run(&options),
+        Command::Send(options) => options.run(),
+        Command::Tail(options) => options.run(),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "eventstream", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
         Command::Topology { layout, json } => topology(&layout, json),
         Command::Status { json, config } => status(json, config.as_deref()),
         Command::State { action, config } => state(&action, config.as_deref()),

@@ -301,7 +301,17 @@ pub(super) fn build<F: HandlerFactory>(
         runners.push(log.spawn(&mut context, letters.into_consumers(), &frames, &shutdown)?);
     }
     let subscriptions = context.subscriptions.take();
-    Ok(Built { subscriptions, runners, observers: context.observers, topics, shutdown, ports, claiming, windowing, dead_letters })
+    Ok(Built {
+        subscriptions,
+        runners,
+        observers: context.observers,
+        topics,
+        shutdown,
+        ports,
+        claiming,
+        windowing,
+        dead_letters,
+    })
 }
 
 struct DispatcherParts {

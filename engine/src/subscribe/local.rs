@@ -84,7 +84,11 @@ pub struct Delivered {
 pub enum Item {
     Event(Delivered),
     /// Records of a stream that are not kept any more: from `from` on, before `to`.
-    Gap { stream: String, from: u64, to: u64 },
+    Gap {
+        stream: String,
+        from: u64,
+        to: u64,
+    },
     /// So many events were dropped because they were not read in time.
     Dropped(u64),
 }
@@ -113,8 +117,7 @@ pub(crate) fn subscribe(link: &SubscriptionLink, wanted: Subscription) -> Result
     link.send_surely(Message::Opened { connection, socket: theirs.into(), turn: Turn::default() });
     let asked = Ok(Request::Subscribe(Box::new(asked)));
     link.send_surely(Message::Asked { connection, at_byte: 0, asked });
-    let mut events =
-        Events { socket: BufReader::with_capacity(BUFFER_BYTES, ours), link: link.clone(), connection };
+    let mut events = Events { socket: BufReader::with_capacity(BUFFER_BYTES, ours), link: link.clone(), connection };
     match events.frame() {
         Ok(Some(Frame::Control(topic, _))) if topic == b"$esc/ok" => Ok(events),
         Ok(Some(Frame::Control(_, payload))) => {
