@@ -6,6 +6,7 @@
 //! engine_process  the engine as a child: started, asked, steered, ended
 //! blast           the load generator as a child
 //! client          an ordinary client's bytes
+//! consumer        a client that subscribes and says what is done
 //! publisher       a client that sends again what was not acknowledged
 //! data_folder     what an engine keeps on disk, how that fails, and what is left of it
 //! local           configurations of engines in a test's own process
@@ -19,6 +20,7 @@ pub mod acks;
 pub mod binaries;
 pub mod blast;
 pub mod client;
+pub mod consumer;
 pub mod data_folder;
 pub mod engine_process;
 pub mod handler;

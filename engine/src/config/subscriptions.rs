@@ -11,6 +11,8 @@ pub struct Subscriptions {
     pub per_connection: u32,
     /// What may wait for one connection that does not read.
     pub backlog_bytes: u32,
+    /// Durable subscriptions and groups.
+    pub names: u32,
 }
 
 impl Default for Subscriptions {
@@ -19,6 +21,8 @@ impl Default for Subscriptions {
             per_connection: 1024,
             // A second of what an ordinary client reads; more would only make what it reads late.
             backlog_bytes: 4 << 20,
+            // All of them are in one file that is written whole each second in which something was done.
+            names: 1024,
         }
     }
 }
@@ -29,6 +33,7 @@ impl Subscriptions {
         Self {
             per_connection: s.integer("per_connection", range(1, 1_000_000, "subscriptions"), d.per_connection),
             backlog_bytes: s.integer("backlog_bytes", range(65_536, 1 << 30, "bytes"), d.backlog_bytes),
+            names: s.integer("names", range(1, 65_536, "names"), d.names),
         }
     }
 }

@@ -20,6 +20,7 @@ use crate::runtime::clock::{Nanos, unix_now};
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::directory::{DataDirectory, LastEnd, Owner};
+use crate::storage::disk::Disk;
 use crate::storage::format::{Kind, LetterQueue, RecordView};
 use crate::storage::letters::Letters;
 use crate::storage::log::{EventLog, Item, Position, Recovery, Start, View};
@@ -28,6 +29,7 @@ use crate::storage::{
     LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
     is_logged, letter_control, letter_options, of_other_queue,
 };
+use crate::subscribe::kept::{Saved, Store};
 use crate::topology::{LOG, REPLAY, Role};
 
 /// An open log, and the ends of the ways to it.
@@ -36,7 +38,8 @@ pub(super) struct Logging {
     failed: Letters,
     shed: Letters,
     refusing: Refusing,
-    directory: DataDirectory,
+    disk: Arc<dyn Disk>,
+    directory: Arc<DataDirectory>,
     senders: HashMap<String, LogSender>,
     inlets: Vec<(Class, LogInlet)>,
     waker: Waker,
@@ -98,7 +101,8 @@ impl Logging {
             failed,
             shed,
             refusing,
-            directory,
+            disk,
+            directory: directory.into(),
             senders,
             inlets,
             waker,
@@ -143,6 +147,12 @@ impl Logging {
             state: context.state.clone(),
         };
         self.replay = Some((source, drain));
+    }
+
+    /// Opens what is kept of subscriptions' positions.
+    pub fn kept_positions(&self) -> Result<(Store, Vec<Saved>), EngineError> {
+        let folder = self.directory.subscriptions();
+        Ok(Store::open(self.disk.clone(), &folder, Some(self.directory.clone()))?)
     }
 
     /// The streams as readers see them.

@@ -12,7 +12,8 @@ use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
 use crate::storage::is_logged;
 use crate::subscribe::{
-    Interest, Message, Outlet, OutletEnd, Sender, SenderLimits, SenderSpec, Streams, SubscriptionLink, link, outlet,
+    Interest, KeptSpec, Message, Outlet, OutletEnd, Sender, SenderLimits, SenderSpec, Streams, SubscriptionLink, link,
+    outlet,
 };
 use crate::topology::{Role, SUBSCRIBERS};
 
@@ -24,6 +25,7 @@ pub(super) struct Subscribing {
     outlets: HashMap<String, Outlet>,
     ends: Vec<OutletEnd>,
     streams: Streams,
+    kept: KeptSpec,
 }
 
 impl Subscribing {
@@ -37,11 +39,12 @@ impl Subscribing {
         // What senders choose must not collide as they like.
         let interest = Arc::new(Interest::new(context.hash_seed));
         let (outlets, ends, streams) = (HashMap::new(), Vec::new(), Streams::default());
-        Ok(Some((Self { waker, requests, interest, outlets, ends, streams }, link)))
+        let kept = KeptSpec { names_max: context.config.subscriptions.names as usize, ..KeptSpec::default() };
+        Ok(Some((Self { waker, requests, interest, outlets, ends, streams, kept }, link)))
     }
 
     /// Makes the ways from the workers, and those from the log.
-    pub fn connect(&mut self, context: &Context<'_>, log: Option<&mut Logging>) {
+    pub fn connect(&mut self, context: &Context<'_>, log: Option<&mut Logging>) -> Result<(), EngineError> {
         let has_log = log.is_some();
         for worker in context.agents(|role| matches!(role, Role::Worker(_))) {
             let Role::Worker(class) = worker.role else { continue };
@@ -62,7 +65,10 @@ impl Subscribing {
         if let Some(log) = log {
             self.streams = Streams::new(log.views());
             log.wakes(self.waker.clone());
+            let (store, saved) = log.kept_positions()?;
+            (self.kept.store, self.kept.saved) = (Some(store), saved);
         }
+        Ok(())
     }
 
     pub fn outlet(&mut self, worker: &str) -> Option<Outlet> {
@@ -71,7 +77,7 @@ impl Subscribing {
 
     /// Starts the sender.
     pub fn spawn(self, context: &mut Context<'_>, shutdown: &Shutdown) -> Result<RunnerHandle, EngineError> {
-        let Self { waker, requests, interest, ends, streams, .. } = self;
+        let Self { waker, requests, interest, ends, streams, kept, .. } = self;
         let config = &context.config.subscriptions;
         let sender = Sender::new(SenderSpec {
             name: SUBSCRIBERS.into(),
@@ -84,6 +90,7 @@ impl Subscribing {
                 subs_per_connection: config.per_connection as usize,
                 backlog_bytes: config.backlog_bytes as usize,
             },
+            kept,
             clock: context.clock.clone(),
         })
         .map_err(EngineError)?;

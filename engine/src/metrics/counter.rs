@@ -198,6 +198,8 @@ named! {
         SubscribersDisconnected = "subscribers_disconnected",
         /// Events, once for each subscription that they were for.
         SubscriptionMatched = "subscription_matched",
+        /// Given once more, because they were not done.
+        SubscriptionRedelivered = "subscription_redelivered",
         /// Given to the kernel whole.
         SubscriptionDelivered = "subscription_delivered",
         /// Not given, because the subscriber does not read,
@@ -206,6 +208,8 @@ named! {
         SubscriptionDroppedGone = "subscription_dropped_gone",
         /// Live events that somebody may have wanted and for which the sender had no room: in no other of these counters.
         SubscriptionOverflowed = "subscription_overflowed",
+        /// Durable subscriptions and groups that were not made, because there were as many as there may be.
+        SubscriptionNamesRefused = "subscription_names_refused",
         GapMissing = "gap_missing",
         GapLate = "gap_late",
         GapRepeated = "gap_repeated",
@@ -292,10 +296,12 @@ scalars! {
     SUBSCRIPTIONS_FELL_BEHIND = SubscriptionsFellBehind;
     SUBSCRIBERS_DISCONNECTED = SubscribersDisconnected;
     SUBSCRIPTION_MATCHED = SubscriptionMatched;
+    SUBSCRIPTION_REDELIVERED = SubscriptionRedelivered;
     SUBSCRIPTION_DELIVERED = SubscriptionDelivered;
     SUBSCRIPTION_DROPPED_SLOW = SubscriptionDroppedSlow;
     SUBSCRIPTION_DROPPED_GONE = SubscriptionDroppedGone;
     SUBSCRIPTION_OVERFLOWED = SubscriptionOverflowed;
+    SUBSCRIPTION_NAMES_REFUSED = SubscriptionNamesRefused;
     GAP_MISSING = GapMissing;
     GAP_LATE = GapLate;
     GAP_REPEATED = GapRepeated;

@@ -201,7 +201,7 @@ impl Totals<'_> {
         Subscriptions {
             delivered: self.sum(Counter::SUBSCRIPTION_DELIVERED),
             dropped: reasons(&dropped, |(name, counter)| (name, self.sum(counter))),
-            redelivered: 0,
+            redelivered: self.sum(Counter::SUBSCRIPTION_REDELIVERED),
             matched: self.sum(Counter::SUBSCRIPTION_MATCHED),
             waiting: 0,
             overflowed: self.sum(Counter::SUBSCRIPTION_OVERFLOWED),

@@ -5,6 +5,7 @@
 //!   run             which run wrote here last, and whether it ended in order
 //!   log/STREAM/     segments of each stream of the event log
 //!   dlq/QUEUE/      segments of the dead letters, failed and shed
+//!   subscriptions/  where durable subscriptions and groups are
 //! ```
 
 use std::fmt;
@@ -163,6 +164,10 @@ impl DataDirectory {
 
     pub fn stream(&self, name: &str) -> PathBuf {
         self.path.join("log").join(name)
+    }
+
+    pub fn subscriptions(&self) -> PathBuf {
+        self.path.join("subscriptions")
     }
 
     pub fn letters(&self, queue: LetterQueue) -> PathBuf {

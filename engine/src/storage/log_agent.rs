@@ -10,6 +10,7 @@
 //! - **Invariant**: a frame is settled once, after the point that its stream's policy promises.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
 use super::directory::DataDirectory;
 use super::feed::{Batch, Kept, LogInlet, Settled};
@@ -93,7 +94,7 @@ impl Inlet {
 /// What the agent is made of.
 pub struct LogAgentSpec {
     pub streams: Streams,
-    pub directory: DataDirectory,
+    pub directory: Arc<DataDirectory>,
     /// With the class of each worker.
     pub inlets: Vec<(Class, LogInlet)>,
     pub replays: Replays,
@@ -106,7 +107,7 @@ pub struct LogAgentSpec {
 pub struct LogAgent {
     inlets: Vec<Inlet>,
     streams: Streams,
-    directory: DataDirectory,
+    directory: Arc<DataDirectory>,
     replays: Replays,
     counters: Counters,
     /// From the first look on.

@@ -26,6 +26,8 @@ pub enum Way {
     Tail,
     /// By a reader of its own, until it has caught up.
     Cursor,
+    /// With a name whose position is kept.
+    Kept,
 }
 
 #[derive(Debug)]

@@ -3,8 +3,10 @@
 //! Off the path of events: a request may allocate, and waits in a bounded channel. When that is full the client is told so.
 
 use std::os::fd::OwnedFd;
-use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, Sender, SyncSender, TrySendError, channel, sync_channel};
+use std::time::Duration;
 
+use super::kept::{Listed, NameKind};
 use super::request::{Refused, Request};
 use super::turn::Turn;
 use crate::runtime::waker::Waker;
@@ -14,6 +16,8 @@ pub type ConnectionKey = u64;
 
 /// Requests that may wait.
 const WAITING_MAX: usize = 1 << 14;
+/// How long an operator waits for an answer: as long as a disk may take, and longer.
+const PATIENCE: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 pub enum Message {
@@ -33,6 +37,41 @@ pub enum Message {
         connection: ConnectionKey,
         stays: bool,
     },
+    /// An operator's.
+    Names(NameCommand),
+}
+
+/// What an operator asks of the names whose positions are kept.
+#[derive(Debug)]
+pub enum NameCommand {
+    List(Sender<Vec<Listed>>),
+    Delete { kind: Option<NameKind>, name: String, answer: Sender<Result<NameKind, String>> },
+}
+
+/// The end where that is asked.
+#[derive(Clone, Debug)]
+pub struct NameControl(SubscriptionLink);
+
+impl NameControl {
+    pub const fn new(link: SubscriptionLink) -> Self {
+        Self(link)
+    }
+
+    fn ask<T>(&self, command: impl FnOnce(Sender<T>) -> NameCommand) -> Result<T, String> {
+        let (sender, receiver) = channel();
+        if !self.0.send(Message::Names(command(sender))) {
+            return Err("the engine is ending, or has too much to do".to_owned());
+        }
+        receiver.recv_timeout(PATIENCE).map_err(|_| "the engine is ending, or its disk does not answer".to_owned())
+    }
+
+    pub fn list(&self) -> Result<Vec<Listed>, String> {
+        self.ask(NameCommand::List)
+    }
+
+    pub fn delete(&self, kind: Option<NameKind>, name: String) -> Result<NameKind, String> {
+        self.ask(|answer| NameCommand::Delete { kind, name, answer })?
+    }
 }
 
 /// A reader's end.

@@ -113,7 +113,7 @@ pub(crate) fn subscribe(link: &SubscriptionLink, wanted: Subscription) -> Result
     let filter = TopicFilter::parse(&filter).map_err(|error| format!("filter `{filter}`: {error}"))?;
     let (ours, theirs) = UnixStream::pair().map_err(|error| format!("a socket pair: {error}"))?;
     let connection = NEXT.fetch_add(1, Ordering::Relaxed);
-    let asked = Subscribe { sub: SUB, filter, classes, from, kept: None, slow };
+    let asked = Subscribe { sub: SUB, filter, classes, from, stream: None, kept: None, slow };
     link.send_surely(Message::Opened { connection, socket: theirs.into(), turn: Turn::default() });
     let asked = Ok(Request::Subscribe(Box::new(asked)));
     link.send_surely(Message::Asked { connection, at_byte: 0, asked });

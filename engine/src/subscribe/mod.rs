@@ -4,6 +4,7 @@
 //!  worker ─ interest? ─► outlet ─┐
 //!                                ├─► sender ─► matcher ─► groups render ─► sockets
 //!  event log ─────────► readers ─┘      ▲
+//!  positions on disk ◄─► kept names ────┤
 //!  TCP reader ─ requests ─ link ────────┘
 //! ```
 //!
@@ -18,6 +19,7 @@ mod client;
 mod frames;
 mod groups;
 mod interest;
+pub mod kept;
 mod link;
 mod local;
 mod matcher;
@@ -29,7 +31,8 @@ mod turn;
 
 pub use frames::Refusal;
 pub use interest::Interest;
-pub use link::{Message, SubscriptionLink, link};
+pub use kept::{KeptSpec, Listed, NameKind, Store};
+pub use link::{Message, NameCommand, NameControl, SubscriptionLink, link};
 pub(crate) use local::subscribe;
 pub use local::{Delivered, Events, Item, Subscription};
 pub use outlet::{Outlet, OutletEnd, outlet, outlet_bytes};

@@ -34,7 +34,7 @@ pub struct Stream {
 #[derive(Default)]
 pub struct Streams(Vec<Stream>);
 
-fn origin(record: &RecordView<'_>) -> Origin {
+pub(super) fn origin(record: &RecordView<'_>) -> Origin {
     Origin {
         class: record.class,
         epoch: record.epoch,
@@ -43,7 +43,7 @@ fn origin(record: &RecordView<'_>) -> Origin {
     }
 }
 
-fn body<'r>(record: &RecordView<'r>) -> &'r [u8] {
+pub(super) fn body<'r>(record: &RecordView<'r>) -> &'r [u8] {
     record.frame.get(LENGTH_BYTES..).unwrap_or_default()
 }
 
@@ -59,6 +59,20 @@ impl Streams {
 
     pub fn find(&self, name: &str) -> Option<usize> {
         self.0.iter().position(|stream| stream.view.stream == name)
+    }
+
+    pub fn view(&self, index: usize) -> Option<&Arc<View>> {
+        self.0.get(index).map(|stream| &stream.view)
+    }
+
+    /// Where the last record of a stream is that matches.
+    pub fn last_that_matches(
+        &self,
+        index: usize,
+        filter: &TopicFilter,
+        classes: [bool; 3],
+    ) -> Result<Option<Position>, StorageError> {
+        self.0.get(index).map_or(Ok(None), |stream| stream.last_that_matches(filter, classes))
     }
 
     /// Begins to read at the end, where that is not done yet.
@@ -148,13 +162,22 @@ impl Streams {
     }
 
     /// A cursor that starts with the last record of each stream that matches, or at the end where none does.
-    pub fn cursor_at_last(&self, filter: &TopicFilter, classes: [bool; 3]) -> Result<Cursor, StorageError> {
+    pub fn cursor_at_last(
+        &self,
+        filter: &TopicFilter,
+        classes: [bool; 3],
+        only: Option<usize>,
+    ) -> Result<Cursor, StorageError> {
         let mut readers = Vec::new();
-        for stream in &self.0 {
+        for (index, stream) in self.0.iter().enumerate() {
+            if only.is_some_and(|only| only != index) {
+                readers.push(None);
+                continue;
+            }
             let start = stream.last_that_matches(filter, classes)?.map_or(Start::Latest, Start::At);
             readers.push(stream.view.reader(start, Some(filter.clone())).ok());
         }
-        Ok(Cursor { classes, readers, only: None })
+        Ok(Cursor { classes, readers, only })
     }
 }
 

@@ -58,6 +58,8 @@ pub struct Subscribe {
     /// None were named.
     pub classes: Option<[bool; 3]>,
     pub from: From,
+    /// Only what is in this stream of the log.
+    pub stream: Option<String>,
     pub kept: Option<Kept>,
     pub slow: Slow,
 }
@@ -127,6 +129,7 @@ struct Wire {
     filter: String,
     classes: Option<Vec<ClassName>>,
     start: Option<Start>,
+    stream: Option<String>,
     durable: Option<String>,
     group: Option<String>,
     key: Option<KeyName>,
@@ -208,18 +211,26 @@ fn subscribe(payload: &[u8]) -> Result<Subscribe, Refused> {
         Some(Start::Word(Word::Earliest)) => From::Earliest,
         Some(Start::Word(Word::Latest)) => From::Latest,
         Some(Start::At(At { epoch, offset, stream })) => {
-            let stream = stream.clone().unwrap_or_else(|| crate::storage::DEFAULT_STREAM.to_owned());
+            let stream = stream.as_ref().or(wire.stream.as_ref());
+            let stream = stream.cloned().unwrap_or_else(|| crate::storage::DEFAULT_STREAM.to_owned());
             From::At { stream, position: Position { epoch: *epoch, offset: *offset } }
         }
         Some(Start::Time(Time { time_ns })) => From::Time(*time_ns),
     };
     let kept = kept(&wire).map_err(refuse)?;
+    let only = wire.stream.as_deref().or(kept.as_ref().map(|_| crate::storage::DEFAULT_STREAM));
+    if let From::At { stream, .. } = &from
+        && only.is_some_and(|only| only != stream)
+    {
+        return Err(refuse("start: its stream is another than that of the subscription".into()));
+    }
     let asks_realtime = classes.is_some_and(|classes| classes[Class::Realtime as usize]);
-    if asks_realtime && (kept.is_some() || from != From::Live) {
+    if asks_realtime && (kept.is_some() || from != From::Live || wire.stream.is_some()) {
         let message = "realtime events are in no log: they are live only, and nobody keeps a position among them";
         return Err((Some(sub), Refusal::new("realtime_not_logged", message)));
     }
-    Ok(Subscribe { sub, filter, classes, from, kept, slow: wire.slow.unwrap_or_default() })
+    let (stream, slow) = (wire.stream, wire.slow.unwrap_or_default());
+    Ok(Subscribe { sub, filter, classes, from, stream, kept, slow })
 }
 
 /// The position that is to be kept, if one is.
@@ -278,7 +289,8 @@ mod tests {
     fn what_is_not_said_has_its_default() {
         let Ok(Request::Subscribe(subscribe)) = ask(r#"{"sub":7,"filter":"a/+"}"#) else { panic!("refused") };
         let filter = TopicFilter::parse("a/+").unwrap();
-        let wanted = Subscribe { sub: 7, filter, classes: None, from: From::Live, kept: None, slow: Slow::Drop };
+        let (from, stream, kept, slow) = (From::Live, None, None, Slow::Drop);
+        let wanted = Subscribe { sub: 7, filter, classes: None, from, stream, kept, slow };
         assert_eq!(*subscribe, wanted);
         let Ok(Request::Subscribe(subscribe)) = ask(r#"{"sub":7,"filter":"a","group":"g"}"#) else { panic!("refused") };
         let kept = subscribe.kept.unwrap();
@@ -296,6 +308,7 @@ mod tests {
         assert_eq!(from("\"earliest\""), Ok(From::Earliest));
         assert_eq!(from(r#"{"epoch":2,"offset":3}"#), Ok(From::At { stream: "default".into(), position }));
         assert_eq!(from(r#"{"epoch":2,"offset":3,"stream":"s"}"#), Ok(From::At { stream: "s".into(), position }));
+        assert_eq!(from(r#"{"epoch":2,"offset":3},"stream":"s""#), Ok(From::At { stream: "s".into(), position }));
         assert_eq!(from(r#"{"time_ns":5}"#), Ok(From::Time(5)));
         for start in ["\"first\"", "5", r#"{"epoch":2}"#, r#"{"epoch":2,"offset":3,"more":1}"#, "-1"] {
             assert_eq!(from(start), Err("bad_request"), "{start}");
@@ -318,6 +331,11 @@ mod tests {
             (r#"{"sub":7,"filter":"a","durable":"d","key":"topic"}"#, (Some(7), "bad_request")),
             (r#"{"sub":7,"filter":"a","durable":"d","max_in_flight":0}"#, (Some(7), "bad_request")),
             (r#"{"sub":7,"filter":"a","group":"d","ack_wait_ms":1}"#, (Some(7), "bad_request")),
+            (
+                r#"{"sub":7,"filter":"a","durable":"d","start":{"epoch":1,"offset":2,"stream":"s"}}"#,
+                (Some(7), "bad_request"),
+            ),
+            (r#"{"sub":7,"filter":"a","classes":["realtime"],"stream":"s"}"#, (Some(7), "realtime_not_logged")),
         ] {
             assert_eq!(code(payload), wanted, "{payload}");
         }

@@ -21,7 +21,9 @@ use super::client::{Client, Sub, Way, Written};
 use super::frames::{self, Count, Refusal};
 use super::groups::{Groups, Kind, Rendered, wants_logged};
 use super::interest::Interest;
-use super::link::{ConnectionKey, Message};
+use super::kept::{KeptNames, KeptSpec};
+use super::link::{ConnectionKey, Message, NameCommand};
+use super::matcher::Place;
 use super::outlet::OutletEnd;
 use super::reading::{Cursor, Got, Streams, say_gap};
 use super::request::{From, Refused, Request, Slow, Subscribe};
@@ -32,6 +34,8 @@ use crate::runtime::clock::{Clock, Nanos};
 use crate::storage::StorageError;
 use crate::storage::log::{Gap, Start, Truncated, View};
 
+/// Of a subscription that is in none.
+const NO_GROUP: Place = Place::MAX;
 /// Requests taken up in one cycle.
 const CYCLE_REQUESTS: usize = 256;
 /// Batches of each outlet in one cycle.
@@ -64,6 +68,7 @@ pub struct SenderSpec {
     pub logged: [bool; 3],
     pub interest: Arc<Interest>,
     pub limits: SenderLimits,
+    pub kept: KeptSpec,
     pub clock: Clock,
 }
 
@@ -73,6 +78,7 @@ pub struct Sender {
     clients: HashMap<ConnectionKey, Client>,
     groups: Groups,
     cursors: HashMap<(ConnectionKey, u32), Cursor>,
+    kept: KeptNames,
     /// Connections to be written to.
     listed: Vec<ConnectionKey>,
     /// Some of them could not be, as it was not our turn.
@@ -91,10 +97,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    pub fn new(spec: SenderSpec) -> Result<Self, String> {
+    pub fn new(mut spec: SenderSpec) -> Result<Self, String> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(|error| format!("subscribers' sockets: {error}"))?;
+        let kept = KeptNames::new(std::mem::take(&mut spec.kept), &spec.streams, spec.clock.now());
         Ok(Self {
+            kept,
             spec,
             epoll,
             clients: HashMap::new(),
@@ -136,6 +144,7 @@ impl Sender {
                     self.clients.insert(connection, Client::new(socket, turn));
                 }
                 Message::Asked { connection, at_byte, asked } => self.answer(connection, at_byte, asked),
+                Message::Names(command) => self.obey(command),
                 Message::Closed { stays: true, .. } => {}
                 Message::Closed { connection, .. } => self.close(connection),
             }
@@ -156,7 +165,7 @@ impl Sender {
             Ok(Request::Subscribe(subscribe)) => self.subscribe(connection, &subscribe),
             Ok(Request::Unsubscribe(sub)) => self.unsubscribe(connection, sub),
             Ok(Request::Count(sub)) => self.count(connection, sub),
-            Ok(Request::Done { sub, .. }) => Err(no_position(sub)),
+            Ok(Request::Done { sub, offsets }) => self.done(connection, sub, &offsets),
             Err((_, refusal)) => Err(refusal),
         };
         if let Err(refusal) = answered
@@ -179,14 +188,15 @@ impl Sender {
             return Err(Refusal::new("too_many_subscriptions", message));
         }
         if asked.kept.is_some() {
-            return Err(Refusal::new("unsupported", "durable subscriptions and groups are not served yet"));
+            return self.subscribe_kept(connection, asked);
         }
-        let is_live = asked.from == From::Live;
+        let is_live = asked.from == From::Live && asked.stream.is_none();
         let default = if is_live { [true; 3] } else { self.spec.logged };
         let classes = asked.classes.unwrap_or(default);
         let has_log = !self.spec.streams.is_empty();
         if !is_live && !has_log {
-            let message = "this engine keeps no event log (storage.directory): subscriptions start live";
+            let message =
+                "this engine keeps no event log (storage.directory): subscriptions start live, and have no stream";
             return Err(Refusal::new("no_log", message));
         }
         let follows = has_log && wants_logged(classes);
@@ -203,15 +213,62 @@ impl Sender {
             self.join_tail(group, connection);
         }
         self.cursors.extend(cursor.map(|cursor| ((connection, sub), cursor)));
+        self.opened(connection, asked, group, way);
+        Ok(())
+    }
+
+    fn opened(&mut self, connection: ConnectionKey, asked: &Subscribe, group: Place, way: Way) {
         if let Some(client) = self.clients.get_mut(&connection) {
             self.serial += 1;
-            let (serial, slow) = (self.serial, asked.slow);
+            let (serial, sub, slow) = (self.serial, asked.sub, asked.slow);
             let (delivered, dropped, waiting, untold) = (0, 0, 0, 0);
             client.subs.insert(sub, Sub { serial, group, way, slow, delivered, dropped, waiting, untold });
             client.say(|out| frames::ok(out, sub));
         }
         self.counters.add(Counter::SUBSCRIPTIONS_OPENED, 1);
+    }
+
+    /// One whose position is kept: it joins a name, not those at the end of the log.
+    fn subscribe_kept(&mut self, connection: ConnectionKey, asked: &Subscribe) -> Result<(), Refusal> {
+        let Some(kept) = &asked.kept else { return Ok(()) };
+        let classes = asked.classes.unwrap_or(self.spec.logged);
+        let (key, at) = ((connection, asked.sub), (self.now, &mut self.counters));
+        self.kept.join(key, (asked, kept), classes, &self.spec.streams, at)?;
+        self.opened(connection, asked, NO_GROUP, Way::Kept);
         Ok(())
+    }
+
+    fn done(&mut self, connection: ConnectionKey, sub: u32, offsets: &[u64]) -> Result<(), Refusal> {
+        if self.kept.done((connection, sub), offsets, self.now) {
+            return Ok(());
+        }
+        let is_known = self.clients.get(&connection).is_some_and(|client| client.subs.contains_key(&sub));
+        Err(if is_known { no_position(sub) } else { no_such_sub(sub) })
+    }
+
+    fn obey(&mut self, command: NameCommand) {
+        // Whoever asked may have given up; then nobody misses the answer.
+        match command {
+            NameCommand::List(answer) => _ = answer.send(self.kept.list(&self.spec.streams)),
+            NameCommand::Delete { kind, name, answer } => _ = answer.send(self.kept.delete(kind, &name)),
+        }
+    }
+
+    /// Lets those whose positions are kept have what they have room for. Returns how many records that were.
+    fn step_kept(&mut self) -> usize {
+        let mut count = 0;
+        if self.now >= self.disk_retry_at {
+            let (room, mut touched) = (self.spec.limits.backlog_bytes / 2, Vec::new());
+            let with = (&mut self.clients, &mut self.counters);
+            let (read, failed) = self.kept.step(&self.spec.streams, with, (room, self.now), &mut touched);
+            count = read;
+            touched.into_iter().for_each(|connection| self.list(connection));
+            if let Some(error) = failed {
+                self.disk_failed(&error);
+            }
+        }
+        self.kept.save_if_due(self.now);
+        count
     }
 
     /// Of these classes, those whose events come from workers.
@@ -233,20 +290,23 @@ impl Sender {
             ),
             first_valid: Some(first_valid),
         };
-        match &asked.from {
-            From::Live => streams.cursor(&asked.filter, classes, None, Start::Latest).map_err(truncated),
-            From::Earliest => streams.cursor(&asked.filter, classes, None, Start::Earliest).map_err(truncated),
-            From::Time(time) => streams.cursor(&asked.filter, classes, None, Start::Time(*time)).map_err(truncated),
-            From::Latest => streams
-                .cursor_at_last(&asked.filter, classes)
-                .map_err(|error| Refusal::new("log_unreadable", error.to_string())),
-            From::At { stream, position } => {
-                let only = streams
-                    .find(stream)
-                    .ok_or_else(|| Refusal::new("no_such_stream", format!("the event log has no stream `{stream}`")))?;
-                streams.cursor(&asked.filter, classes, Some(only), Start::At(*position)).map_err(truncated)
+        let find = |stream: &String| {
+            let found = streams.find(stream);
+            found.ok_or_else(|| Refusal::new("no_such_stream", format!("the event log has no stream `{stream}`")))
+        };
+        let only = asked.stream.as_ref().map(find).transpose()?;
+        let (only, start) = match &asked.from {
+            From::Live => (only, Start::Latest),
+            From::Earliest => (only, Start::Earliest),
+            From::Time(time) => (only, Start::Time(*time)),
+            From::Latest => {
+                return streams
+                    .cursor_at_last(&asked.filter, classes, only)
+                    .map_err(|error| Refusal::new("log_unreadable", error.to_string()));
             }
-        }
+            From::At { stream, position } => (Some(find(stream)?), Start::At(*position)),
+        };
+        streams.cursor(&asked.filter, classes, only, start).map_err(truncated)
     }
 
     fn join_tail(&mut self, group: u32, connection: ConnectionKey) {
@@ -258,7 +318,7 @@ impl Sender {
 
     fn unsubscribe(&mut self, connection: ConnectionKey, sub: u32) -> Result<(), Refusal> {
         if !self.remove(connection, sub) {
-            return Err(Refusal::new("no_such_sub", format!("this connection has no subscription {sub}")));
+            return Err(no_such_sub(sub));
         }
         if let Some(client) = self.clients.get_mut(&connection) {
             client.say(|out| frames::ok(out, sub));
@@ -272,6 +332,7 @@ impl Sender {
             return false;
         };
         self.cursors.remove(&(connection, sub));
+        self.kept.leave((connection, sub), self.now);
         if let Some(group) = self.groups.get_mut(gone.group) {
             let (filter, classes) = (group.kind.filter.clone(), group.kind.classes);
             self.spec.interest.remove(&filter, self.live_classes(classes));
@@ -294,7 +355,7 @@ impl Sender {
         });
         match (client, count) {
             (Some(client), Some(count)) => client.say(|out| frames::count(out, &count)),
-            _ => return Err(Refusal::new("no_such_sub", format!("this connection has no subscription {sub}"))),
+            _ => return Err(no_such_sub(sub)),
         }
         Ok(())
     }
@@ -562,6 +623,10 @@ impl Sender {
     }
 }
 
+fn no_such_sub(sub: u32) -> Refusal {
+    Refusal::new("no_such_sub", format!("this connection has no subscription {sub}"))
+}
+
 fn no_position(sub: u32) -> Refusal {
     Refusal::new("bad_request", format!("subscription {sub} is neither durable nor of a group: nothing of it is done"))
 }
@@ -603,6 +668,7 @@ impl Agent for Sender {
         off_data_path(|| {
             let mut work = self.take_requests();
             if self.clients.is_empty() {
+                work += self.step_kept();
                 // What was for somebody who has gone.
                 return work + self.take_live();
             }
@@ -610,6 +676,7 @@ impl Agent for Sender {
             work += self.read_tails();
             self.send_groups();
             work += self.step_cursors();
+            work += self.step_kept();
             work + self.write_on()
         })
     }
@@ -623,16 +690,16 @@ impl Agent for Sender {
     }
 
     fn blocking(&self) -> Blocking {
-        if self.has_more {
+        let is_failing = self.disk_retry_at > self.now;
+        if self.has_more || (self.kept.has_more() && !is_failing) {
             return Blocking::Forbidden;
         }
-        if self.waits_for_turn {
-            return Blocking::Until(self.now + TURN_RETRY_NS);
+        let turn = self.waits_for_turn.then_some(self.now + TURN_RETRY_NS);
+        let disk = is_failing.then_some(self.disk_retry_at);
+        match turn.into_iter().chain(disk).chain(self.kept.due()).min() {
+            Some(due) => Blocking::Until(due),
+            None => Blocking::Allowed,
         }
-        if self.disk_retry_at > self.now {
-            return Blocking::Until(self.disk_retry_at);
-        }
-        Blocking::Allowed
     }
 
     fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
@@ -656,6 +723,7 @@ impl Agent for Sender {
         self.harvest();
         let connections: Vec<ConnectionKey> = self.clients.keys().copied().collect();
         connections.into_iter().for_each(|connection| self.close(connection));
+        self.kept.close();
         self.publish_waiting();
         self.counters.flush();
     }

@@ -1,0 +1,165 @@
+//! A client that subscribes, reads what it is sent, and says what is done.
+
+use std::collections::VecDeque;
+use std::io::{self, BufReader, Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::Duration;
+
+use eventstream::frame::{FrameHeader, Priority, encode};
+use serde_json::{Value, json};
+
+use crate::client::connect;
+
+/// Flags of a frame towards a subscriber.
+const FLAG_ID: u8 = 0x80;
+const FLAG_TIME: u8 = 0x40;
+const FLAG_DELIVERY: u8 = 0x10;
+
+/// An event as it is delivered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Delivered {
+    pub sub: u32,
+    /// How many times it has been, with this one.
+    pub delivery: u8,
+    pub epoch: u32,
+    pub offset: u64,
+    /// 0 where it has none.
+    pub id: u64,
+    pub topic: String,
+    pub payload: Vec<u8>,
+}
+
+/// A frame from the engine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Received {
+    Event(Delivered),
+    /// With its topic.
+    Control(String, Value),
+}
+
+/// A connection with subscriptions.
+pub struct Consumer {
+    stream: TcpStream,
+    reader: BufReader<TcpStream>,
+    /// Came while an answer was waited for.
+    early: VecDeque<Received>,
+}
+
+impl Consumer {
+    pub fn connect(port: u16) -> Self {
+        let stream = connect(port);
+        let reader = BufReader::new(stream.try_clone().expect("a descriptor"));
+        Self { stream, reader, early: VecDeque::new() }
+    }
+
+    /// The same with one subscription.
+    pub fn subscribed(port: u16, subscription: Value) -> Self {
+        let mut this = Self::connect(port);
+        this.ask("$esc/subscribe", &subscription).unwrap_or_else(|error| panic!("{subscription}: {error}"));
+        this
+    }
+
+    /// Puts a request, and waits for its answer. Events that come before it are kept for [`next`](Self::next).
+    pub fn ask(&mut self, topic: &str, payload: &Value) -> Result<Value, Value> {
+        self.send(topic, payload.to_string().as_bytes()).expect("the engine reads");
+        loop {
+            match self.read().expect("the engine answers") {
+                Received::Control(topic, answer) if topic == "$esc/ok" => return Ok(answer),
+                Received::Control(topic, answer) if topic == "$esc/error" => return Err(answer),
+                other => self.early.push_back(other),
+            }
+        }
+    }
+
+    /// What a request is refused with.
+    pub fn refusal(&mut self, topic: &str, payload: &Value) -> String {
+        let refused = self.ask(topic, payload).expect_err("it is refused");
+        refused["code"].as_str().expect("a code").to_owned()
+    }
+
+    pub fn unsubscribe(&mut self, sub: u32) {
+        self.ask("$esc/unsubscribe", &json!({ "sub": sub })).expect("a subscription");
+    }
+
+    fn send(&mut self, topic: &str, payload: &[u8]) -> io::Result<()> {
+        let mut bytes = Vec::new();
+        encode(&mut bytes, &FrameHeader::new(Priority::Critical), topic.as_bytes(), payload);
+        self.stream.write_all(&bytes)
+    }
+
+    pub fn done(&mut self, sub: u32, offsets: &[u64]) -> io::Result<()> {
+        let mut payload = sub.to_be_bytes().to_vec();
+        offsets.iter().for_each(|offset| payload.extend(offset.to_be_bytes()));
+        self.send("$esc/done", &payload)
+    }
+
+    pub fn next(&mut self) -> io::Result<Received> {
+        self.early.pop_front().map_or_else(|| self.read(), Ok)
+    }
+
+    /// The next event. What else comes is passed over.
+    pub fn event(&mut self) -> io::Result<Delivered> {
+        loop {
+            if let Received::Event(event) = self.next()? {
+                return Ok(event);
+            }
+        }
+    }
+
+    /// How many events, each of which is done at once.
+    pub fn take(&mut self, sub: u32, count: usize) -> Vec<Delivered> {
+        (0..count)
+            .map(|_| {
+                let event = self.event().expect("an event");
+                self.done(sub, &[event.offset]).expect("the engine reads");
+                event
+            })
+            .collect()
+    }
+
+    /// Whether nothing comes for so long.
+    pub fn is_silent(&mut self, time: Duration) -> bool {
+        self.stream.set_read_timeout(Some(time)).expect("a timeout above zero");
+        let silent = self.early.is_empty() && self.reader.buffer().is_empty() && self.stream.peek(&mut [0]).is_err();
+        self.stream.set_read_timeout(Some(crate::client::PATIENCE)).expect("a timeout above zero");
+        silent
+    }
+
+    fn read(&mut self) -> io::Result<Received> {
+        let mut length = [0; 4];
+        self.reader.read_exact(&mut length)?;
+        let mut frame = vec![0; u32::from_be_bytes(length) as usize];
+        self.reader.read_exact(&mut frame)?;
+        Ok(parse(&frame))
+    }
+}
+
+fn parse(frame: &[u8]) -> Received {
+    let flags = frame[0];
+    let topic_bytes = usize::from(u16::from_be_bytes([frame[1], frame[2]]));
+    let mut rest = &frame[3..];
+    let mut take = |count: usize| {
+        let (taken, after) = rest.split_at(count);
+        rest = after;
+        taken
+    };
+    let long = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
+    let id = if flags & FLAG_ID != 0 { long(&take(16)[8..]) } else { 0 };
+    if flags & FLAG_TIME != 0 {
+        take(8);
+    }
+    let own = (flags & FLAG_DELIVERY != 0).then(|| take(28).to_vec());
+    let topic = String::from_utf8(take(topic_bytes).to_vec()).expect("topics are UTF-8");
+    match own {
+        None => Received::Control(topic, serde_json::from_slice(rest).expect("JSON")),
+        Some(own) => Received::Event(Delivered {
+            sub: long(&own[..4]) as u32,
+            delivery: own[5],
+            epoch: long(&own[8..12]) as u32,
+            offset: long(&own[12..20]),
+            id,
+            topic,
+            payload: rest.to_vec(),
+        }),
+    }
+}
