@@ -12,7 +12,9 @@ use clap::{CommandFactory, Parser, Subcommand};
 use commands::send::SendOptions;
 use commands::tail::TailOptions;
 use eventstream::admin::offline::{DlqCommand, LogCommand, Verdict};
-use eventstream::admin::{self, ControlSocket, Request, Signal, Signals, StatusLine, ledger_table, time_table};
+use eventstream::admin::{
+    self, ControlSocket, Request, Signal, Signals, StatusLine, SubscriptionsCommand, ledger_table, time_table,
+};
 use eventstream::config::{Config, LayoutMode};
 use eventstream::engine::{Control, Engine};
 use eventstream::metrics::{LostReason, MemoryReport, Report};
@@ -72,6 +74,11 @@ enum Command {
     Log {
         #[command(subcommand)]
         command: LogCommand,
+    },
+    /// The durable subscriptions and groups of a running engine.
+    Subscriptions {
+        #[command(subcommand)]
+        command: SubscriptionsCommand,
     },
     /// The dead letters of a running engine, or in a data directory that no engine has.
     Dlq {
@@ -138,6 +145,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }),
         Command::Log { command } => command.run().map(code),
+        Command::Subscriptions { command } => command.run(ask).map(|()| ExitCode::SUCCESS),
         Command::Dlq { command } => command.run(ask_for_letters).map(code),
     };
     result.unwrap_or_else(|message| {

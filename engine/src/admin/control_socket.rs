@@ -15,11 +15,11 @@ use tokio::sync::mpsc;
 use super::letter_lines::{Wanted, tell};
 use crate::control::State;
 use crate::engine::Control;
-use crate::metrics::DeadLetterReason;
 use crate::storage::ReplayOrder;
-use crate::storage::format::LetterQueue;
+use crate::storage::format::{LetterQueue, parse_reason};
 use crate::storage::letters::LetterFilter;
 use crate::storage::topics::TopicFilter;
+use crate::subscribe::NameKind;
 
 /// Longest request line; a request is a handful of words.
 const REQUEST_BYTES_MAX: u64 = 4096;
@@ -52,6 +52,14 @@ pub enum Request {
     DlqReplay(Replay),
     /// How far that is.
     DlqReplayStatus,
+    /// Lists durable subscriptions and groups.
+    Subscriptions,
+    /// Forgets one that nobody uses.
+    SubscriptionDelete {
+        name: String,
+        #[serde(default)]
+        kind: Option<NameKind>,
+    },
 }
 
 /// Which dead letters; all of these hold.
@@ -91,12 +99,13 @@ impl Which {
             let found = LetterQueue::ALL.into_iter().find(|queue| queue.as_str() == name);
             found.ok_or_else(|| format!("there is no queue {name}: failed, shed"))
         };
-        let reason = |name: &String| {
-            let found = DeadLetterReason::ALL.iter().copied().find(|reason| reason.name() == name);
-            found.ok_or_else(|| format!("there is no reason {name}"))
+        let named = match &self.reason {
+            Some(name) => Some(parse_reason(name).ok_or_else(|| format!("there is no reason {name}"))?),
+            None => None,
         };
         let filter = LetterFilter {
-            reason: self.reason.as_ref().map(reason).transpose()?,
+            reason: named.map(|(reason, _)| reason),
+            consumer: named.and_then(|(_, group)| group.map(str::to_owned)),
             topic: self.topic.as_deref().map(TopicFilter::parse).transpose()?,
             since_ns: self.since_ns,
             until_ns: self.until_ns,
@@ -211,13 +220,25 @@ async fn execute(request: Request, control: &Control, reloads: &mpsc::Sender<()>
         request => {
             let control = control.clone();
             // It waits for a disk.
-            let asked = tokio::task::spawn_blocking(move || ask_of_letters(&request, &control)).await;
-            asked.map_err(|error| error.to_string())?
+            let asked = tokio::task::spawn_blocking(move || match request {
+                Request::Subscriptions | Request::SubscriptionDelete { .. } => ask_of_names(request, &control),
+                request => ask_of_letters(&request, &control),
+            });
+            asked.await.map_err(|error| error.to_string())?
         }
     }
 }
 
 pub(super) const IN_MEMORY: &str = "the engine keeps its dead letters in memory: it has no storage.directory";
+
+fn ask_of_names(request: Request, control: &Control) -> Result<Value, String> {
+    let names = control.names().ok_or("the engine has no subscribers: it does not listen on TCP")?;
+    let value = match request {
+        Request::SubscriptionDelete { name, kind } => serde_json::to_value(names.delete(kind, name)?),
+        _ => serde_json::to_value(names.list()?),
+    };
+    value.map_err(|error| error.to_string())
+}
 
 fn ask_of_letters(request: &Request, control: &Control) -> Result<Value, String> {
     let letters = control.dead_letters().ok_or(IN_MEMORY)?;

@@ -10,6 +10,7 @@ mod http;
 mod letter_lines;
 pub mod offline;
 mod signals;
+mod subscriptions;
 
 pub use control_socket::{
     ControlSocket, Listing, Replay, Request, Which, ask, existing_private_folder, private_folder,
@@ -17,3 +18,4 @@ pub use control_socket::{
 pub use display::{StatusLine, ledger_table, time_table};
 pub use http::{prometheus, serve as serve_http};
 pub use signals::{Signal, Signals};
+pub use subscriptions::SubscriptionsCommand;

@@ -242,7 +242,7 @@ pub(super) fn build<F: HandlerFactory>(
     let mut letters = DeadLetterLinks::new(context.config);
     let mut log = Logging::open(&mut context)?;
     if let Some(subscribing) = &mut subscribing {
-        subscribing.connect(&context, log.as_mut())?;
+        subscribing.connect(&mut context, log.as_mut())?;
     }
     let mut rings = rings(&mut context, log.as_ref());
     let (mut producers, consumers) = ingest_queues(&mut context);

@@ -25,9 +25,9 @@ use crate::storage::format::{Kind, LetterQueue, RecordView};
 use crate::storage::letters::Letters;
 use crate::storage::log::{EventLog, Item, Position, Recovery, Start, View};
 use crate::storage::{
-    DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands, LetterControl, LogAgent, LogAgentSpec,
-    LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget, StorageError, Streams, disk, feed,
-    is_logged, letter_control, letter_options, of_other_queue,
+    ConsumerLetterInlet, ConsumerLetters, DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands,
+    LetterControl, LogAgent, LogAgentSpec, LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget,
+    StorageError, Streams, consumer_letters, disk, feed, is_logged, letter_control, letter_options, of_other_queue,
 };
 use crate::subscribe::kept::{Saved, Store};
 use crate::topology::{LOG, REPLAY, Role};
@@ -48,6 +48,8 @@ pub(super) struct Logging {
     control: (LetterControl, LetterCommands),
     /// Of who reads what has become durable.
     readers: Option<Waker>,
+    /// Of what groups have not done.
+    consumers: Option<ConsumerLetterInlet>,
 }
 
 impl From<StorageError> for EngineError {
@@ -110,6 +112,7 @@ impl Logging {
             replay,
             control,
             readers: None,
+            consumers: None,
         }))
     }
 
@@ -163,6 +166,13 @@ impl Logging {
     /// Whom to wake when there is more to read.
     pub fn wakes(&mut self, readers: Waker) {
         self.readers = Some(readers);
+    }
+
+    /// A way to the dead letters for what groups have not done; `sender` wakes who sends events to them.
+    pub fn consumer_letters(&mut self, sender: Waker) -> ConsumerLetters {
+        let (letters, inlet) = consumer_letters(self.waker.clone(), sender);
+        self.consumers = Some(inlet);
+        letters
     }
 
     /// What is set while a worker waits for the log.
@@ -233,10 +243,13 @@ impl Logging {
         frames: &Frames,
         shutdown: &Shutdown,
     ) -> Result<RunnerHandle, EngineError> {
-        let Self { streams, failed, shed, refusing, directory, inlets, waker, replay, control, readers, .. } = self;
+        let Self {
+            streams, failed, shed, refusing, directory, inlets, waker, replay, control, readers, consumers, ..
+        } = self;
         let replays = Replays::default();
         let letters = LetterAgent::new(LetterAgentSpec {
             links,
+            consumers,
             failed,
             shed,
             frames: frames.clone(),

@@ -2,11 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::Receiver;
 
 use super::EngineError;
 use super::build::Context;
 use super::logging::Logging;
+use super::observe::{DepthProbe, Edge};
 use crate::frame::Class;
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
@@ -44,7 +46,7 @@ impl Subscribing {
     }
 
     /// Makes the ways from the workers, and those from the log.
-    pub fn connect(&mut self, context: &Context<'_>, log: Option<&mut Logging>) -> Result<(), EngineError> {
+    pub fn connect(&mut self, context: &mut Context<'_>, log: Option<&mut Logging>) -> Result<(), EngineError> {
         let has_log = log.is_some();
         for worker in context.agents(|role| matches!(role, Role::Worker(_))) {
             let Role::Worker(class) = worker.role else { continue };
@@ -66,7 +68,17 @@ impl Subscribing {
             self.streams = Streams::new(log.views());
             log.wakes(self.waker.clone());
             let (store, saved) = log.kept_positions()?;
-            (self.kept.store, self.kept.saved) = (Some(store), saved);
+            let letters = log.consumer_letters(self.waker.clone());
+            let depth = letters.depth();
+            context.observers.depths.push(DepthProbe {
+                edge: Edge::DeadLetter,
+                name: format!("{SUBSCRIBERS} -> dead-letter"),
+                // It is no queue of the data path, which nothing is to be shed for.
+                capacity: u64::MAX,
+                read: Box::new(move || depth.load(Ordering::Acquire)),
+                waits: None,
+            });
+            (self.kept.store, self.kept.saved, self.kept.letters) = (Some(store), saved, Some(letters));
         }
         Ok(())
     }

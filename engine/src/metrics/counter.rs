@@ -65,6 +65,8 @@ named! {
         ShedDropping = "shed_dropping",
         /// Anything but critical while the state was EMERGENCY.
         ShedEmergency = "shed_emergency",
+        /// Nobody of a group has done it. The event was processed, and stays so in the ledger: only the queue counts it.
+        Consumer = "consumer",
     }
 }
 
@@ -79,6 +81,7 @@ impl DeadLetterReason {
             Self::LinkFull => 5,
             Self::ShedDropping => 6,
             Self::ShedEmergency => 7,
+            Self::Consumer => 8,
         }
     }
 
@@ -210,6 +213,8 @@ named! {
         SubscriptionOverflowed = "subscription_overflowed",
         /// Durable subscriptions and groups that were not made, because there were as many as there may be.
         SubscriptionNamesRefused = "subscription_names_refused",
+        /// Records that nobody of a group has done in as many times as it may take.
+        SubscriptionDeadLettered = "subscription_dead_lettered",
         GapMissing = "gap_missing",
         GapLate = "gap_late",
         GapRepeated = "gap_repeated",
@@ -302,6 +307,7 @@ scalars! {
     SUBSCRIPTION_DROPPED_GONE = SubscriptionDroppedGone;
     SUBSCRIPTION_OVERFLOWED = SubscriptionOverflowed;
     SUBSCRIPTION_NAMES_REFUSED = SubscriptionNamesRefused;
+    SUBSCRIPTION_DEAD_LETTERED = SubscriptionDeadLettered;
     GAP_MISSING = GapMissing;
     GAP_LATE = GapLate;
     GAP_REPEATED = GapRepeated;

@@ -90,6 +90,8 @@ pub struct Subscriptions {
     pub waiting: u64,
     /// Live events that somebody may have wanted and for which the sender had no room: in none of the others.
     pub overflowed: u64,
+    /// Records that nobody of a group has done: beside their own outcome, they are in the dead letter queue.
+    pub dead_lettered: u64,
 }
 
 /// Acknowledgements that clients over TCP asked for.
@@ -205,6 +207,7 @@ impl Totals<'_> {
             matched: self.sum(Counter::SUBSCRIPTION_MATCHED),
             waiting: 0,
             overflowed: self.sum(Counter::SUBSCRIPTION_OVERFLOWED),
+            dead_lettered: self.sum(Counter::SUBSCRIPTION_DEAD_LETTERED),
         }
     }
 
@@ -318,7 +321,11 @@ impl Ledger {
                 s.taken.total(),
                 (outcomes + s.waiting_for_retry).saturating_sub(at_dispatcher),
             ),
-            ("dead-lettered = received + on the way", dead, self.dlq.received + s.dead_letter_queues),
+            (
+                "dead-lettered + dead-lettered by groups = received + on the way",
+                dead + self.subscriptions.dead_lettered,
+                self.dlq.received + s.dead_letter_queues,
+            ),
             (
                 "held at start + received = replayed + purged + evicted + held",
                 self.dlq.held_at_start + self.dlq.received,
@@ -395,6 +402,8 @@ mod tests {
             |l| l.stages.worker_queues.realtime += 1,
             |l| l.dlq.received -= 1,
             |l| l.dlq.held += 1,
+            |l| l.subscriptions.dead_lettered += 1,
+            |l| l.subscriptions.redelivered += 1,
             |l| l.acks.asked += 1,
             |l| (l.acks.asked, l.acks.outstanding) = (6, 1),
         ];

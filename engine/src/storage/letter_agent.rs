@@ -11,6 +11,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::consumer_letters::ConsumerLetterInlet;
 use super::dead_letter::{DeadLetter, DeadLetterGauges, Refusing};
 use super::format::LetterQueue;
 use super::letter_control::{LetterCommand, LetterCommands, Purge};
@@ -58,6 +59,8 @@ pub fn letter_options(config: &Config, bytes: u64, after_crash: bool) -> LetterO
 /// What the agent is made of.
 pub struct LetterAgentSpec {
     pub links: Vec<spsc::Consumer<DeadLetter>>,
+    /// From groups.
+    pub consumers: Option<ConsumerLetterInlet>,
     pub failed: Letters,
     pub shed: Letters,
     pub frames: Frames,
@@ -145,6 +148,11 @@ impl LetterAgent {
             self.releaser.flush();
             self.spec.links[link].release();
         }
+        if let Some(consumers) = &mut self.spec.consumers {
+            let (taken, refused) = consumers.take_in(&mut self.spec.failed, time_ns);
+            self.refused += refused;
+            count += taken;
+        }
         count
     }
 
@@ -197,6 +205,9 @@ impl LetterAgent {
         }
         if writable && !self.writable {
             tracing::info!("the dead letter queue can be written again");
+        }
+        if let Some(consumers) = &mut self.spec.consumers {
+            consumers.tell(self.spec.failed.log().durable_offset());
         }
         self.writable = writable;
         self.spec.refusing.set(refusing);

@@ -6,7 +6,7 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use super::format::{LetterQueue, RecordView, reason_name};
+use super::format::{LetterQueue, RecordView, reason_of_letter};
 use super::letters::{HeldLetters, LetterFilter};
 use super::log::Position;
 use super::replay::{ReplayOrder, ReplayStatus};
@@ -44,7 +44,7 @@ pub struct LetterCommands(pub(super) Receiver<LetterCommand>);
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct HeldFor {
     pub queue: &'static str,
-    pub reason: &'static str,
+    pub reason: String,
     pub letters: u64,
     pub payload_bytes: u64,
     pub oldest_ns: u64,
@@ -95,9 +95,10 @@ impl LetterControl {
     pub fn stats(&self, wanted: Option<LetterQueue>, filter: &LetterFilter) -> Result<Vec<HeldFor>, String> {
         let mut all: Vec<HeldFor> = Vec::new();
         self.visit(wanted, filter, |queue, letter| {
-            let (queue, reason) = (queue.as_str(), reason_name(letter.reason));
+            let (queue, reason) = (queue.as_str(), reason_of_letter(letter));
             let place = all.iter().position(|held| held.queue == queue && held.reason == reason);
             let place = place.unwrap_or_else(|| {
+                let reason = reason.into_owned();
                 all.push(HeldFor { queue, reason, oldest_ns: letter.time_ns, ..HeldFor::default() });
                 all.len() - 1
             });

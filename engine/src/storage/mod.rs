@@ -9,12 +9,14 @@
 //! streams                  the streams of the event log, by topic
 //! feed, log_agent          the way from the workers to them, and who writes
 //! letters, letter_agent    dead letters on disk
+//! consumer_letters         what groups did not do, on its way there
 //! replay, letter_control   out of the queue and in again; what operators ask
 //! directory                the data directory: who has it, how its last run ended
 //! ```
 #![forbid(unsafe_code)]
 
 mod byte_ring;
+mod consumer_letters;
 mod dead_letter;
 pub mod directory;
 pub mod disk;
@@ -35,6 +37,7 @@ pub mod topics;
 use crate::frame::Class;
 
 pub use byte_ring::ByteRing;
+pub use consumer_letters::{ConsumerLetter, ConsumerLetterInlet, ConsumerLetters, Ticket, consumer_letters};
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, Refusing, ShedBudget};
 pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};

@@ -7,14 +7,13 @@ use std::path::{Path, PathBuf};
 use clap::{Subcommand, ValueEnum};
 use serde_json::Value;
 
-use super::json::{Row, parse_reason, whole};
+use super::json::{NamedReason, Row, parse_reason, whole};
 use super::{Verdict, dlq_running as running, locked, printed, time};
 use crate::admin::Request;
 use crate::config::FRAME_BYTES_MAX;
-use crate::metrics::DeadLetterReason;
 use crate::runtime::clock::{kernel_now, unix_now};
 use crate::storage::disk;
-use crate::storage::format::{LetterQueue, RecordView, reason_name};
+use crate::storage::format::{LetterQueue, RecordView, reason_of_letter};
 use crate::storage::letters::{HeldLetters, LetterFilter, LetterOptions, Letters};
 use crate::storage::log::{Fsync, Position, Refused};
 use crate::storage::topics::TopicFilter;
@@ -117,9 +116,9 @@ pub struct Of {
 /// Which letters; all of these hold.
 #[derive(clap::Args)]
 pub struct Which {
-    /// Such as rejected or shed_dropping.
+    /// Such as rejected, shed_dropping, or consumer:GROUP.
     #[arg(long, value_parser = parse_reason)]
-    pub(super) reason: Option<DeadLetterReason>,
+    pub(super) reason: Option<NamedReason>,
     /// Topics that match, such as orders/+/new or orders/#.
     #[arg(long, value_parser = TopicFilter::parse)]
     pub(super) topic: Option<TopicFilter>,
@@ -134,7 +133,13 @@ pub struct Which {
 impl Which {
     fn filter(&self) -> LetterFilter {
         let Self { reason, topic, since, until } = self;
-        LetterFilter { reason: *reason, topic: topic.clone(), since_ns: *since, until_ns: *until }
+        LetterFilter {
+            reason: reason.as_ref().map(|named| named.reason),
+            consumer: reason.as_ref().and_then(|named| named.consumer.clone()),
+            topic: topic.clone(),
+            since_ns: *since,
+            until_ns: *until,
+        }
     }
 
     const fn is_everything(&self) -> bool {
@@ -320,11 +325,11 @@ struct Held {
 
 fn stats(of: &Of, which: &Which, json: bool) -> Result<Verdict, String> {
     let filter = which.filter();
-    let mut all: BTreeMap<&str, BTreeMap<&str, Held>> = BTreeMap::new();
+    let mut all: BTreeMap<&str, BTreeMap<String, Held>> = BTreeMap::new();
     each(of, "dlq stats", |queue, folder| {
         let by_reason = all.entry(queue.as_str()).or_default();
         matching(&held(queue, folder)?, &filter, |letter| {
-            let held = by_reason.entry(reason_name(letter.reason)).or_default();
+            let held = by_reason.entry(reason_of_letter(letter).into_owned()).or_default();
             if held.letters == 0 {
                 held.oldest_ns = letter.time_ns;
             }

@@ -25,7 +25,7 @@ fn which(of: &OfEngine, which: &Which) -> admin::Which {
     let Which { reason, topic, since, until } = which;
     admin::Which {
         queue,
-        reason: reason.map(|reason| reason.name().to_owned()),
+        reason: reason.as_ref().map(ToString::to_string),
         topic: topic.as_ref().map(ToString::to_string),
         since_ns: *since,
         until_ns: *until,

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::time;
 use crate::frame::{Class, FLAG_ID, FLAG_TIME, FrameHeader, PRIORITY_MASK, Priority};
 use crate::metrics::DeadLetterReason;
-use crate::storage::format::{Kind, LetterQueue, Record, RecordView, Reference, reason_name};
+use crate::storage::format::{self, Kind, LetterQueue, Record, RecordView, Reference, reason_of_letter};
 
 /// A record as it is written to a line. `head` has the frame's flags and priority as they were on the wire.
 #[derive(Clone, Debug, Serialize, Deserialize, PartialEq, Eq)]
@@ -59,7 +59,7 @@ impl Row {
             queue: queue.as_str().to_owned(),
             offset: letter.offset,
             time_ns: letter.time_ns,
-            reason: reason_name(letter.reason).to_owned(),
+            reason: reason_of_letter(letter).into_owned(),
             class: letter.class.as_str().to_owned(),
             payload_bytes: letter.event().payload().len(),
             topic: letter.event().topic().to_owned(),
@@ -104,7 +104,7 @@ impl Line {
             time_ns: record.time_ns,
             class: record.class.as_str().to_owned(),
             kind: record.kind.as_str().to_owned(),
-            reason: (record.reason != 0).then(|| reason_name(record.reason).to_owned()),
+            reason: (record.reason != 0).then(|| reason_of_letter(record).into_owned()),
             arrival_ns: record.arrival_ns,
             reference: record.reference.map(|Reference { queue, epoch, offset }| Letter {
                 queue: queue.as_str().to_owned(),
@@ -147,13 +147,13 @@ impl Line {
     }
 
     /// The record that it is of, with a frame made by [`frame`](Self::frame).
-    pub fn record<'f>(&self, frame: &'f [u8], now_ns: u64) -> Result<Record<'f>, String> {
+    pub fn record<'f>(&'f self, frame: &'f [u8], now_ns: u64) -> Result<Record<'f>, String> {
         let class = Class::ALL.into_iter().find(|class| class.as_str() == self.class);
         let kind = Kind::ALL.into_iter().find(|kind| kind.as_str() == self.kind);
         let kind = kind.filter(|kind| matches!(kind, Kind::Event | Kind::DeadLetter));
-        let reason = match &self.reason {
-            None => 0,
-            Some(name) => parse_reason(name)?.code(),
+        let (reason, consumer) = match &self.reason {
+            None => (0, None),
+            Some(name) => named_reason(name).map(|(reason, group)| (reason.code(), group))?,
         };
         Ok(Record {
             time_ns: if self.time_ns == 0 { now_ns } else { self.time_ns },
@@ -162,16 +162,34 @@ impl Line {
             reason,
             arrival_ns: self.arrival_ns,
             reference: self.reference.as_ref().map(parse_letter).transpose()?,
+            consumer,
             frame,
         })
     }
 }
 
-pub(super) fn parse_reason(name: &str) -> Result<DeadLetterReason, String> {
-    let known = DeadLetterReason::ALL.iter().copied().find(|reason| reason.name() == name);
-    known.ok_or_else(|| {
+/// A reason, and the group if it is `consumer:GROUP`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NamedReason {
+    pub reason: DeadLetterReason,
+    pub consumer: Option<String>,
+}
+
+impl std::fmt::Display for NamedReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.reason.name())?;
+        self.consumer.as_ref().map_or(Ok(()), |group| write!(f, ":{group}"))
+    }
+}
+
+pub(super) fn parse_reason(name: &str) -> Result<NamedReason, String> {
+    named_reason(name).map(|(reason, group)| NamedReason { reason, consumer: group.map(str::to_owned) })
+}
+
+fn named_reason(name: &str) -> Result<(DeadLetterReason, Option<&str>), String> {
+    format::parse_reason(name).ok_or_else(|| {
         let names: Vec<&str> = DeadLetterReason::ALL.iter().map(|reason| reason.name()).collect();
-        format!("reason `{name}` is not one of {}", names.join(", "))
+        format!("reason `{name}` is not one of {}, or consumer:GROUP", names.join(", "))
     })
 }
 
@@ -207,7 +225,7 @@ mod tests {
             crate::frame::encode(&mut frame, &header, topic.as_bytes(), &payload);
             frame[4] = frame[4] & !PRIORITY_MASK | head & PRIORITY_MASK;
             let view = RecordView {
-                offset: 5, epoch: 6, time_ns: 7, class: Class::Batch, kind: Kind::DeadLetter, reason: 2, arrival_ns: Some(3),
+                offset: 5, epoch: 6, time_ns: 7, class: Class::Batch, kind: Kind::DeadLetter, reason: 8, arrival_ns: Some(3), consumer: Some("g.1"),
                 reference: Some(Reference { queue: LetterQueue::Shed, epoch: 1, offset: 9 }), frame: &frame,
             };
             let text = serde_json::to_string(&Line::of(&view)).unwrap();
@@ -215,8 +233,9 @@ mod tests {
             let made = line.frame().unwrap();
             prop_assert_eq!(&made, &frame);
             let record = line.record(&made, 0).unwrap();
-            let Record { time_ns, class, kind, reason, arrival_ns, reference, .. } = record;
-            prop_assert_eq!((time_ns, class, kind, reason), (7, Class::Batch, Kind::DeadLetter, 2));
+            let Record { time_ns, class, kind, reason, arrival_ns, reference, consumer, .. } = record;
+            prop_assert_eq!((time_ns, class, kind, reason), (7, Class::Batch, Kind::DeadLetter, 8));
+            prop_assert_eq!(consumer, Some("g.1"));
             prop_assert_eq!((arrival_ns, reference), (view.arrival_ns, view.reference));
         }
     }

@@ -21,7 +21,7 @@ use crate::nic::{NapiThreads, NetEvent, NicSetup, SteerProgram, Switch};
 use crate::runtime::clock::{Clock, Nanos};
 use crate::runtime::{RunnerHandle, RunnerLoad, Shutdown};
 use crate::storage::LetterControl;
-use crate::subscribe::{self, Events, Subscription, SubscriptionLink};
+use crate::subscribe::{self, Events, NameControl, Subscription, SubscriptionLink};
 use crate::topology::Plan;
 
 /// What an engine is made of once its threads run.
@@ -127,6 +127,11 @@ impl Control {
     pub fn subscribe(&self, wanted: Subscription) -> Result<Events, String> {
         let link = self.0.subscriptions.as_ref();
         subscribe::subscribe(link.ok_or("tcp.enabled is false: nobody can subscribe")?, wanted)
+    }
+
+    /// Durable subscriptions and groups, where one can subscribe.
+    pub fn names(&self) -> Option<NameControl> {
+        self.0.subscriptions.clone().map(NameControl::new)
     }
 
     pub fn plan(&self) -> &Plan {

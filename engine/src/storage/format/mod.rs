@@ -26,7 +26,7 @@ mod reason;
 mod record;
 
 pub use header::{HEADER_BYTES, STREAM_NAME_BYTES_MAX, SegmentHeader, SegmentName};
-pub use reason::{reason_name, reason_of};
+pub use reason::{parse_reason, reason_name, reason_of, reason_of_letter};
 pub use record::{
     Kind, LetterQueue, PREFIX_BYTES, RECORD_ALIGN, RECORD_BYTES_MAX, RECORD_BYTES_MIN, Record, RecordView, Reference,
     encode, encoded_bytes,

@@ -10,6 +10,10 @@ pub const RECORD_ALIGN: usize = 8;
 const HEAD_BYTES: usize = 24;
 const ARRIVAL_BYTES: usize = 8;
 const REFERENCE_BYTES: usize = 16;
+/// The longest name of a group.
+pub const CONSUMER_BYTES_MAX: usize = 64;
+/// Its length, the name, and zeros up to the next record's alignment.
+const CONSUMER_FIELD_MAX: usize = (1 + CONSUMER_BYTES_MAX).next_multiple_of(RECORD_ALIGN);
 const _: () = assert!(8 + 8 + 4 + 1 + 1 + 1 + 1 == HEAD_BYTES);
 const _: () = assert!(8 + 4 + 1 + 3 == REFERENCE_BYTES);
 // Without padding between them: what has no frame ends aligned.
@@ -18,13 +22,18 @@ const _: () = assert!((PREFIX_BYTES | HEAD_BYTES | ARRIVAL_BYTES | REFERENCE_BYT
 /// The smallest record: one without a frame.
 pub const RECORD_BYTES_MIN: usize = PREFIX_BYTES + HEAD_BYTES;
 /// The largest: every optional field, and the longest frame that can be configured, padded.
-pub const RECORD_BYTES_MAX: usize =
-    (RECORD_BYTES_MIN + ARRIVAL_BYTES + REFERENCE_BYTES + LENGTH_BYTES + crate::config::FRAME_BYTES_MAX as usize)
-        .next_multiple_of(RECORD_ALIGN);
+pub const RECORD_BYTES_MAX: usize = (RECORD_BYTES_MIN
+    + ARRIVAL_BYTES
+    + REFERENCE_BYTES
+    + CONSUMER_FIELD_MAX
+    + LENGTH_BYTES
+    + crate::config::FRAME_BYTES_MAX as usize)
+    .next_multiple_of(RECORD_ALIGN);
 
 const FLAG_ARRIVAL: u8 = 1;
 const FLAG_REFERENCE: u8 = 2;
-const FLAGS_KNOWN: u8 = FLAG_ARRIVAL | FLAG_REFERENCE;
+const FLAG_CONSUMER: u8 = 4;
+const FLAGS_KNOWN: u8 = FLAG_ARRIVAL | FLAG_REFERENCE | FLAG_CONSUMER;
 
 /// What a record tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -103,13 +112,16 @@ pub struct Record<'a> {
     pub arrival_ns: Option<u64>,
     /// Of an event that was replayed: the dead letter it was. Of a removal: the dead letter that goes.
     pub reference: Option<Reference>,
+    /// Of a dead letter that a group did not do: the group.
+    pub consumer: Option<&'a str>,
     /// With its length field. Empty in a removal.
     pub frame: &'a [u8],
 }
 
 impl<'a> Record<'a> {
     pub const fn event(time_ns: u64, class: Class, frame: &'a [u8]) -> Self {
-        Self { time_ns, class, kind: Kind::Event, reason: 0, arrival_ns: None, reference: None, frame }
+        let (kind, reason, arrival_ns, reference, consumer) = (Kind::Event, 0, None, None, None);
+        Self { time_ns, class, kind, reason, arrival_ns, reference, consumer, frame }
     }
 }
 
@@ -117,7 +129,11 @@ impl<'a> Record<'a> {
 pub const fn encoded_bytes(record: &Record<'_>) -> usize {
     let arrival = if record.arrival_ns.is_some() { ARRIVAL_BYTES } else { 0 };
     let reference = if record.reference.is_some() { REFERENCE_BYTES } else { 0 };
-    (RECORD_BYTES_MIN + arrival + reference + record.frame.len()).next_multiple_of(RECORD_ALIGN)
+    let consumer = match record.consumer {
+        Some(name) => (1 + name.len()).next_multiple_of(RECORD_ALIGN),
+        None => 0,
+    };
+    (RECORD_BYTES_MIN + arrival + reference + consumer + record.frame.len()).next_multiple_of(RECORD_ALIGN)
 }
 
 /// Appends a record to `out`, [`encoded_bytes`] of it.
@@ -131,7 +147,9 @@ pub fn encode(out: &mut Vec<u8>, record: &Record<'_>, offset: u64, epoch: u32, s
     out.extend_from_slice(&epoch.to_be_bytes());
     let arrival_flag = record.arrival_ns.map_or(0, |_| FLAG_ARRIVAL);
     let reference_flag = record.reference.map_or(0, |_| FLAG_REFERENCE);
-    out.extend_from_slice(&[record.class as u8, record.kind as u8, record.reason, arrival_flag | reference_flag]);
+    let consumer_flag = record.consumer.map_or(0, |_| FLAG_CONSUMER);
+    let flags = arrival_flag | reference_flag | consumer_flag;
+    out.extend_from_slice(&[record.class as u8, record.kind as u8, record.reason, flags]);
     if let Some(arrival) = record.arrival_ns {
         out.extend_from_slice(&arrival.to_be_bytes());
     }
@@ -139,6 +157,12 @@ pub fn encode(out: &mut Vec<u8>, record: &Record<'_>, offset: u64, epoch: u32, s
         out.extend_from_slice(&offset.to_be_bytes());
         out.extend_from_slice(&epoch.to_be_bytes());
         out.extend_from_slice(&[queue as u8, 0, 0, 0]);
+    }
+    if let Some(name) = record.consumer {
+        // Names of groups are no longer than a byte can tell.
+        out.push(name.len() as u8);
+        out.extend_from_slice(name.as_bytes());
+        out.resize(out.len() + (1 + name.len()).next_multiple_of(RECORD_ALIGN) - (1 + name.len()), 0);
     }
     out.extend_from_slice(record.frame);
     out.resize(start + bytes, 0);
@@ -182,6 +206,8 @@ pub struct RecordView<'a> {
     pub reason: u8,
     pub arrival_ns: Option<u64>,
     pub reference: Option<Reference>,
+    /// Of a dead letter that a group did not do: the group.
+    pub consumer: Option<&'a str>,
     /// With its length field. Empty in a removal.
     pub frame: &'a [u8],
 }
@@ -215,6 +241,11 @@ impl<'a> RecordView<'a> {
             let (bytes, after) = rest.split_first_chunk()?;
             (reference, rest) = (Some(decode_reference(bytes)?), after);
         }
+        let mut consumer = None;
+        if flags & FLAG_CONSUMER != 0 {
+            let (name, after) = decode_consumer(rest)?;
+            (consumer, rest) = (Some(name), after);
+        }
         Some(Self {
             offset: u64::from_be_bytes(*offset),
             epoch: u32::from_be_bytes(*epoch),
@@ -224,13 +255,14 @@ impl<'a> RecordView<'a> {
             reason: *reason,
             arrival_ns,
             reference,
+            consumer,
             frame: unpadded(rest)?,
         })
     }
 
     pub const fn to_record(self) -> Record<'a> {
-        let Self { time_ns, class, kind, reason, arrival_ns, reference, frame, .. } = self;
-        Record { time_ns, class, kind, reason, arrival_ns, reference, frame }
+        let Self { time_ns, class, kind, reason, arrival_ns, reference, consumer, frame, .. } = self;
+        Record { time_ns, class, kind, reason, arrival_ns, reference, consumer, frame }
     }
 
     /// The event in it; of a record without one all parts are empty.
@@ -246,6 +278,15 @@ fn decode_reference(bytes: &[u8; REFERENCE_BYTES]) -> Option<Reference> {
     let (epoch, rest) = rest.split_first_chunk()?;
     let queue = LetterQueue::ALL.get(usize::from(rest[0])).copied()?;
     Some(Reference { queue, epoch: u32::from_be_bytes(*epoch), offset: u64::from_be_bytes(*offset) })
+}
+
+/// A name, and what is behind it.
+fn decode_consumer(bytes: &[u8]) -> Option<(&str, &[u8])> {
+    let length = usize::from(*bytes.first()?);
+    let (field, rest) = bytes.split_at_checked((1 + length).next_multiple_of(RECORD_ALIGN))?;
+    let (name, padding) = field.get(1..)?.split_at_checked(length)?;
+    let name = std::str::from_utf8(name).ok().filter(|name| (1..=CONSUMER_BYTES_MAX).contains(&name.len()))?;
+    padding.iter().all(|byte| *byte == 0).then_some((name, rest))
 }
 
 /// The frame without what fills the record up: its own length field says where it ends.
@@ -278,17 +319,20 @@ mod tests {
             (time_ns, kind, reason, class) in (any::<u64>(), 0..4usize, any::<u8>(), 0..3usize),
             arrival_ns in any::<Option<u64>>(),
             reference in any::<Option<(u32, u64)>>(),
+            consumer in prop::option::of("[a-z.]{1,64}"),
             bare in any::<bool>(),
         ) {
             let frame = if bare { Vec::new() } else { frame("a/b", &payload) };
             let reference = reference.map(|(epoch, offset)| Reference { queue: LetterQueue::Shed, epoch, offset });
             let (class, kind) = (Class::ALL[class], Kind::ALL[kind]);
-            let record = Record { time_ns, class, kind, reason, arrival_ns, reference, frame: &frame };
+            let consumer = consumer.as_deref();
+            let record = Record { time_ns, class, kind, reason, arrival_ns, reference, consumer, frame: &frame };
             let mut bytes = vec![9; 3];
             encode(&mut bytes, &record, offset, epoch, salt);
             let bytes = &bytes[3..];
             prop_assert_eq!(bytes.len(), encoded_bytes(&record));
-            let view = RecordView { offset, epoch, time_ns, class, kind, reason, arrival_ns, reference, frame: &frame };
+            let view =
+                RecordView { offset, epoch, time_ns, class, kind, reason, arrival_ns, reference, consumer, frame: &frame };
             prop_assert_eq!(RecordView::decode(bytes, salt), Some(view));
             prop_assert_eq!(RecordView::decode(bytes, salt.wrapping_add(1)), None);
             prop_assert_eq!(view.event().topic(), if bare { "" } else { "a/b" });

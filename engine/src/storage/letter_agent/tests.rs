@@ -47,6 +47,7 @@ impl Place {
         let refusing = Refusing::default();
         let agent = LetterAgent::new(LetterAgentSpec {
             links: vec![consumer],
+            consumers: None,
             failed: self.open(LetterQueue::Failed),
             shed: self.open(LetterQueue::Shed),
             frames: frames.clone(),

@@ -153,6 +153,17 @@ impl Letters {
         time_ns: u64,
         was: Option<Reference>,
     ) -> Result<Position, Refused> {
+        self.append_of(letter, None, time_ns, was)
+    }
+
+    /// The same of one that a group did not do.
+    pub fn append_of(
+        &mut self,
+        letter: &Letter<'_>,
+        consumer: Option<&str>,
+        time_ns: u64,
+        was: Option<Reference>,
+    ) -> Result<Position, Refused> {
         let record = Record {
             time_ns,
             class: letter.class,
@@ -160,6 +171,7 @@ impl Letters {
             reason: letter.reason.code(),
             arrival_ns: Some(letter.arrival_ns),
             reference: was,
+            consumer,
             frame: letter.frame,
         };
         let replaced = was.filter(|was| was.queue == self.queue && self.holds(was.position()));
@@ -186,6 +198,7 @@ impl Letters {
             reason: 0,
             arrival_ns: None,
             reference: Some(Reference { queue: self.queue, epoch, offset }),
+            consumer: None,
             frame: &[],
         };
         self.log.append(&record)?;
@@ -302,6 +315,8 @@ fn next_held<'r>(reader: &'r mut Reader, live: &LiveSet) -> Result<Option<Record
 #[derive(Clone, Debug, Default)]
 pub struct LetterFilter {
     pub reason: Option<DeadLetterReason>,
+    /// The group that did not do it.
+    pub consumer: Option<String>,
     pub topic: Option<TopicFilter>,
     /// Dead-lettered at this time or later, nanoseconds since the UNIX epoch.
     pub since_ns: Option<u64>,
@@ -312,6 +327,7 @@ pub struct LetterFilter {
 impl LetterFilter {
     pub fn matches(&self, letter: &RecordView<'_>) -> bool {
         self.reason.is_none_or(|reason| reason.code() == letter.reason)
+            && self.consumer.as_deref().is_none_or(|group| letter.consumer == Some(group))
             && self.topic.as_ref().is_none_or(|topic| topic.matches(letter.event().topic_bytes()))
             && self.since_ns.is_none_or(|since| letter.time_ns >= since)
             && self.until_ns.is_none_or(|until| letter.time_ns < until)

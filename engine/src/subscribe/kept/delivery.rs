@@ -12,7 +12,7 @@ use crate::metrics::{Counter, Counters};
 use crate::runtime::clock::Nanos;
 use crate::storage::format::RecordView;
 use crate::storage::log::{Gap, Item, Position, Reader, Start, View};
-use crate::storage::{StorageError, TopicFilter};
+use crate::storage::{ConsumerLetter, ConsumerLetters, StorageError, TopicFilter};
 use crate::subscribe::client::Client;
 use crate::subscribe::frames::{self, GapNotice};
 use crate::subscribe::link::ConnectionKey;
@@ -168,6 +168,36 @@ impl Name {
             }
         }
         Ok(Stepped { records, has_more: false })
+    }
+
+    /// Hands what was given often enough to the dead letter queue.
+    pub fn bury(
+        &mut self,
+        id: u32,
+        view: &Arc<View>,
+        desk: &mut Desk<'_>,
+        letters: &mut ConsumerLetters,
+    ) -> Result<(), StorageError> {
+        while let Some(offset) = self.book.next_condemned().filter(|_| letters.has_room()) {
+            match fetch(&mut self.again, view, offset)? {
+                Found::Record(record) => {
+                    let letter = ConsumerLetter {
+                        class: record.class,
+                        group: self.name.clone(),
+                        arrival_ns: record.arrival_ns.unwrap_or(record.time_ns),
+                        frame: record.frame.to_vec(),
+                        ticket: (id, offset),
+                    };
+                    if !letters.send(letter) {
+                        return Ok(());
+                    }
+                    self.book.leaves(offset);
+                    desk.counters.add(Counter::SUBSCRIPTION_DEAD_LETTERED, 1);
+                }
+                Found::Gap(gap) => self.lose(view, gap, desk),
+            }
+        }
+        Ok(())
     }
 
     /// Records are not kept any more.

@@ -28,7 +28,7 @@ use super::request::{From, Kept, Subscribe};
 use crate::metrics::{Counter, Counters};
 use crate::runtime::clock::Nanos;
 use crate::storage::log::{Gap, Item, Position, Start, Truncated, View};
-use crate::storage::{DEFAULT_STREAM, StorageError, TopicFilter};
+use crate::storage::{ConsumerLetters, DEFAULT_STREAM, StorageError, TopicFilter};
 pub use book::Key;
 use book::{Book, Member};
 use delivery::{Desk, Name, Stepped};
@@ -45,12 +45,15 @@ pub struct KeptSpec {
     /// `None`: there is no data directory, and no name.
     pub store: Option<Store>,
     pub saved: Vec<Saved>,
+    /// For what groups do not do.
+    pub letters: Option<ConsumerLetters>,
     pub names_max: usize,
 }
 
 /// All names.
 pub struct KeptNames {
     store: Option<Store>,
+    letters: Option<ConsumerLetters>,
     names_max: usize,
     names: HashMap<u32, Name>,
     ids: HashMap<(NameKind, Arc<str>), u32>,
@@ -95,9 +98,10 @@ fn unreadable(error: &StorageError) -> Refusal {
 impl KeptNames {
     /// With what a run before has kept. A position that a recovery of the log has cut goes on where the log does.
     pub fn new(spec: KeptSpec, streams: &Streams, now: Nanos) -> Self {
-        let KeptSpec { store, saved, names_max } = spec;
+        let KeptSpec { store, saved, letters, names_max } = spec;
         let mut this = Self {
             store,
+            letters,
             names_max,
             names: HashMap::new(),
             ids: HashMap::new(),
@@ -144,9 +148,6 @@ impl KeptNames {
         if self.store.is_none() {
             let message = "this engine keeps no event log (storage.directory): nothing keeps a position in it";
             return Err(Refusal::new("no_log", message));
-        }
-        if kept.is_group {
-            return Err(Refusal::new("unsupported", "groups are not served yet"));
         }
         let kind = if kept.is_group { NameKind::Group } else { NameKind::Durable };
         let stream = asked.stream.as_deref().unwrap_or(DEFAULT_STREAM);
@@ -236,6 +237,7 @@ impl KeptNames {
     ) -> (usize, Option<StorageError>) {
         let (mut count, mut failed) = (0, None);
         self.has_more = false;
+        self.take_buried(now);
         let mut desk = Desk { clients, counters, room, now, touched };
         for id in &self.active {
             let Some(name) = self.names.get_mut(id) else { continue };
@@ -250,13 +252,28 @@ impl KeptNames {
                 }
                 Err(error) => failed = Some(error),
             }
+            if let Some(letters) = &mut self.letters
+                && let Err(error) = name.bury(*id, view, &mut desk, letters)
+            {
+                failed = Some(error);
+            }
             if name.is_dirty {
                 self.save_due.get_or_insert(now + SAVE_AFTER_NS);
             }
         }
         let names = &self.names;
-        self.active.retain(|id| names.get(id).is_some_and(|name| !name.book.members().is_empty()));
+        let is_active = |name: &Name| !name.book.members().is_empty() || name.book.next_condemned().is_some();
+        self.active.retain(|id| names.get(id).is_some_and(is_active));
         (count, failed)
+    }
+
+    /// Records that are in the dead letter queue now are with their groups no more.
+    fn take_buried(&mut self, now: Nanos) {
+        while let Some((id, offset)) = self.letters.as_mut().and_then(ConsumerLetters::take_ended) {
+            let Some(name) = self.names.get_mut(&id) else { continue };
+            name.is_dirty |= name.book.end(offset);
+            self.save_due.get_or_insert(now + SAVE_AFTER_NS);
+        }
     }
 
     /// Writes what has changed, once that is due.
