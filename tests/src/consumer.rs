@@ -2,13 +2,13 @@
 
 use std::collections::VecDeque;
 use std::io::{self, BufReader, Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use eventstream::frame::{FrameHeader, Priority, encode};
 use serde_json::{Value, json};
 
-use crate::client::connect;
+use crate::client::PATIENCE;
 
 /// Flags of a frame towards a subscriber.
 const FLAG_ID: u8 = 0x80;
@@ -47,25 +47,36 @@ pub struct Consumer {
 
 impl Consumer {
     pub fn connect(port: u16) -> Self {
-        let stream = connect(port);
-        let reader = BufReader::new(stream.try_clone().expect("a descriptor"));
-        Self { stream, reader, early: VecDeque::new() }
+        Self::try_connect(port).expect("the engine listens")
+    }
+
+    /// The same of an engine that may be killed.
+    pub fn try_connect(port: u16) -> io::Result<Self> {
+        let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let reader = BufReader::new(stream.try_clone()?);
+        Ok(Self { stream, reader, early: VecDeque::new() })
     }
 
     /// The same with one subscription.
-    pub fn subscribed(port: u16, subscription: Value) -> Self {
-        let mut this = Self::connect(port);
-        this.ask("$esc/subscribe", &subscription).unwrap_or_else(|error| panic!("{subscription}: {error}"));
+    pub fn subscribed(port: u16, subscription: impl std::borrow::Borrow<Value>) -> Self {
+        let (mut this, subscription) = (Self::connect(port), subscription.borrow());
+        this.ask("$esc/subscribe", subscription).unwrap_or_else(|error| panic!("{subscription}: {error}"));
         this
     }
 
-    /// Puts a request, and waits for its answer. Events that come before it are kept for [`next`](Self::next).
+    /// Puts a request, and waits for its answer. Events that come before it are kept for [`received`](Self::received).
     pub fn ask(&mut self, topic: &str, payload: &Value) -> Result<Value, Value> {
-        self.send(topic, payload.to_string().as_bytes()).expect("the engine reads");
+        self.try_ask(topic, payload).expect("the engine answers")
+    }
+
+    /// The same of an engine that may be killed.
+    pub fn try_ask(&mut self, topic: &str, payload: &Value) -> io::Result<Result<Value, Value>> {
+        self.send(topic, payload.to_string().as_bytes())?;
         loop {
-            match self.read().expect("the engine answers") {
-                Received::Control(topic, answer) if topic == "$esc/ok" => return Ok(answer),
-                Received::Control(topic, answer) if topic == "$esc/error" => return Err(answer),
+            match self.read()? {
+                Received::Control(topic, answer) if topic == "$esc/ok" => return Ok(Ok(answer)),
+                Received::Control(topic, answer) if topic == "$esc/error" => return Ok(Err(answer)),
                 other => self.early.push_back(other),
             }
         }
@@ -93,14 +104,14 @@ impl Consumer {
         self.send("$esc/done", &payload)
     }
 
-    pub fn next(&mut self) -> io::Result<Received> {
+    pub fn received(&mut self) -> io::Result<Received> {
         self.early.pop_front().map_or_else(|| self.read(), Ok)
     }
 
     /// The next event. What else comes is passed over.
     pub fn event(&mut self) -> io::Result<Delivered> {
         loop {
-            if let Received::Event(event) = self.next()? {
+            if let Received::Event(event) = self.received()? {
                 return Ok(event);
             }
         }
@@ -121,7 +132,7 @@ impl Consumer {
     pub fn is_silent(&mut self, time: Duration) -> bool {
         self.stream.set_read_timeout(Some(time)).expect("a timeout above zero");
         let silent = self.early.is_empty() && self.reader.buffer().is_empty() && self.stream.peek(&mut [0]).is_err();
-        self.stream.set_read_timeout(Some(crate::client::PATIENCE)).expect("a timeout above zero");
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("a timeout above zero");
         silent
     }
 

@@ -696,7 +696,8 @@ impl Agent for Sender {
         }
         let turn = self.waits_for_turn.then_some(self.now + TURN_RETRY_NS);
         let disk = is_failing.then_some(self.disk_retry_at);
-        match turn.into_iter().chain(disk).chain(self.kept.due()).min() {
+        let kept = self.kept.due().map(|due| if is_failing { due.max(self.disk_retry_at) } else { due });
+        match turn.into_iter().chain(disk).chain(kept).min() {
             Some(due) => Blocking::Until(due),
             None => Blocking::Allowed,
         }

@@ -147,8 +147,9 @@ impl Name {
                 return Ok(Stepped { records, has_more: true });
             }
             let before = reader.offset();
-            let mut gap = None;
-            match reader.read_before(end)? {
+            let (mut gap, mut found) = (None, true);
+            // What others are for is passed in bounded steps, too.
+            match reader.read_before(end.min(before + CYCLE_RECORDS - passed))? {
                 Some(Item::Record(record)) if self.classes[record.class as usize] => {
                     let topic = self.hasher.hash_one(record.event().topic_bytes());
                     records += 1;
@@ -156,10 +157,14 @@ impl Name {
                         render(&mut self.book, given, &record, desk);
                     }
                 }
-                Some(Item::Record(_)) | None => {}
+                Some(Item::Record(_)) => {}
                 Some(Item::Gap(missing)) => gap = Some(missing),
+                None => found = false,
             }
             let after = reader.offset();
+            if !found && after == before {
+                break;
+            }
             self.book.set_next(after);
             self.is_dirty |= after > before;
             passed += (after - before).max(1);
@@ -202,9 +207,16 @@ impl Name {
 
     /// Records are not kept any more.
     #[cold]
-    pub fn lose(&mut self, view: &View, gap: Gap, desk: &mut Desk<'_>) {
+    pub fn lose(&mut self, view: &Arc<View>, gap: Gap, desk: &mut Desk<'_>) {
         self.book.lose(gap.from, gap.until);
         self.is_dirty = true;
+        if gap.until > self.book.next() {
+            // One that was to come again is gone, and with it what was to be read next: that is one gap.
+            self.book.set_next(gap.until);
+            let position = Position { epoch: view.epoch, offset: gap.until };
+            let filter = Some(self.filter.clone());
+            self.reader = self.reader.take().and_then(|_| view.reader(Start::At(position), filter).ok());
+        }
         self.send(desk);
         self.say_gap(view.epoch, gap, desk);
     }

@@ -496,3 +496,6 @@ fn listed(name: &Name, streams: &Streams) -> Listed {
         in_flight: name.book.in_flight(),
     }
 }
+
+#[cfg(test)]
+mod tests;
