@@ -142,6 +142,7 @@ mod tests {
             (5, "link_full"),
             (6, "shed_dropping"),
             (7, "shed_emergency"),
+            (8, "consumer"),
         ];
         assert_eq!(dead, names);
         let lost: Vec<_> = LostReason::ALL.iter().map(|reason| (Told::lost(*reason).reason, reason.name())).collect();
