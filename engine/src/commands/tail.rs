@@ -86,7 +86,9 @@ impl TailOptions {
             handles.push(subscriber.handle());
             let send = send.clone();
             // It ends when nobody takes anything any more.
-            thread::spawn(move || subscriber.map(|delivery| (index, delivery)).try_for_each(|came| send.send(came)));
+            thread::spawn(move || {
+                let _ = subscriber.map(|delivery| (index, delivery)).all(|came| send.send(came).is_ok());
+            });
         }
         drop(send);
         let ended = self.print(&came, &handles);
