@@ -8,8 +8,7 @@
 //!
 //! - **Thread**: the sender's, which may wait for the disk.
 //! - **In**: members that come and go, what they have done, records of one stream. **Out**: frames to members.
-//! - **Overload**: each member has a bounded number of records in flight, and gets none while its socket takes nothing. What nobody has
-//!   room for waits in the log.
+//! - **Overload**: a member has a bounded number of records in flight, and gets none while its socket is full; the rest waits in the log.
 //! - **Invariant**: a record that a name was to get is done, in flight, or comes again, also after a crash; or a gap has told of it.
 
 mod book;
