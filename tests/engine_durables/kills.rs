@@ -43,6 +43,8 @@ struct Memory {
     seen: HashMap<(u32, u64), u64>,
     ids: HashSet<u64>,
     again: Vec<u64>,
+    /// When each was seen first.
+    times: Vec<Instant>,
     clients_killed: u64,
     is_over: bool,
 }
@@ -51,7 +53,10 @@ impl Memory {
     fn take(&mut self, event: &Delivered) {
         assert_eq!(event.payload, payload_of(event.id), "event {}", event.id);
         match self.seen.insert((event.epoch, event.offset), event.id) {
-            None => assert!(self.ids.insert(event.id), "event {} has two positions", event.id),
+            None => {
+                assert!(self.ids.insert(event.id), "event {} has two positions", event.id);
+                self.times.push(Instant::now());
+            }
             Some(id) => {
                 assert_eq!(id, event.id, "offset {} was another event's", event.offset);
                 self.again.push(event.offset);
@@ -112,6 +117,9 @@ struct Kills {
     memory: Memory,
     /// As it was when the engine was killed last.
     kept: (u64, HashSet<u64>),
+    /// Offsets seen by then, and how many of them in the second before.
+    seen: HashSet<u64>,
+    seen_last: usize,
     again_after_kills: usize,
 }
 
@@ -133,6 +141,7 @@ topics:
         let more = Duration::from_micros(self.random.below(400_000) as u64);
         let (memory, random, folder) = (&mut self.memory, &mut self.random, &self.folder);
         let (before, waited) = (self.kept.0, Instant::now());
+        let mut killed = waited;
         std::thread::scope(|scope| {
             let stop = &stop;
             for publisher in &mut self.publishers {
@@ -145,19 +154,27 @@ topics:
             }
             std::thread::sleep(more);
             stop.store(true, Ordering::Relaxed);
+            killed = Instant::now();
             engine.kill();
         });
         self.check();
+        self.seen = self.memory.seen.keys().map(|(_, offset)| *offset).collect();
+        let is_late = |time: &&Instant| killed.saturating_duration_since(**time) <= Duration::from_secs(1);
+        self.seen_last = self.memory.times.iter().rev().take_while(is_late).count();
         self.kept = kept(&self.folder).expect("it was written");
         assert!(self.kept.1.len() <= MAX_IN_FLIGHT, "{:?}", self.kept.1);
     }
 
-    /// What was done when the position was written did not come again.
+    /// What was done when the position was written did not come again, and of what was seen before the kill no more than may have been
+    /// under way, and what a second brings.
     fn check(&mut self) {
         let (next, undone) = &self.kept;
         let again = std::mem::take(&mut self.memory.again);
         let wrong: Vec<&u64> = again.iter().filter(|offset| *offset < next && !undone.contains(offset)).collect();
         assert!(wrong.is_empty(), "{wrong:?} came again, though everything before {next} was done but {undone:?}");
+        let before: HashSet<u64> = again.iter().copied().filter(|offset| self.seen.contains(offset)).collect();
+        let most = MAX_IN_FLIGHT + self.seen_last;
+        assert!(before.len() <= most, "{} came again, {most} may have", before.len());
         self.again_after_kills += again.len();
     }
 
@@ -190,6 +207,8 @@ fn every_acknowledged_event_is_seen_and_none_of_what_was_done_comes_again() {
         random: Random::new(seed),
         memory: Memory::default(),
         kept: (0, HashSet::new()),
+        seen: HashSet::new(),
+        seen_last: 0,
         again_after_kills: 0,
     };
     (0..rounds).for_each(|_| kills.kill());
