@@ -1,7 +1,10 @@
 //! Without a log: what ends is sent to those who want it.
 
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
 use eventstream::frame::Priority;
-use eventstream_tests::client::connect;
+use eventstream_tests::client::{connect, event};
 use eventstream_tests::engine_process::Setup;
 use eventstream_tests::subscriber::{Heard, NO_OFFSET, Subscriber};
 
@@ -96,4 +99,29 @@ fn what_was_taken_in_before_the_end_is_sent() {
     let overflowed = ended.count("/subscriptions/overflowed");
     assert_eq!(numbers.len() as u64 + overflowed, ended.processed());
     assert!(numbers.is_sorted_by(|before, after| before < after));
+}
+
+/// As it stands there: run, and what it prints.
+#[test]
+fn the_example_in_the_readme_prints_what_is_published() {
+    let readme = include_str!("../../README.md");
+    let behind = readme.split_once("### Subscriptions\n").expect("a section about them").1;
+    let example = behind.split_once("```python\n").expect("an example").1.split_once("```").expect("its end").0;
+    let engine = Setup::default().start();
+    let script = example.replace("8081", &engine.tcp_port().to_string());
+    assert_ne!(script, example, "the default port");
+    let mut python = Command::new("python3");
+    let mut python = python.args(["-u", "-c", &script]).stdout(Stdio::piped()).spawn().expect("python3 is there");
+    engine.wait_until("it has subscribed", |status| status["counters"]["subscriptions_opened"].as_u64() == Some(1));
+    let mut publisher = connect(engine.tcp_port());
+    publisher.write_all(&event(Priority::High, "sensor/temp", b"23.5")).expect("the engine reads");
+    publisher.write_all(&event(Priority::High, "elsewhere", b"0")).expect("the engine reads");
+    engine.wait_until("both are handled", |status| {
+        status["ledger"]["events"]["processed"]["realtime"].as_u64() == Some(2)
+    });
+    engine.drain().assert_balanced();
+    let mut printed = String::new();
+    python.stdout.take().expect("piped").read_to_string(&mut printed).expect("text");
+    assert!(python.wait().expect("it ends").success());
+    assert_eq!(printed, "$esc/ok b'{\"sub\":1}'\nsensor/temp b'23.5'\n");
 }
