@@ -36,6 +36,7 @@ use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::time::Duration;
 
 use rustix::event::{Timespec, epoll};
 use rustix::net::{SendFlags, Shutdown, sockopt};
@@ -62,6 +63,13 @@ const HARVEST_EVENTS: usize = 128;
 const CYCLE_ACCEPTS: usize = 64;
 /// Connections over the limit that may wait for their refusal to be read.
 const REFUSED_WAITING_MAX: usize = 64;
+
+/// A silent peer is asked whether it is there after so long,
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(15);
+/// then so often,
+const KEEPALIVE_EVERY: Duration = Duration::from_secs(5);
+/// and is gone if it has not answered as often.
+const KEEPALIVE_TRIES: u32 = 3;
 
 const LISTENER: u64 = u64::MAX;
 
@@ -257,8 +265,12 @@ impl TcpBackend {
     fn admit(&mut self, socket: OwnedFd, intake: &mut Intake) {
         // An answer waits for nobody; a socket that refuses the option works all the same.
         let _ = sockopt::set_tcp_nodelay(&socket, true);
-        // A peer that vanished without a word is found out in the end, also without an idle timeout.
+        // A peer that vanished without a word is found out within half a minute, also without an idle timeout: it may have a durable
+        // subscription that another waits for. One that answers and does not read is not taken for gone.
         let _ = sockopt::set_socket_keepalive(&socket, true);
+        let _ = sockopt::set_tcp_keepidle(&socket, KEEPALIVE_AFTER);
+        let _ = sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_EVERY);
+        let _ = sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_TRIES);
         let refused = self.connections.len() >= self.max_connections;
         let counter = if refused { Counter::TCP_CONNECTIONS_REFUSED } else { Counter::TCP_CONNECTIONS_OPENED };
         let Some(key) = self.connections.next_key() else {
