@@ -29,7 +29,28 @@ fn without_a_log_there_is_only_what_is_live() {
     publish(&mut connect(engine.tcp_port()), Priority::High, "a", 4..5);
     assert!(subscriber.events(2).iter().all(|event| event.number() == 4));
     drop(subscriber);
-    engine.drain().assert_balanced();
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(
+        ended.report["counters"]["subscription_requests_refused"].as_u64(),
+        Some(7),
+        "{:#}",
+        ended.report["counters"]
+    );
+}
+
+#[test]
+fn who_asks_and_reads_no_answer_is_disconnected() {
+    let engine = Setup::default().config("subscriptions: {backlog_bytes: 65536}\n").start();
+    let mut subscriber = Subscriber::connect(engine.tcp_port());
+    subscriber.subscribe(r#"{"sub":1,"filter":"a"}"#);
+    // Far more than the answers that sockets hold.
+    let asked = (0..1_000_000).take_while(|_| subscriber.try_ask("$esc/count", r#"{"sub":1}"#)).count();
+    assert!(asked < 1_000_000);
+    drop(subscriber);
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(ended.report["counters"]["subscribers_disconnected"].as_u64(), Some(1));
 }
 
 #[test]

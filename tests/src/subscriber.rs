@@ -66,9 +66,14 @@ impl Subscriber {
 
     /// Sends a request without waiting for its answer.
     pub fn ask(&mut self, topic: &str, payload: &str) {
+        assert!(self.try_ask(topic, payload), "the engine reads");
+    }
+
+    /// The same; false: the engine has ended the connection.
+    pub fn try_ask(&mut self, topic: &str, payload: &str) -> bool {
         let mut frame = Vec::new();
         encode(&mut frame, &FrameHeader::new(Priority::Medium), topic.as_bytes(), payload.as_bytes());
-        self.stream.write_all(&frame).expect("the engine reads");
+        self.stream.write_all(&frame).is_ok()
     }
 
     /// Asks for a subscription and waits for the word that there is one.

@@ -137,6 +137,8 @@ named! {
         TcpClassWaits = "tcp_class_waits",
         /// Connections closed because they left acknowledgements unread for too long.
         TcpAcksUnread = "tcp_acks_unread",
+        /// Connections closed because nothing had come from them for `tcp.idle_timeout_ms`.
+        TcpConnectionsIdle = "tcp_connections_idle",
         AcksAsked = "acks_asked",
         /// Given to the kernel whole.
         AcksSent = "acks_sent",
@@ -195,9 +197,11 @@ named! {
         DeadLettersReplayed = "dead_letters_replayed",
         SubscriptionsOpened = "subscriptions_opened",
         SubscriptionsClosed = "subscriptions_closed",
+        /// Told why.
+        SubscriptionRequestsRefused = "subscription_requests_refused",
         /// Times that a subscription did not keep up with the end of the log, and went on reading by itself.
         SubscriptionsFellBehind = "subscriptions_fell_behind",
-        /// Connections closed because they left live events unread and had asked for that.
+        /// Connections closed because they left live events unread and had asked for that, or left answers unread.
         SubscribersDisconnected = "subscribers_disconnected",
         /// Events, once for each subscription that they were for.
         SubscriptionMatched = "subscription_matched",
@@ -257,6 +261,7 @@ scalars! {
     TCP_CREDIT_STALLS = TcpCreditStalls;
     TCP_CLASS_WAITS = TcpClassWaits;
     TCP_ACKS_UNREAD = TcpAcksUnread;
+    TCP_CONNECTIONS_IDLE = TcpConnectionsIdle;
     ACKS_ASKED = AcksAsked;
     ACKS_SENT = AcksSent;
     ACKS_UNDELIVERABLE = AcksUndeliverable;
@@ -298,6 +303,7 @@ scalars! {
     DEAD_LETTERS_REPLAYED = DeadLettersReplayed;
     SUBSCRIPTIONS_OPENED = SubscriptionsOpened;
     SUBSCRIPTIONS_CLOSED = SubscriptionsClosed;
+    SUBSCRIPTION_REQUESTS_REFUSED = SubscriptionRequestsRefused;
     SUBSCRIPTIONS_FELL_BEHIND = SubscriptionsFellBehind;
     SUBSCRIBERS_DISCONNECTED = SubscribersDisconnected;
     SUBSCRIPTION_MATCHED = SubscriptionMatched;

@@ -15,6 +15,8 @@ use crate::storage::log::{Start, Truncated};
 
 /// Of a subscription that is in none.
 const NO_GROUP: Place = Place::MAX;
+/// What may wait for a socket with the answers to what its client asks, in times of what may wait without.
+const ANSWERS_MAX: usize = 2;
 /// Requests taken up in one cycle.
 const CYCLE_REQUESTS: usize = 256;
 
@@ -61,6 +63,14 @@ impl Sender {
             && let Some(client) = self.clients.get_mut(&connection)
         {
             client.say(|out| frames::error(out, about, &refusal, at_byte, false));
+            self.counters.add(Counter::SUBSCRIPTION_REQUESTS_REFUSED, 1);
+        }
+        // Who asks and asks and reads no answer is not to fill the memory.
+        if let Some(client) = self.clients.get_mut(&connection)
+            && client.waiting_bytes() > ANSWERS_MAX * self.spec.limits.backlog_bytes
+        {
+            self.counters.add(Counter::SUBSCRIBERS_DISCONNECTED, u64::from(!client.is_gone()));
+            client.disconnect();
         }
         self.list(connection);
     }

@@ -118,6 +118,7 @@ impl Reader {
     /// Closes a connection that was silent for too long.
     pub(in super::super) fn expire(&mut self, c: &mut Connection, intake: &mut Intake, now: Nanos) {
         let at_byte = c.position;
+        intake.counters.add(Counter::TCP_CONNECTIONS_IDLE, 1);
         self.count_truncated(c, intake);
         let seconds = now.saturating_sub(c.last_active) as f64 / 1e9;
         let message = format!("nothing was received for {seconds:.1} s");

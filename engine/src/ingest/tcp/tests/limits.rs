@@ -171,6 +171,7 @@ fn the_silent_are_closed_and_the_stalled_are_not() {
     bench.now += 10_000_000_000;
     let error = the_error(&mut bench, &mut silent);
     assert_eq!(error["code"], "idle");
+    assert_eq!(bench.count(Counter::TCP_CONNECTIONS_IDLE), 1);
     drop(silent);
     bench.until_closed(1);
     bench.release();
