@@ -11,7 +11,7 @@ use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
 use crate::storage::{feed_bytes, letter_buffer_bytes};
-use crate::subscribe::outlet_bytes;
+use crate::subscribe::{Interest, outlet_bytes};
 use crate::worker::Windows;
 
 /// A frame pool.
@@ -140,6 +140,7 @@ fn outlet_bytes_of_all(config: &Config) -> u64 {
     let workers = &config.workers;
     let logged = if config.storage.directory.is_some() { 0 } else { workers.transactional + workers.batch };
     u64::from(workers.realtime + logged) * outlet_bytes(config.limits.frame_bytes as usize) as u64
+        + Interest::BYTES as u64
 }
 
 fn queue_bytes(depth: u32) -> u64 {
