@@ -93,3 +93,26 @@ fn events_in_the_log_wait_for_it_there() {
     assert!(ended.report["counters"]["subscriptions_fell_behind"].as_u64().unwrap_or(0) > 0);
     assert_eq!(ended.count("/subscriptions/delivered"), 2 * (EVENTS + 1));
 }
+
+#[test]
+fn a_live_one_begins_at_the_end_though_all_others_are_behind() {
+    let folder = DataFolder::new();
+    let engine = Setup::default().config(&format!("{SMALL}{}", folder.storage("fsync: every"))).start();
+    let port = engine.tcp_port();
+    let mut stopped = Subscriber::connect(port);
+    stopped.subscribe(r##"{"sub":1,"filter":"#"}"##);
+    publish(&mut connect(port), Priority::Medium, "slow", 0..EVENTS);
+    engine.wait_until("it is behind, and all is logged", |status| {
+        status["counters"]["subscriptions_fell_behind"].as_u64() > Some(0)
+            && status["ledger"]["events"]["processed"]["transactional"].as_u64() == Some(EVENTS)
+    });
+    let mut live = Subscriber::connect(port);
+    live.subscribe(r##"{"sub":1,"filter":"#"}"##);
+    publish(&mut connect(port), Priority::Medium, "slow", EVENTS..EVENTS + 1);
+    assert_eq!(live.event().number(), EVENTS);
+    for number in 0..=EVENTS {
+        assert_eq!(stopped.event().number(), number);
+    }
+    drop((stopped, live));
+    engine.drain().assert_balanced();
+}

@@ -76,14 +76,13 @@ impl Streams {
     }
 
     /// Begins to read at the end, where that is not done yet.
-    pub fn follow(&mut self) -> Result<(), StorageError> {
+    pub fn follow(&mut self) {
         for stream in &mut self.0 {
             if stream.tail.is_none() {
                 stream.tail = stream.view.reader(Start::Latest, None).ok();
                 stream.mark();
             }
         }
-        Ok(())
     }
 
     /// The same, but where a cursor that has caught up stands.

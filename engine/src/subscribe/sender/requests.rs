@@ -192,9 +192,7 @@ impl Sender {
     }
 
     pub(super) fn join_tail(&mut self, group: u32, connection: ConnectionKey) {
-        if let Err(error) = self.spec.streams.follow() {
-            self.disk_failed(&error);
-        }
+        self.spec.streams.follow();
         self.groups.set_at_tail(group, connection, true);
     }
 

@@ -149,6 +149,10 @@ impl Sender {
         for (connection, sub) in left_behind {
             self.leave_tail(connection, sub);
         }
+        if self.groups.at_tail() == 0 {
+            // Who comes next begins at the end, and not where the last one stopped.
+            self.spec.streams.leave();
+        }
         self.spec.streams.mark();
         blocked.into_iter().for_each(|connection| self.list(connection));
     }
