@@ -269,6 +269,15 @@ impl Cursor {
         Ok((if is_done { Got::CaughtUp } else { Got::On }, count))
     }
 
+    /// Whether it has passed what is read next at the end of some stream: others have begun to read there meanwhile. It joins them when
+    /// they have come as far, or it would get what it has once more.
+    pub fn is_ahead(&self, streams: &Streams) -> bool {
+        self.readers.iter().zip(&streams.0).any(|(reader, stream)| match (reader, &stream.tail) {
+            (Some(reader), Some(tail)) => reader.offset() > tail.offset(),
+            _ => false,
+        })
+    }
+
     /// Whether there is something to read now.
     pub fn has_more(&self, streams: &Streams) -> bool {
         self.readers.iter().zip(&streams.0).any(|(reader, stream)| {
@@ -281,4 +290,51 @@ impl Cursor {
 pub fn say_gap(out: &mut Vec<u8>, sub: u32, view: &View, gap: Gap) {
     let Gap { from, until } = gap;
     frames::gap(out, &GapNotice { sub, stream: &view.stream, epoch: view.epoch, from, to: until, count: until - from });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{Class, FrameHeader, Priority, encode};
+    use crate::storage::disk::RealDisk;
+    use crate::storage::format::Record;
+    use crate::storage::log::{EventLog, LogOptions};
+
+    fn append(log: &mut EventLog, count: u64) {
+        for number in 0..count {
+            let mut frame = Vec::new();
+            encode(&mut frame, &FrameHeader::new(Priority::Medium), b"a", &number.to_be_bytes());
+            log.append(&Record::event(number, Class::Transactional, &frame)).unwrap();
+        }
+        log.write(0).unwrap();
+        log.sync(0).unwrap();
+    }
+
+    fn step(cursor: &mut Cursor, streams: &Streams) -> (Got, u32) {
+        let mut rendered = Rendered::default();
+        let (got, _) = cursor.step(1, streams, usize::MAX, &mut rendered, &mut Vec::new()).unwrap();
+        (got, rendered.frames)
+    }
+
+    /// The log grows between two who catch up: the second has read more than those at the end, where the first has begun.
+    #[test]
+    fn who_has_read_more_than_those_at_the_end_does_not_join_them_yet() {
+        let folder = std::env::temp_dir().join(format!("eventstream-reading-{}", std::process::id()));
+        let (mut log, _) = EventLog::open(Arc::new(RealDisk), &folder, LogOptions::new("default")).unwrap();
+        append(&mut log, 3);
+        let mut streams = Streams::new([log.view()]);
+        let filter = TopicFilter::parse("#").unwrap();
+        let cursor = || streams.cursor(&filter, [true; 3], None, Start::Earliest).unwrap();
+        let (mut first, mut second) = (cursor(), cursor());
+        assert_eq!(step(&mut first, &streams), (Got::CaughtUp, 3));
+        append(&mut log, 2);
+        assert_eq!(step(&mut second, &streams), (Got::CaughtUp, 5));
+        assert!(!first.is_ahead(&streams));
+        streams.follow_from(first);
+        assert!(second.is_ahead(&streams));
+        let mut groups = Groups::default();
+        assert_eq!(streams.read_tail(0, &mut groups, |_, _| panic!("nothing is missing")).unwrap(), (2, false));
+        assert!(!second.is_ahead(&streams));
+        std::fs::remove_dir_all(folder).unwrap();
+    }
 }

@@ -219,6 +219,9 @@ impl Sender {
 
     /// A subscription has read all that there is, and joins those who are at the end.
     pub(super) fn catch_up(&mut self, connection: ConnectionKey, sub: u32) {
+        if self.cursors.get(&(connection, sub)).is_none_or(|cursor| cursor.is_ahead(&self.spec.streams)) {
+            return;
+        }
         let Some(of) = self.clients.get_mut(&connection).and_then(|client| client.subs.get_mut(&sub)) else { return };
         of.way = Way::Tail;
         let group = of.group;
