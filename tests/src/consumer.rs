@@ -9,11 +9,7 @@ use eventstream::frame::{FrameHeader, Priority, encode};
 use serde_json::{Value, json};
 
 use crate::client::PATIENCE;
-
-/// Flags of a frame towards a subscriber.
-const FLAG_ID: u8 = 0x80;
-const FLAG_TIME: u8 = 0x40;
-const FLAG_DELIVERY: u8 = 0x10;
+use crate::subscriber::{self, Heard};
 
 /// An event as it is delivered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -141,36 +137,19 @@ impl Consumer {
         self.reader.read_exact(&mut length)?;
         let mut frame = vec![0; u32::from_be_bytes(length) as usize];
         self.reader.read_exact(&mut frame)?;
-        Ok(parse(&frame))
+        Ok(subscriber::parse(&frame).into())
     }
 }
 
-fn parse(frame: &[u8]) -> Received {
-    let flags = frame[0];
-    let topic_bytes = usize::from(u16::from_be_bytes([frame[1], frame[2]]));
-    let mut rest = &frame[3..];
-    let mut take = |count: usize| {
-        let (taken, after) = rest.split_at(count);
-        rest = after;
-        taken
-    };
-    let long = |bytes: &[u8]| bytes.iter().fold(0u64, |number, byte| number << 8 | u64::from(*byte));
-    let id = if flags & FLAG_ID != 0 { long(&take(16)[8..]) } else { 0 };
-    if flags & FLAG_TIME != 0 {
-        take(8);
-    }
-    let own = (flags & FLAG_DELIVERY != 0).then(|| take(28).to_vec());
-    let topic = String::from_utf8(take(topic_bytes).to_vec()).expect("topics are UTF-8");
-    match own {
-        None => Received::Control(topic, serde_json::from_slice(rest).expect("JSON")),
-        Some(own) => Received::Event(Delivered {
-            sub: long(&own[..4]) as u32,
-            delivery: own[5],
-            epoch: long(&own[8..12]) as u32,
-            offset: long(&own[12..20]),
-            id,
-            topic,
-            payload: rest.to_vec(),
-        }),
+impl From<Heard> for Received {
+    fn from(heard: Heard) -> Self {
+        match heard {
+            Heard::Said(topic, payload) => Self::Control(topic, payload),
+            Heard::Event(event) => {
+                let id = event.id.map_or(0, |id| u128::from_be_bytes(id) as u64);
+                let subscriber::Delivered { sub, delivery, epoch, offset, topic, payload, .. } = event;
+                Self::Event(Delivered { sub, delivery, epoch, offset, id, topic, payload })
+            }
+        }
     }
 }

@@ -137,7 +137,8 @@ impl Subscriber {
     }
 }
 
-fn parse(body: &[u8]) -> Heard {
+/// A frame from the engine, given as the bytes behind its length field.
+pub fn parse(body: &[u8]) -> Heard {
     let (flags, topic_bytes) = (body[0], usize::from(u16::from_be_bytes([body[1], body[2]])));
     let mut rest = &body[3..];
     let mut take = |count: usize| {
