@@ -1,7 +1,7 @@
 //! The next segment's file, full of zeros on disk before it is needed.
 //!
 //! A file system that has only set room aside notes for each block, when it is first synced, that it is in use now: it commits its
-//! journal, and a sync of new blocks takes about twice as long. Where every burst is synced that is most of what an
+//! journal, and a sync of new blocks takes so much longer. Where every burst is synced that is much of what an
 //! acknowledgement waits for, and worth that each byte is written twice, once ahead of time.
 //!
 //! - **Thread**: one that comes and goes with each file, of lower priority than anything else.
