@@ -7,7 +7,7 @@ pub const HEADER_BYTES: usize = 128;
 pub const STREAM_NAME_BYTES_MAX: usize = 79;
 
 const MAGIC: [u8; 8] = *b"esc-seg\n";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const CHECKED_BYTES: usize = HEADER_BYTES - 4;
 const _: () = assert!(8 + 4 + 4 + 8 + 8 + 8 + 4 + 1 + STREAM_NAME_BYTES_MAX + 4 == HEADER_BYTES);
 // Records are aligned in the file only if they begin aligned.
@@ -147,7 +147,7 @@ mod tests {
         let name = SegmentName { number: 1, base_offset: 0, salt: 0 };
         let mut bytes = SegmentHeader { name, epoch: 0, created_ns: 0, stream: String::new() }.encode();
         assert!(!SegmentHeader::is_of_another_version(&bytes));
-        bytes[11] = 2;
+        bytes[11] = VERSION as u8 + 1;
         assert!(!SegmentHeader::is_of_another_version(&bytes));
         let checksum = crc32c::crc32c(&bytes[..CHECKED_BYTES]).to_be_bytes();
         bytes[CHECKED_BYTES..].copy_from_slice(&checksum);

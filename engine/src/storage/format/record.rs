@@ -7,7 +7,10 @@ pub const PREFIX_BYTES: usize = 8;
 /// Records begin at multiples of this.
 pub const RECORD_ALIGN: usize = 8;
 
-const HEAD_BYTES: usize = 24;
+/// Behind the prefix: place, time and what the record is.
+pub(in crate::storage) const HEAD_BYTES: usize = 24;
+/// Where the head's last word begins: epoch, then class, kind, reason and flags.
+const CLASS_AT: usize = PREFIX_BYTES + 20;
 const ARRIVAL_BYTES: usize = 8;
 const REFERENCE_BYTES: usize = 16;
 /// The longest name of a group.
@@ -136,20 +139,29 @@ pub const fn encoded_bytes(record: &Record<'_>) -> usize {
     (RECORD_BYTES_MIN + arrival + reference + consumer + record.frame.len()).next_multiple_of(RECORD_ALIGN)
 }
 
+/// Bytes of an event's record, without a reference, whose frame has `length` bytes behind its length field.
+pub const fn event_bytes(length: usize) -> usize {
+    (RECORD_BYTES_MIN + LENGTH_BYTES + length).next_multiple_of(RECORD_ALIGN)
+}
+
+/// Where a record is to stand, and when it was written.
+#[derive(Clone, Copy, Debug)]
+pub(in crate::storage) struct Place {
+    pub offset: u64,
+    pub epoch: u32,
+    pub time_ns: u64,
+    pub salt: u32,
+}
+
 /// Appends a record to `out`, [`encoded_bytes`] of it.
 pub fn encode(out: &mut Vec<u8>, record: &Record<'_>, offset: u64, epoch: u32, salt: u32) {
     let start = out.len();
     let bytes = encoded_bytes(record);
-    out.extend_from_slice(&((bytes - PREFIX_BYTES) as u32).to_be_bytes());
-    out.extend_from_slice(&[0; 4]);
-    out.extend_from_slice(&offset.to_be_bytes());
-    out.extend_from_slice(&record.time_ns.to_be_bytes());
-    out.extend_from_slice(&epoch.to_be_bytes());
     let arrival_flag = record.arrival_ns.map_or(0, |_| FLAG_ARRIVAL);
     let reference_flag = record.reference.map_or(0, |_| FLAG_REFERENCE);
     let consumer_flag = record.consumer.map_or(0, |_| FLAG_CONSUMER);
     let flags = arrival_flag | reference_flag | consumer_flag;
-    out.extend_from_slice(&[record.class as u8, record.kind as u8, record.reason, flags]);
+    push_head(out, bytes, [record.class as u8, record.kind as u8, record.reason, flags]);
     if let Some(arrival) = record.arrival_ns {
         out.extend_from_slice(&arrival.to_be_bytes());
     }
@@ -166,8 +178,48 @@ pub fn encode(out: &mut Vec<u8>, record: &Record<'_>, offset: u64, epoch: u32, s
     }
     out.extend_from_slice(record.frame);
     out.resize(start + bytes, 0);
-    let checksum = crc32c::crc32c_append(salt, &out[start + PREFIX_BYTES..]);
-    out[start + 4..start + PREFIX_BYTES].copy_from_slice(&checksum.to_be_bytes());
+    sum_up(&mut out[start..]);
+    place(&mut out[start..], &Place { offset, epoch, time_ns: record.time_ns, salt });
+}
+
+/// Appends an event's record without its place and its checksum: [`event_bytes`] of it. What follows is [`sum_up`] and [`place`].
+pub(in crate::storage) fn encode_unplaced(out: &mut Vec<u8>, class: Class, body: &[u8]) {
+    let (start, bytes) = (out.len(), event_bytes(body.len()));
+    push_head(out, bytes, [class as u8, Kind::Event as u8, 0, 0]);
+    out.extend_from_slice(&(body.len() as u32).to_be_bytes());
+    out.extend_from_slice(body);
+    out.resize(start + bytes, 0);
+}
+
+/// With zeros for what is not known yet.
+fn push_head(out: &mut Vec<u8>, bytes: usize, [class, kind, reason, flags]: [u8; 4]) {
+    let mut head = [0; RECORD_BYTES_MIN];
+    head[..4].copy_from_slice(&((bytes - PREFIX_BYTES) as u32).to_be_bytes());
+    head[CLASS_AT..CLASS_AT + 4].copy_from_slice(&[class, kind, reason, flags]);
+    out.extend_from_slice(&head);
+}
+
+/// Puts the part of the checksum that does not depend on the record's place where [`place`] finds it. `record` is one record.
+pub(in crate::storage) fn sum_up(record: &mut [u8]) {
+    let sum = crc32c::crc32c(&record[RECORD_BYTES_MIN..]);
+    record[4..PREFIX_BYTES].copy_from_slice(&sum.to_be_bytes());
+}
+
+/// Gives a record that begins `bytes` its place, and with that its checksum. It was summed up.
+pub(in crate::storage) fn place(bytes: &mut [u8], place: &Place) {
+    let Some(record) = bytes.first_chunk_mut::<RECORD_BYTES_MIN>() else { return };
+    record[8..16].copy_from_slice(&place.offset.to_be_bytes());
+    record[16..24].copy_from_slice(&place.time_ns.to_be_bytes());
+    record[24..28].copy_from_slice(&place.epoch.to_be_bytes());
+    let [_, _, _, _, s0, s1, s2, s3, head @ ..] = record;
+    let checksum = checksum(u32::from_be_bytes([*s0, *s1, *s2, *s3]), head, place.salt);
+    record[4..PREFIX_BYTES].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Of a record, from the CRC32C of what is behind its head. In this order, so that whoever has an event in its caches can do most
+/// of it before it is known where the record will stand.
+pub(in crate::storage) fn checksum(sum_behind: u32, head: &[u8; HEAD_BYTES], salt: u32) -> u32 {
+    crc32c::crc32c_append(sum_behind ^ salt, head)
 }
 
 /// What stands before a record: enough to tell whether the rest is worth a checksum.
@@ -216,7 +268,10 @@ impl<'a> RecordView<'a> {
     /// Of exactly the bytes of one record, whose checksum and content are verified.
     pub fn decode(bytes: &'a [u8], salt: u32) -> Option<Self> {
         let prefix = Prefix::parse(bytes)?;
-        if prefix.bytes != bytes.len() || crc32c::crc32c_append(salt, &bytes[PREFIX_BYTES..]) != prefix.checksum {
+        let head = bytes.get(PREFIX_BYTES..)?.first_chunk()?;
+        if prefix.bytes != bytes.len()
+            || checksum(crc32c::crc32c(&bytes[RECORD_BYTES_MIN..]), head, salt) != prefix.checksum
+        {
             return None;
         }
         Self::parse(bytes)
@@ -347,9 +402,23 @@ mod tests {
             bytes.resize(bytes.len().next_multiple_of(RECORD_ALIGN).max(RECORD_BYTES_MIN), 0);
             let length = (bytes.len() - PREFIX_BYTES) as u32;
             bytes[..4].copy_from_slice(&length.to_be_bytes());
-            let checksum = crc32c::crc32c_append(salt, &bytes[PREFIX_BYTES..]);
-            bytes[4..8].copy_from_slice(&checksum.to_be_bytes());
+            let sum = checksum(crc32c::crc32c(&bytes[RECORD_BYTES_MIN..]), bytes[8..].first_chunk().unwrap(), salt);
+            bytes[4..8].copy_from_slice(&sum.to_be_bytes());
             let _ = RecordView::decode(&bytes, salt);
+        }
+    }
+
+    #[test]
+    fn a_record_that_gets_its_place_later_is_the_same() {
+        for payload in [&b""[..], b"p", b"1234567", &[3; 500]] {
+            let frame = frame("a/b", payload);
+            let (mut at_once, mut later) = (vec![7; 8], vec![7; 8]);
+            encode(&mut at_once, &Record::event(11, Class::Batch, &frame), 12, 13, 14);
+            encode_unplaced(&mut later, Class::Batch, &frame[LENGTH_BYTES..]);
+            assert_eq!(later.len(), 8 + event_bytes(frame.len() - LENGTH_BYTES));
+            sum_up(&mut later[8..]);
+            place(&mut later[8..], &Place { offset: 12, epoch: 13, time_ns: 11, salt: 14 });
+            assert_eq!(at_once, later);
         }
     }
 

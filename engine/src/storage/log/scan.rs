@@ -8,7 +8,7 @@
 use std::io;
 
 use super::super::disk::DiskFile;
-use super::super::format::{PREFIX_BYTES, Prefix, RECORD_ALIGN, RECORD_BYTES_MIN, RecordView};
+use super::super::format::{HEAD_BYTES, PREFIX_BYTES, Prefix, RECORD_ALIGN, RECORD_BYTES_MIN, RecordView, checksum};
 use super::sums::Sums;
 
 /// Read in one go: what a disk gives at nearly its full speed.
@@ -156,7 +156,10 @@ impl Scan<'_> {
     }
 
     fn has_its_checksum(&self, window: &mut Window, position: u64, prefix: &Prefix) -> io::Result<bool> {
-        let (from, until) = (position + PREFIX_BYTES as u64, position + prefix.bytes as u64);
-        Ok(window.sums.checksum(self.file, self.salt, from, until)? == Some(prefix.checksum))
+        let head = window.get(self.file, position + PREFIX_BYTES as u64, HEAD_BYTES, self.end)?;
+        let Some(head) = head.first_chunk().copied() else { return Ok(false) };
+        let (from, until) = (position + RECORD_BYTES_MIN as u64, position + prefix.bytes as u64);
+        let sum = window.sums.checksum(self.file, from, until)?;
+        Ok(sum.is_some_and(|sum| checksum(sum, &head, self.salt) == prefix.checksum))
     }
 }
