@@ -41,7 +41,7 @@ pub(super) struct Logging {
     disk: Arc<dyn Disk>,
     directory: Arc<DataDirectory>,
     senders: HashMap<String, LogSender>,
-    inlets: Vec<(Class, LogInlet)>,
+    inlets: Vec<LogInlet>,
     waker: Waker,
     done: Told,
     replay: Option<(ReplaySource, DrainStatus)>,
@@ -91,9 +91,10 @@ impl Logging {
         for worker in context.agents(|role| matches!(role, Role::Worker(class) if is_logged(class))) {
             let Role::Worker(class) = worker.role else { continue };
             let frame_bytes = context.config.limits.frame_bytes as usize;
-            let (sender, inlet) = feed(frame_bytes, Some(waker.clone()), Some(context.waker_of(&worker.name)));
+            let wakers = (Some(waker.clone()), Some(context.waker_of(&worker.name)));
+            let (sender, inlet) = feed(class, frame_bytes, wakers.0, wakers.1);
             senders.insert(worker.name, sender);
-            inlets.push((class, inlet));
+            inlets.push(inlet);
         }
         let done = if never { Told::WRITTEN } else { Told::DURABLE };
         let (control, refusing) = (letter_control(waker.clone()), Refusing::default());

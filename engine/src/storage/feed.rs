@@ -1,9 +1,9 @@
-//! The way from a worker to the log writer: frames packed into batches, and word back of what has become durable.
+//! The way from a worker to the log writer: records packed into batches, and word back of what has become durable.
 //!
 //! - **Threads**: a worker owns the [`LogSender`], the log writer the [`LogInlet`]. The writer may block in the kernel for as
 //!   long as a disk takes; the worker never does.
-//! - **In**: frames, copied once, so that their slots go home at once. **Out**: batches, whole; and for each frame, in order,
-//!   what became of it.
+//! - **In**: frames, copied once, so that their slots go home at once. **Out**: batches of records that lack only their places in the log;
+//!   and for each, in order, what became of it.
 //! - **Overload**: a fixed number of batches goes round. While the writer has them all the worker fills the last one, and
 //!   then takes no more events from its ring: who sends to it finds that full.
 //! - **Invariant**: a batch is handed over as soon as there is another to go on with, so a slow disk makes batches large
@@ -12,8 +12,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use super::format::{self, Prefix, RecordView, event_bytes};
 use super::replay::REPLAYED_MAX;
-use crate::frame::LENGTH_BYTES;
+use crate::frame::Class;
 use crate::queue::spsc;
 use crate::runtime::waker::Waker;
 
@@ -26,35 +27,53 @@ const FRAMES_PER_BATCH_MIN: usize = 2;
 /// make acknowledgements late.
 pub const OUTSTANDING_MAX: usize = 1 << 16;
 
-/// Frames, one behind the other as on the wire.
+/// Records, one behind the other, without their places.
 #[derive(Debug)]
 pub struct Batch {
     bytes: Vec<u8>,
-    /// Of frames that are replayed, where each begins and its number among the replayed.
+    /// Of events that are replayed, where the record of each begins, and its number among the replayed.
     replayed: Vec<(usize, u32)>,
+    /// Where the first record begins that has not been summed up.
+    to_sum_up: usize,
 }
 
 impl Batch {
     fn new(capacity: usize) -> Self {
-        Self { bytes: Vec::with_capacity(capacity), replayed: Vec::with_capacity(REPLAYED_MAX) }
+        Self { bytes: Vec::with_capacity(capacity), replayed: Vec::with_capacity(REPLAYED_MAX), to_sum_up: 0 }
     }
 
     fn room(&self) -> usize {
         self.bytes.capacity() - self.bytes.len()
     }
 
-    /// The number of the frame that begins at `at` among the replayed, if it is one.
-    pub fn replayed(&self, at: usize) -> Option<u32> {
-        let found = self.replayed.binary_search_by_key(&at, |(begin, _)| *begin).ok()?;
-        Some(self.replayed[found].1)
+    fn sum_up(&mut self) {
+        while let Some(prefix) = Prefix::parse(&self.bytes[self.to_sum_up..]) {
+            let end = self.to_sum_up + prefix.bytes;
+            format::sum_up(&mut self.bytes[self.to_sum_up..end]);
+            self.to_sum_up = end;
+        }
     }
 
-    /// The frame that begins at `at`, with its length field.
-    pub fn frame(&self, at: usize) -> Option<&[u8]> {
-        let rest = self.bytes.get(at..)?;
-        let length = u32::from_be_bytes(*rest.first_chunk()?) as usize;
-        rest.get(..LENGTH_BYTES + length)
+    /// What is to be read next, from `at` on, which is where a record begins.
+    pub fn part(&self, at: usize) -> Option<Part<'_>> {
+        let records = self.bytes.get(at..).filter(|records| !records.is_empty())?;
+        let next = self.replayed.partition_point(|(begin, _)| *begin < at);
+        match self.replayed.get(next) {
+            Some((begin, number)) if *begin == at => {
+                let prefix = Prefix::parse(records)?;
+                Some(Part::Replayed(RecordView::parse(&records[..prefix.bytes])?, prefix.bytes, *number))
+            }
+            Some((begin, _)) => Some(Part::Records(&records[..begin - at])),
+            None => Some(Part::Records(records)),
+        }
     }
+}
+
+/// Of a batch.
+pub enum Part<'a> {
+    Records(&'a [u8]),
+    /// One record, its bytes, and its number among the replayed.
+    Replayed(RecordView<'a>, usize, u32),
 }
 
 /// What has become of frames.
@@ -79,6 +98,7 @@ pub struct Settled {
 
 /// A worker's end.
 pub struct LogSender {
+    class: Class,
     current: Batch,
     /// For what must go on though the current one is full.
     spare: Option<Batch>,
@@ -87,7 +107,7 @@ pub struct LogSender {
     settled: spsc::Consumer<Settled>,
     /// Frames handed over, or to be, that have not ended.
     outstanding: usize,
-    /// Bytes of the largest frame.
+    /// Bytes of the largest record.
     largest: usize,
     waits: Arc<AtomicBool>,
     /// Wakes the log writer's runner.
@@ -104,7 +124,7 @@ pub struct LogInlet {
 }
 
 const fn batch_bytes(frame_bytes_max: usize) -> usize {
-    let frames = FRAMES_PER_BATCH_MIN * (LENGTH_BYTES + frame_bytes_max);
+    let frames = FRAMES_PER_BATCH_MIN * event_bytes(frame_bytes_max);
     if frames < BATCH_BYTES_MIN { BATCH_BYTES_MIN } else { frames }
 }
 
@@ -113,8 +133,13 @@ pub const fn feed_bytes(frame_bytes_max: usize) -> usize {
     BATCHES * batch_bytes(frame_bytes_max) + OUTSTANDING_MAX * size_of::<Settled>()
 }
 
-/// Both ends, for frames of at most so many bytes behind their length field.
-pub fn feed(frame_bytes_max: usize, writer: Option<Waker>, worker: Option<Waker>) -> (LogSender, LogInlet) {
+/// Both ends, for events of a class with frames of at most so many bytes behind their length field.
+pub fn feed(
+    class: Class,
+    frame_bytes_max: usize,
+    writer: Option<Waker>,
+    worker: Option<Waker>,
+) -> (LogSender, LogInlet) {
     let capacity = batch_bytes(frame_bytes_max);
     let (full, filled) = spsc::ring(BATCHES);
     let (mut back, empty) = spsc::ring(BATCHES);
@@ -125,13 +150,14 @@ pub fn feed(frame_bytes_max: usize, writer: Option<Waker>, worker: Option<Waker>
     }
     back.publish();
     let sender = LogSender {
+        class,
         current: Batch::new(capacity),
         spare: Some(Batch::new(capacity)),
         full,
         empty,
         settled,
         outstanding: 0,
-        largest: LENGTH_BYTES + frame_bytes_max,
+        largest: event_bytes(frame_bytes_max),
         waits: Arc::default(),
         waker: writer,
     };
@@ -168,7 +194,7 @@ impl LogSender {
         }
         let mut room = self.current.room();
         let fitting = lengths.take_while(|length| {
-            let bytes = LENGTH_BYTES + *length as usize;
+            let bytes = event_bytes(*length as usize);
             let fits = bytes <= room;
             room = room.saturating_sub(bytes);
             fits
@@ -189,19 +215,26 @@ impl LogSender {
 
     /// The same of one that is replayed, with its number among those.
     pub fn append_replayed(&mut self, body: &[u8], replayed: Option<u32>) {
-        if self.current.room() < LENGTH_BYTES + body.len()
+        let bytes = event_bytes(body.len());
+        if self.current.room() < bytes
             && let Some(next) = self.spare.take()
         {
             self.hand_over(next);
         }
-        debug_assert!(self.current.room() >= LENGTH_BYTES + body.len(), "more than was counted as fitting");
+        debug_assert!(self.current.room() >= bytes, "more than was counted as fitting");
         self.current.replayed.extend(replayed.map(|number| (self.current.bytes.len(), number)));
-        self.current.bytes.extend_from_slice(&(body.len() as u32).to_be_bytes());
-        self.current.bytes.extend_from_slice(body);
+        format::encode_unplaced(&mut self.current.bytes, self.class, body);
         self.outstanding += 1;
     }
 
+    /// Makes what can be made of the checksums. Best done when a burst has been taken: its bytes are then in the nearest cache, and
+    /// no longer on their way there.
+    pub fn sum_up(&mut self) {
+        self.current.sum_up();
+    }
+
     fn hand_over(&mut self, next: Batch) {
+        self.current.sum_up();
         let full = std::mem::replace(&mut self.current, next);
         let pushed = self.full.push(full);
         debug_assert!(pushed.is_ok(), "the ring has room for all");
@@ -241,6 +274,7 @@ impl LogInlet {
     pub(super) fn give_back(&mut self, mut batch: Batch) {
         batch.bytes.clear();
         batch.replayed.clear();
+        batch.to_sum_up = 0;
         let pushed = self.empty.push(batch);
         debug_assert!(pushed.is_ok(), "the ring has room for all");
     }
@@ -249,14 +283,20 @@ impl LogInlet {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::frame::LENGTH_BYTES;
 
     fn taken(inlet: &mut LogInlet) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();
         while let Some(batch) = inlet.full.take() {
             let mut at = 0;
-            while let Some(frame) = batch.frame(at) {
-                at += frame.len();
-                frames.push(frame[LENGTH_BYTES..].to_vec());
+            while let Some(Part::Records(records)) = batch.part(at) {
+                let bytes = Prefix::parse(records).unwrap().bytes;
+                let mut record = records[..bytes].to_vec();
+                format::place(&mut record, &format::Place { offset: 1, epoch: 2, time_ns: 3, salt: 4 });
+                let record = RecordView::decode(&record, 4).expect("it is summed up");
+                assert_eq!(record.class, Class::Batch);
+                frames.push(record.frame[LENGTH_BYTES..].to_vec());
+                at += bytes;
             }
             inlet.give_back(batch);
         }
@@ -267,7 +307,7 @@ mod tests {
 
     #[test]
     fn frames_arrive_whole_and_in_order() {
-        let (mut sender, mut inlet) = feed(100, None, None);
+        let (mut sender, mut inlet) = feed(Class::Batch, 100, None, None);
         let (mut sent, mut received) = (Vec::new(), Vec::new());
         for number in 0..60_000_u32 {
             let body = vec![number as u8; number as usize % 101];
@@ -289,7 +329,7 @@ mod tests {
 
     #[test]
     fn a_writer_that_keeps_everything_stops_the_worker_and_not_what_was_counted() {
-        let (mut sender, mut inlet) = feed(1 << 20, None, None);
+        let (mut sender, mut inlet) = feed(Class::Batch, 1 << 20, None, None);
         let body = vec![1; 1 << 20];
         let mut handed = 0;
         while sender.fits([1 << 20].into_iter()) == 1 {
@@ -308,9 +348,16 @@ mod tests {
 
     #[test]
     fn no_more_is_outstanding_than_there_is_room_for_word_of() {
-        let (mut sender, mut inlet) = feed(100, None, None);
-        assert_eq!(sender.fits(std::iter::repeat_n(4, 2 * OUTSTANDING_MAX)), OUTSTANDING_MAX);
-        (0..OUTSTANDING_MAX).for_each(|_| sender.append(b"1234"));
+        let (mut sender, mut inlet) = feed(Class::Batch, 100, None, None);
+        let mut appended = 0;
+        while appended < OUTSTANDING_MAX {
+            let fitting = sender.fits(std::iter::repeat_n(4, 2 * OUTSTANDING_MAX));
+            (0..fitting).for_each(|_| sender.append(b"1234"));
+            appended += fitting;
+            sender.publish();
+            taken(&mut inlet);
+        }
+        assert_eq!(appended, OUTSTANDING_MAX);
         sender.publish();
         assert_eq!((sender.fits([4].into_iter()), sender.has_room()), (0, false));
         let settled = Settled { count: 3, kept: Kept::Durable };

@@ -2,7 +2,7 @@
 //!
 //! - **Thread**: a runner of its own. It is the one agent that blocks in the kernel, for as long as the disk takes to write and
 //!   to sync; what arrives meanwhile is made durable together.
-//! - **In**: batches of frames from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
+//! - **In**: batches of records from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
 //!   in the order of its frames, of what is durable.
 //! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have
 //!   frames for it stay where they are, and their workers stop. It is tried again until it works; in a drain for a part of the
@@ -13,13 +13,12 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::directory::DataDirectory;
-use super::feed::{Batch, Kept, LogInlet, Settled};
-use super::format::Record;
-use super::log::{AgeClock, EventLog, Refused};
+use super::feed::{Batch, Kept, LogInlet, Part, Settled};
+use super::format::{Prefix, Record, topic_of};
+use super::log::{AgeClock, Appended, EventLog, Refused};
 use super::replay::Replays;
 use super::streams::Streams;
 use crate::control::{State, StateCell};
-use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
 use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
 use crate::runtime::agent::{Agent, Blocking, Cycle};
@@ -59,7 +58,6 @@ enum Said {
 
 /// One worker's.
 struct Inlet {
-    class: Class,
     feed: LogInlet,
     /// What is being read, and how far.
     batch: Option<(Batch, usize)>,
@@ -67,10 +65,11 @@ struct Inlet {
 }
 
 impl Inlet {
-    fn note(&mut self, place: Place, offset: u64) {
+    fn note(&mut self, place: Place, taken: &Appended) {
+        let Appended { offset, records, .. } = *taken;
         match self.unsettled.back_mut() {
-            Some(run) if run.place == place && run.next_offset + u64::from(run.count) == offset => run.count += 1,
-            _ => self.unsettled.push_back(Run { place, next_offset: offset, count: 1 }),
+            Some(run) if run.place == place && run.next_offset + u64::from(run.count) == offset => run.count += records,
+            _ => self.unsettled.push_back(Run { place, next_offset: offset, count: records }),
         }
     }
 
@@ -95,8 +94,8 @@ impl Inlet {
 pub struct LogAgentSpec {
     pub streams: Streams,
     pub directory: Arc<DataDirectory>,
-    /// With the class of each worker.
-    pub inlets: Vec<(Class, LogInlet)>,
+    /// One from each worker of a logged class.
+    pub inlets: Vec<LogInlet>,
     pub replays: Replays,
     pub state: StateCell,
     /// How long a drain waits for a stream that cannot be written.
@@ -128,7 +127,7 @@ pub struct LogAgent {
 impl LogAgent {
     pub fn new(spec: LogAgentSpec) -> Self {
         let LogAgentSpec { streams, directory, inlets, replays, state, drain_wait_ns } = spec;
-        let inlet = |(class, feed)| Inlet { class, feed, batch: None, unsettled: VecDeque::new() };
+        let inlet = |feed| Inlet { feed, batch: None, unsettled: VecDeque::new() };
         Self {
             inlets: inlets.into_iter().map(inlet).collect(),
             said: vec![Said::Works; streams.logs().len()],
@@ -155,28 +154,26 @@ impl LogAgent {
         &self.counters
     }
 
-    /// Appends what has arrived, as far as there is room. Returns how many frames that was.
+    /// Appends what has arrived, as far as there is room. Returns how many events that was.
     fn take_in(&mut self) -> usize {
         let (time_ns, mut count) = (unix_now(), 0);
-        for inlet in &mut self.inlets {
+        let Self { inlets, streams, replays, .. } = self;
+        for inlet in inlets {
             while let Some((batch, mut at)) =
                 inlet.batch.take().or_else(|| inlet.feed.full.take().map(|batch| (batch, 0)))
             {
-                while let Some(frame) = batch.frame(at) {
-                    let stream = stream_of(&self.streams, frame);
-                    let log = &mut self.streams.logs_mut()[stream];
-                    let reference = batch.replayed(at).and_then(|number| self.replays.reference(number));
-                    let record = Record { reference, ..Record::event(time_ns, inlet.class, frame) };
-                    let noted = match log.append(&record) {
-                        Ok(offset) => (Place::Stream(stream), offset),
-                        Err(Refused::TooLarge) => (Place::Refused, 0),
-                        Err(Refused::Full) => break,
+                while let Some(part) = batch.part(at) {
+                    let (stream, taken) = append(streams, replays, &part, time_ns);
+                    let noted = match taken {
+                        Ok(taken) => (Place::Stream(stream), taken),
+                        Err((Refused::TooLarge, bytes)) => (Place::Refused, Appended { offset: 0, records: 1, bytes }),
+                        Err((Refused::Full, _)) => break,
                     };
-                    inlet.note(noted.0, noted.1);
-                    at += frame.len();
-                    count += 1;
+                    inlet.note(noted.0, &noted.1);
+                    at += noted.1.bytes;
+                    count += noted.1.records as usize;
                 }
-                if batch.frame(at).is_some() {
+                if batch.part(at).is_some() {
                     inlet.batch = Some((batch, at));
                     break;
                 }
@@ -299,14 +296,29 @@ impl LogAgent {
     }
 }
 
-/// The stream of a frame's topic.
-fn stream_of(streams: &Streams, frame: &[u8]) -> usize {
-    if streams.logs().len() == 1 {
-        return 0;
+/// Appends the first of what it is given, to the stream of its topic; if it is refused, that with the bytes of its record.
+fn append(
+    streams: &mut Streams,
+    replays: &Replays,
+    part: &Part<'_>,
+    time_ns: u64,
+) -> (usize, Result<Appended, (Refused, usize)>) {
+    match part {
+        Part::Records(records) => {
+            let (stream, end) = streams.of_first(records);
+            let first = Prefix::parse(records).map_or(records.len(), |prefix| prefix.bytes);
+            let taken = streams.logs_mut()[stream].append_unplaced(&records[..end], time_ns);
+            (stream, taken.map_err(|refused| (refused, first)))
+        }
+        Part::Replayed(record, bytes, number) => {
+            let stream = streams.of_topic(topic_of(record.frame));
+            let reference = replays.reference(*number);
+            let record = Record { reference, ..Record::event(time_ns, record.class, record.frame) };
+            let taken = streams.logs_mut()[stream].append(&record);
+            let taken = taken.map(|offset| Appended { offset, records: 1, bytes: *bytes });
+            (stream, taken.map_err(|refused| (refused, *bytes)))
+        }
     }
-    let body = frame.get(LENGTH_BYTES..).unwrap_or_default();
-    let shape = body.first_chunk().map_or_else(Shape::default, |header| Shape::from_header(*header));
-    streams.of_topic(FrameView::new(body, shape).topic_bytes())
 }
 
 impl Agent for LogAgent {

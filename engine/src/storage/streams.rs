@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::directory::DataDirectory;
 use super::disk::Disk;
 use super::error::StorageError;
+use super::format::{Prefix, RECORD_BYTES_MIN, topic_of};
 use super::log::{EventLog, Fsync, LogOptions, Recovery};
 use super::topics::TopicFilter;
 use crate::config::{FsyncPolicy, Storage, StreamPolicy};
@@ -44,6 +45,23 @@ impl Streams {
     pub fn of_topic(&self, topic: &[u8]) -> usize {
         let named = self.filters.iter().position(|filters| filters.iter().any(|filter| filter.matches(topic)));
         named.unwrap_or(self.logs.len() - 1)
+    }
+
+    /// The stream of the first of some records, and where those end that follow it and are of the same.
+    pub(super) fn of_first(&self, records: &[u8]) -> (usize, usize) {
+        if self.logs.len() == 1 {
+            return (0, records.len());
+        }
+        let (mut end, mut first) = (0, None);
+        while let Some(prefix) = Prefix::parse(&records[end..]) {
+            let topic = topic_of(&records[end + RECORD_BYTES_MIN..end + prefix.bytes]);
+            let (same_topic, same_stream) = *first.get_or_insert_with(|| (topic, self.of_topic(topic)));
+            if topic != same_topic && self.of_topic(topic) != same_stream {
+                break;
+            }
+            end += prefix.bytes;
+        }
+        (first.map_or(0, |(_, stream)| stream), end)
     }
 
     pub fn logs(&self) -> &[EventLog] {

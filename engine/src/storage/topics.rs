@@ -82,8 +82,8 @@ const PROBES: u64 = 4;
 #[derive(Clone, PartialEq, Eq)]
 pub struct TopicSet {
     bits: Box<[u8]>,
-    /// Of the topic added last: most events follow one of the same topic.
-    last: u64,
+    /// The topic added last: most events follow one of the same topic.
+    last: Vec<u8>,
 }
 
 impl fmt::Debug for TopicSet {
@@ -94,7 +94,7 @@ impl fmt::Debug for TopicSet {
 
 impl Default for TopicSet {
     fn default() -> Self {
-        Self { bits: vec![0; SET_BYTES].into(), last: 0 }
+        Self { bits: vec![0; SET_BYTES].into(), last: Vec::new() }
     }
 }
 
@@ -102,7 +102,7 @@ impl TopicSet {
     pub const BYTES: usize = SET_BYTES;
 
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        (bytes.len() == SET_BYTES).then(|| Self { bits: bytes.into(), last: 0 })
+        (bytes.len() == SET_BYTES).then(|| Self { bits: bytes.into(), last: Vec::new() })
     }
 
     pub fn as_bytes(&self) -> &[u8] {
@@ -110,17 +110,17 @@ impl TopicSet {
     }
 
     pub fn add(&mut self, topic: &[u8]) {
-        let whole = key(topic);
-        if whole == self.last {
+        if topic == self.last && !topic.is_empty() {
             return;
         }
-        self.last = whole;
+        self.last.clear();
+        self.last.extend_from_slice(topic);
         for (end, byte) in topic.iter().enumerate() {
             if *byte == b'/' {
                 self.set(key(&topic[..end]));
             }
         }
-        self.set(whole);
+        self.set(key(topic));
     }
 
     fn set(&mut self, key: u64) {

@@ -313,8 +313,10 @@ impl<H: Handler> Worker<H> {
                 self.set_aside(ring, count);
             }
             self.handle(ring, count);
-            if self.burst.has_failures || self.logged.is_some() || fault::is_armed(Stage::of(self.spec.class)) {
+            if self.burst.has_failures || fault::is_armed(Stage::of(self.spec.class)) {
                 self.finish_one_by_one(ring, count, started, now);
+            } else if self.logged.is_some() {
+                self.finish_logged(ring, count, started);
             } else {
                 self.finish(ring, count, started);
             }

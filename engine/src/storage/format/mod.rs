@@ -35,4 +35,4 @@ pub use record::{
     encode, encoded_bytes, event_bytes,
 };
 
-pub(super) use record::{HEAD_BYTES, Place, Prefix, checksum, encode_unplaced, place, sum_up};
+pub(super) use record::{HEAD_BYTES, Place, Prefix, checksum, encode_unplaced, place, sum_up, topic_of};

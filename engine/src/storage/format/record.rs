@@ -328,6 +328,13 @@ impl<'a> RecordView<'a> {
     }
 }
 
+/// The topic of a frame that has been received, given with its length field.
+pub(in crate::storage) fn topic_of(frame: &[u8]) -> &[u8] {
+    let body = frame.get(LENGTH_BYTES..).unwrap_or_default();
+    let shape = body.first_chunk().map_or_else(Shape::default, |header| Shape::from_header(*header));
+    FrameView::new(body, shape).topic_bytes()
+}
+
 fn decode_reference(bytes: &[u8; REFERENCE_BYTES]) -> Option<Reference> {
     let (offset, rest) = bytes.split_first_chunk()?;
     let (epoch, rest) = rest.split_first_chunk()?;

@@ -31,6 +31,19 @@ pub struct Quarantined {
     pub until: u64,
 }
 
+/// Records of one time, one behind the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub bytes: usize,
+    pub records: u32,
+    pub time_ns: u64,
+}
+
+impl Run {
+    /// No longer, so that entries are not much further apart than they are meant to be.
+    pub const BYTES_MAX: usize = INDEX_INTERVAL_BYTES as usize / 4;
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Index {
     pub header: SegmentHeader,
@@ -62,21 +75,30 @@ impl Index {
         }
     }
 
+    /// Notes a record, and its topic.
     pub fn add(&mut self, record: &RecordView<'_>, position: u64, bytes: usize) {
-        if self.entries.last().is_none_or(|entry| position >= entry.position + INDEX_INTERVAL_BYTES) {
-            let entry = Entry { offset: record.offset, position, time_before_ns: self.last_time_ns };
-            self.entries.push(entry);
-        }
-        if self.records == 0 {
-            self.first_time_ns = record.time_ns;
-        }
-        self.records += 1;
-        self.last_time_ns = self.last_time_ns.max(record.time_ns);
-        self.next_offset = record.offset + 1;
-        self.end = position + bytes as u64;
+        self.end = position;
+        self.next_offset = record.offset;
+        self.add_run(&Run { bytes, records: 1, time_ns: record.time_ns });
         if !record.frame.is_empty() {
             self.topics.add(record.event().topic_bytes());
         }
+    }
+
+    /// Notes records that follow on the last one, but not their topics.
+    pub(super) fn add_run(&mut self, run: &Run) {
+        let Run { bytes, records, time_ns } = *run;
+        if self.entries.last().is_none_or(|entry| self.end >= entry.position + INDEX_INTERVAL_BYTES) {
+            let (offset, position) = (self.next_offset, self.end);
+            self.entries.push(Entry { offset, position, time_before_ns: self.last_time_ns });
+        }
+        if self.records == 0 {
+            self.first_time_ns = time_ns;
+        }
+        self.records += u64::from(records);
+        self.last_time_ns = self.last_time_ns.max(time_ns);
+        self.next_offset += u64::from(records);
+        self.end += bytes as u64;
     }
 
     /// Where to begin to read in order to meet the record at `offset`, and the offset that is there.

@@ -30,4 +30,4 @@ pub use reader::{Gap, Item, Reader, Start, Truncated};
 pub use retention::AgeClock;
 pub use survey::{Cut, Damaged, Findings, Missing, Survey, Surveyed, Trust};
 pub use view::{Position, Segment, View};
-pub use writer::{EventLog, LogCounts, Recovery, Refused};
+pub use writer::{Appended, EventLog, LogCounts, Recovery, Refused};

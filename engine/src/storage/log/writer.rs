@@ -7,10 +7,12 @@ use std::sync::Arc;
 use super::super::disk::{Disk, DiskFile};
 use super::super::error::StorageError;
 use super::super::format::{
-    HEADER_BYTES, Prefix, RECORD_BYTES_MAX, Record, RecordView, SegmentHeader, SegmentName, encode, encoded_bytes,
+    HEADER_BYTES, Place, Prefix, RECORD_BYTES_MAX, RECORD_BYTES_MIN, Record, RecordView, SegmentHeader, SegmentName,
+    encode, encoded_bytes, place, topic_of,
 };
+use super::super::topics::TopicSet;
 use super::files::Files;
-use super::index::Index;
+use super::index::{Index, Run};
 use super::options::{Fsync, LogOptions};
 use super::pending::Pending;
 use super::survey::{Findings, Survey, Trust};
@@ -40,6 +42,15 @@ pub enum Refused {
     TooLarge,
 }
 
+/// Records that were taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// Of the first of them.
+    pub offset: u64,
+    pub records: u32,
+    pub bytes: usize,
+}
+
 /// What a log has done since it was opened.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LogCounts {
@@ -58,6 +69,8 @@ pub struct EventLog {
     pub(super) view: Arc<View>,
     pub(super) counts: LogCounts,
     pending: Pending,
+    /// Of every record in the segment that is written and behind it.
+    topics: TopicSet,
     pub(super) active: Option<Active>,
     salt: u32,
     next_number: u64,
@@ -118,6 +131,7 @@ impl EventLog {
             view: Arc::new(View::new(of, epoch, closed, next_offset)),
             counts: LogCounts::default(),
             pending: Pending::new(options.buffer_bytes),
+            topics: TopicSet::default(),
             options,
             active: None,
             salt: random_salt(),
@@ -210,19 +224,60 @@ impl EventLog {
         self.failures == 0
     }
 
+    /// No record may be larger: no segment, or no buffer, is.
+    fn largest(&self) -> usize {
+        let segment = usize::try_from(self.options.segment_bytes).unwrap_or(usize::MAX).saturating_sub(HEADER_BYTES);
+        RECORD_BYTES_MAX.min(self.options.buffer_bytes).min(segment)
+    }
+
     /// Takes a record into memory and gives its offset.
     pub fn append(&mut self, record: &Record<'_>) -> Result<u64, Refused> {
         let bytes = encoded_bytes(record);
-        let largest = (self.options.buffer_bytes as u64).min(self.options.segment_bytes - HEADER_BYTES as u64);
-        if bytes > RECORD_BYTES_MAX || bytes as u64 > largest {
+        if bytes > self.largest() {
             return Err(Refused::TooLarge);
         }
         let Some(out) = self.pending.room(bytes) else { return Err(Refused::Full) };
         let offset = self.next_offset;
         encode(out, record, offset, self.view.epoch, self.salt);
+        self.pending.note(Run { bytes, records: 1, time_ns: record.time_ns });
+        if !record.frame.is_empty() {
+            self.topics.add(topic_of(record.frame));
+        }
         self.next_offset += 1;
         self.counts.records_appended += 1;
         Ok(offset)
+    }
+
+    /// Takes the first of `records` into memory, as many as there is room for. They lie one behind the other, are summed up, and get
+    /// their places here.
+    pub(in crate::storage) fn append_unplaced(&mut self, records: &[u8], time_ns: u64) -> Result<Appended, Refused> {
+        let largest = self.largest();
+        let mut taken = Appended { offset: self.next_offset, records: 0, bytes: 0 };
+        loop {
+            let rest = &records[taken.bytes..];
+            let run = first_run(rest, self.pending.free(), largest, time_ns);
+            let Some(out) = self.pending.room(run.bytes).filter(|_| run.records > 0) else { break };
+            let mut at = out.len();
+            out.extend_from_slice(&rest[..run.bytes]);
+            let mut to = Place { offset: self.next_offset, epoch: self.view.epoch, time_ns, salt: self.salt };
+            while let Some(prefix) = Prefix::parse(&out[at..]) {
+                let record = &mut out[at..at + prefix.bytes];
+                place(record, &to);
+                self.topics.add(topic_of(&record[RECORD_BYTES_MIN..]));
+                at += prefix.bytes;
+                to.offset += 1;
+            }
+            self.pending.note(run);
+            self.next_offset = to.offset;
+            taken.records += run.records;
+            taken.bytes += run.bytes;
+        }
+        self.counts.records_appended += u64::from(taken.records);
+        match Prefix::parse(records) {
+            Some(prefix) if taken.records == 0 && prefix.bytes <= largest => Err(Refused::Full),
+            _ if taken.records == 0 => Err(Refused::TooLarge),
+            _ => Ok(taken),
+        }
     }
 
     /// Writes what was appended, with one system call unless a segment is full. Does nothing while a pause after a failure
@@ -250,9 +305,8 @@ impl EventLog {
             let batch = &self.pending.unwritten()[..bytes];
             let path = self.files.directory.as_path();
             active.file.pwrite_all(batch, position).map_err(StorageError::at(path, "write to the segment in"))?;
-            add_all(&mut active.index, batch);
+            self.pending.wrote(bytes, |run| active.index.add_run(run));
             self.written_offset = active.index.next_offset;
-            self.pending.wrote(bytes);
             self.counts.bytes_written += bytes as u64;
             self.unsynced_since.get_or_insert(now);
             if self.options.fsync == Fsync::Never {
@@ -305,8 +359,7 @@ impl EventLog {
     fn begin_segment(&mut self) -> Result<(), StorageError> {
         let name = SegmentName { number: self.next_number, base_offset: self.written_offset, salt: self.salt };
         self.next_number += 1;
-        let unwritten = self.pending.unwritten();
-        let created_ns = first_record(unwritten).map_or_else(crate::runtime::clock::unix_now, |r| r.time_ns);
+        let created_ns = self.pending.unwritten_time_ns().unwrap_or_else(crate::runtime::clock::unix_now);
         let stream = self.options.stream.clone();
         let header = SegmentHeader { name, epoch: self.view.epoch, created_ns, stream };
         let file = self.files.begin(&header)?;
@@ -326,7 +379,9 @@ impl EventLog {
         if self.options.fsync != Fsync::Never {
             self.sync_all()?;
         }
-        let Some(Active { file, segment, index, .. }) = self.active.take() else { return Ok(()) };
+        let Some(Active { file, segment, mut index, .. }) = self.active.take() else { return Ok(()) };
+        std::mem::swap(&mut index.topics, &mut self.topics);
+        for_each_record(self.pending.unwritten(), |record| self.topics.add(topic_of(record.frame)));
         // What was set aside and not used is given back. It would only be in the way, not wrong.
         let _ = file.truncate(index.end);
         if self.options.fsync != Fsync::Never {
@@ -363,6 +418,7 @@ impl EventLog {
         index.next_offset = confirmed.next_offset;
         index.records = confirmed.records;
         index.last_time_ns = confirmed.last_time_ns;
+        index.topics = self.topics.clone();
         if self.options.fsync != Fsync::Never {
             let _ = self.files.write_index(&index);
         }
@@ -434,17 +490,26 @@ fn whole_records(bytes: &[u8], room: u64) -> usize {
     end
 }
 
-fn add_all(index: &mut Index, mut batch: &[u8]) {
-    while let Some(record) = first_record(batch) {
-        let bytes = encoded_bytes(&record.to_record());
-        index.add(&record, index.end, bytes);
-        batch = &batch[bytes..];
+/// The first of `records` that are taken together: that fit into `room`, of which none is larger than `largest`.
+fn first_run(records: &[u8], room: usize, largest: usize, time_ns: u64) -> Run {
+    let mut run = Run { bytes: 0, records: 0, time_ns };
+    while let Some(prefix) = Prefix::parse(&records[run.bytes..]) {
+        let bytes = run.bytes + prefix.bytes;
+        if prefix.bytes > largest || bytes > room || (bytes > Run::BYTES_MAX && run.records > 0) {
+            break;
+        }
+        run = Run { bytes, records: run.records + 1, ..run };
     }
+    run
 }
 
-fn first_record(bytes: &[u8]) -> Option<RecordView<'_>> {
-    let prefix = Prefix::parse(bytes)?;
-    RecordView::parse(bytes.get(..prefix.bytes)?)
+/// Of records one behind the other, each that has an event.
+fn for_each_record(mut records: &[u8], mut each: impl FnMut(RecordView<'_>)) {
+    while let Some(prefix) = Prefix::parse(records) {
+        let (record, rest) = records.split_at(prefix.bytes);
+        RecordView::parse(record).filter(|record| !record.frame.is_empty()).map(&mut each);
+        records = rest;
+    }
 }
 
 /// Not to be guessed by who sends events.

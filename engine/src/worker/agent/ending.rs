@@ -55,7 +55,7 @@ impl<H: Handler> Worker<H> {
                 if let Some(outlet) = self.outlet.as_mut().filter(|outlet| outlet.is_wanted()) {
                     outlet.offer(&event, &self.spec.frames);
                 }
-                self.ended_well(token, asked, Told::PROCESSED);
+                self.ended_well(1, token, asked, Told::PROCESSED);
             }
         }
         self.releaser.release(event);
@@ -72,8 +72,9 @@ impl<H: Handler> Worker<H> {
         }
     }
 
-    pub(super) fn ended_well(&mut self, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {
-        self.counters.add(Counter::processed(self.spec.class), 1);
+    /// `count` events have; if it is more than one, they have no claims and asked for nothing.
+    pub(super) fn ended_well(&mut self, count: u32, token: Option<ClaimToken>, asked: Option<Asked>, told: Told) {
+        self.counters.add(Counter::processed(self.spec.class), count.into());
         self.settle(token, true);
         if let Some(asked) = asked {
             self.acks.tell(asked, told);
