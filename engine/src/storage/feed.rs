@@ -25,7 +25,7 @@ const BATCH_BYTES_MIN: usize = 1 << 20;
 const FRAMES_PER_BATCH_MIN: usize = 2;
 /// Frames whose outcome may be outstanding: more than a second of what one worker handles at the speed of a disk would only
 /// make acknowledgements late.
-pub const OUTSTANDING_MAX: usize = 1 << 16;
+pub const OUTSTANDING_MAX: usize = 1 << 18;
 
 /// Records, one behind the other, without their places.
 #[derive(Debug)]
