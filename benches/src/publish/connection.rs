@@ -1,17 +1,35 @@
 //! A connection that writes batches whole and listens to what is answered meanwhile.
 
+use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 
 use super::STALLED;
 use super::protocol::{Answers, Protocol};
 use crate::stop;
 
 const ANSWER_BYTES: usize = 64 << 10;
+
+/// Messages that are sent again and again.
+pub(super) struct Batch {
+    file: OwnedFd,
+    pub bytes: usize,
+    pub messages: u64,
+}
+
+impl Batch {
+    pub fn new(bytes: &[u8], messages: u64) -> io::Result<Self> {
+        let file = memfd_create("batch", MemfdFlags::CLOEXEC)?;
+        let mut file = File::from(file);
+        file.write_all(bytes)?;
+        Ok(Self { file: file.into(), bytes: bytes.len(), messages })
+    }
+}
 
 pub(super) struct Connection {
     protocol: Protocol,
@@ -29,17 +47,36 @@ impl Connection {
         let prepared = stream.set_nodelay(true).and_then(|()| stream.set_nonblocking(true));
         prepared.map_err(|error| error.to_string())?;
         let mut connection = Self { protocol, stream, sent: 0, answers: Answers::default(), is_over: false };
-        connection.write(protocol.greeting(), 0)?;
+        connection.write(protocol.greeting())?;
         Ok(connection)
     }
 
-    /// Writes all of a batch. A signal does not cut one in two: no stream ends inside a message.
-    pub fn write(&mut self, mut batch: &[u8], messages: u64) -> Result<(), String> {
-        let mut since = Instant::now();
-        while !batch.is_empty() {
-            match self.stream.write(batch) {
+    /// Sends all of a batch, from the kernel's memory: it costs this side no copy.
+    pub fn send(&mut self, batch: &Batch) -> Result<(), String> {
+        self.transfer(batch.bytes, |stream, sent| {
+            let mut offset = sent as u64;
+            Ok(sendfile(stream, &batch.file, Some(&mut offset), batch.bytes - sent)?)
+        })?;
+        self.sent += batch.messages;
+        if self.protocol.is_talkative() { self.listen() } else { Ok(()) }
+    }
+
+    fn write(&mut self, words: &[u8]) -> Result<(), String> {
+        self.transfer(words.len(), |mut stream, sent| stream.write(&words[sent..]))
+    }
+
+    /// Has all of so many bytes sent by `go_on`, which is told how many were. A signal does not cut them in two: no stream ends
+    /// inside a message.
+    fn transfer(
+        &mut self,
+        bytes: usize,
+        mut go_on: impl FnMut(&TcpStream, usize) -> io::Result<usize>,
+    ) -> Result<(), String> {
+        let (mut sent, mut since) = (0, Instant::now());
+        while sent < bytes {
+            match go_on(&self.stream, sent) {
                 Ok(count) => {
-                    batch = &batch[count..];
+                    sent += count;
                     since = Instant::now();
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => self.wait(PollFlags::OUT, since)?,
@@ -51,13 +88,12 @@ impl Connection {
                 }
             }
         }
-        self.sent += messages;
-        if self.protocol.is_talkative() { self.listen() } else { Ok(()) }
+        Ok(())
     }
 
     pub fn say_farewell(&mut self) -> Result<(), String> {
         match self.protocol.farewell() {
-            Some(words) => self.write(words, 0),
+            Some(words) => self.write(words),
             None => self.stream.shutdown(Shutdown::Write).map_err(|error| error.to_string()),
         }
     }

@@ -7,8 +7,8 @@
 //!   acknowledged  asks for an acknowledgement of each message, and waits for them
 //! ```
 //!
-//! A batch of messages is made once and written again and again: what is compared is the servers, and a sender that has
-//! nothing to do but to write is none of them. Over several connections it writes one batch to each in turn.
+//! A batch of messages is made once and sent again and again, from the kernel's own memory: what is compared is the servers, and a
+//! sender that has nothing to do but to write, and not even to copy, is none of them. Over several connections it writes one batch to each in turn.
 //!
 //! One thread. A server that does not read stops it; one that reads nothing for [`STALLED`] fails the run.
 
@@ -25,7 +25,7 @@ use serde::Serialize;
 
 pub use protocol::Protocol;
 
-use self::connection::Connection;
+use self::connection::{Batch, Connection};
 use crate::guard;
 use crate::options::{EventRate, parse_rate, parse_seconds};
 use crate::pace::{RATE_MAX, Rate, Schedule};
@@ -112,6 +112,7 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
         return fan::run(cli, remote, subscribers, step);
     }
     let (batch, messages) = batch(cli);
+    let batch = Batch::new(&batch, messages).map_err(|error| format!("memory for a batch: {error}"))?;
     let rate = rate(cli.rate, messages)?;
     let connect = |index| {
         Connection::open(cli.protocol, remote).map_err(|error| format!("connection {} to {remote}: {error}", index + 1))
@@ -120,7 +121,7 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
     step("READY")?;
     let started = Instant::now();
     let mut schedule = Schedule::start(rate, cli.seconds, u64::MAX, false);
-    send(&mut connections, &batch, messages, &mut schedule)?;
+    send(&mut connections, &batch, &mut schedule)?;
     schedule.stop();
     let mut seconds = schedule.elapsed().as_secs_f64();
     // Who is as fast as the server is done when the server is; who has a pace is done, and its server has long been.
@@ -138,7 +139,7 @@ pub fn run(cli: &Cli, mut step: impl FnMut(&str) -> Result<(), String>) -> Resul
         sent_events,
         rate_events_per_s: sent_events as f64 / seconds,
         behind_events: schedule.behind() * messages,
-        write_bytes: batch.len(),
+        write_bytes: batch.bytes,
         connections: connections.len(),
         latency_ns: None,
     })
@@ -166,12 +167,12 @@ fn rate(EventRate(events): EventRate, messages: u64) -> Result<Rate, String> {
     }
 }
 
-fn send(connections: &mut [Connection], batch: &[u8], messages: u64, schedule: &mut Schedule) -> Result<(), String> {
+fn send(connections: &mut [Connection], batch: &Batch, schedule: &mut Schedule) -> Result<(), String> {
     for index in (0..connections.len()).cycle() {
         if schedule.next(1).is_none() {
             break;
         }
-        connections[index].write(batch, messages).map_err(|error| format!("connection {}: {error}", index + 1))?;
+        connections[index].send(batch).map_err(|error| format!("connection {}: {error}", index + 1))?;
     }
     Ok(())
 }
