@@ -245,8 +245,25 @@ impl Logging {
         shutdown: &Shutdown,
     ) -> Result<RunnerHandle, EngineError> {
         let Self {
-            streams, failed, shed, refusing, directory, inlets, waker, replay, control, readers, consumers, ..
+            mut streams,
+            failed,
+            shed,
+            refusing,
+            directory,
+            inlets,
+            waker,
+            replay,
+            control,
+            readers,
+            consumers,
+            ..
         } = self;
+        for log in streams.logs_mut() {
+            if let Err(error) = log.sync_beside(Some(waker.clone())) {
+                let stream = log.stream();
+                tracing::warn!(%stream, %error, "the event log: no thread for syncs, so nothing is written meanwhile");
+            }
+        }
         let replays = Replays::default();
         let letters = LetterAgent::new(LetterAgentSpec {
             links,

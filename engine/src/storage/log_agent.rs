@@ -188,10 +188,10 @@ impl LogAgent {
     /// Writes what was appended, and syncs what is due. Says once of each stream that it fails, and that it works again.
     fn flush(&mut self) {
         for (log, said) in self.streams.logs_mut().iter_mut().zip(&mut self.said) {
-            let mut flushed = log.write(self.now);
+            let mut flushed = log.end_sync(self.now).and_then(|()| log.write(self.now));
             // Also after a failure: by what is synced then the log can be written again.
             if flushed.is_ok() && log.due(self.now).is_some_and(|due| due <= self.now) {
-                flushed = log.sync(self.now);
+                flushed = log.begin_sync(self.now);
             }
             let stream = log.stream();
             match flushed {

@@ -19,6 +19,7 @@ mod retention;
 mod scan;
 mod sums;
 mod survey;
+mod syncer;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -1,34 +1,59 @@
 //! Records that are not durable yet, one behind the other as they are to stand in a segment.
 //!
 //! ```text
-//!   0 ... start ........ written ........ length ... capacity
-//!         │ written,     │ not written
-//!         │ not durable  │
+//!   chunk                chunk                  chunk
+//!   ┌──────────────────┐ ┌────────────────────┐ ┌────────────────────┐
+//!   │durable│ written, not durable    │ not written         │  room  │
+//!   └───────┴──────────┘ └────────────┴───────┘ └─────────────┴──────┘
+//!         start                    written
 //! ```
 //!
-//! They stay until they are durable: when a write or a sync fails they are all that is left of them. Memory is taken once, twice
-//! the bound, so that what is left is moved to the front at most once for every bound of bytes that has passed through.
+//! They stay until they are durable: when a write or a sync fails they are all that is left of them. A chunk whose records are
+//! durable is the next to be filled, while it is still in a cache; there are as many as have ever been needed at a time.
 
 use std::collections::VecDeque;
 
 use super::super::format::Prefix;
 use super::index::Run;
 
+/// Of a chunk, unless a record is larger: written in one go.
+const CHUNK_BYTES: usize = 256 << 10;
+
 #[derive(Debug)]
 pub(super) struct Pending {
-    bytes: Vec<u8>,
+    chunks: VecDeque<Vec<u8>>,
+    /// Empty ones.
+    spare: Vec<Vec<u8>>,
+    /// Bytes in all chunks.
+    end: usize,
+    /// Counted from the beginning of the first chunk.
     start: usize,
     written: usize,
     bound: usize,
-    /// What the bytes from `start` on are made of.
+    /// What the bytes from `start` on are made of; none goes from one chunk into another.
     runs: VecDeque<Run>,
     written_runs: usize,
 }
 
+/// A part of what is written, from its beginning on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Unconfirmed {
+    bytes: usize,
+    runs: usize,
+}
+
 impl Pending {
     pub fn new(bound: usize) -> Self {
-        let runs = VecDeque::new();
-        Self { bytes: Vec::with_capacity(bound * 2), start: 0, written: 0, bound, runs, written_runs: 0 }
+        Self {
+            chunks: VecDeque::new(),
+            spare: Vec::new(),
+            end: 0,
+            start: 0,
+            written: 0,
+            bound,
+            runs: VecDeque::new(),
+            written_runs: 0,
+        }
     }
 
     /// How many bytes more may be appended.
@@ -36,25 +61,32 @@ impl Pending {
         self.bound - self.len()
     }
 
-    /// The bytes to append records of `bytes` bytes to, each to be [noted](Self::note); `None` when that would be more than the bound.
-    pub fn room(&mut self, bytes: usize) -> Option<&mut Vec<u8>> {
-        if bytes > self.free() {
+    /// Appends records of `bytes` bytes that become a part of `run`, by `encode`; `None` when that would be more than the bound.
+    pub fn append(&mut self, run: Run, encode: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
+        if run.bytes > self.free() {
             return None;
         }
-        if self.bytes.len() + bytes > self.bound * 2 {
-            self.bytes.copy_within(self.start.., 0);
-            self.bytes.truncate(self.bytes.len() - self.start);
-            self.written -= self.start;
-            self.start = 0;
+        let is_new = self.chunks.back().is_none_or(|chunk| chunk.capacity() - chunk.len() < run.bytes);
+        if is_new {
+            self.open_chunk(run.bytes);
         }
-        Some(&mut self.bytes)
+        encode(self.chunks.back_mut()?);
+        self.end += run.bytes;
+        self.note(run, is_new);
+        Some(())
     }
 
-    /// What has been appended.
-    pub fn note(&mut self, run: Run) {
-        let is_unwritten = self.written_runs < self.runs.len();
+    #[cold]
+    fn open_chunk(&mut self, bytes: usize) {
+        let place = self.spare.iter().rposition(|chunk| chunk.capacity() >= bytes);
+        let chunk = place.map(|place| self.spare.remove(place));
+        self.chunks.push_back(chunk.unwrap_or_else(|| Vec::with_capacity(bytes.max(CHUNK_BYTES))));
+    }
+
+    fn note(&mut self, run: Run, is_apart: bool) {
+        let may_join = !is_apart && self.written_runs < self.runs.len();
         let joins = |last: &Run| last.time_ns == run.time_ns && last.bytes + run.bytes <= Run::BYTES_MAX;
-        match self.runs.back_mut().filter(|last| is_unwritten && joins(last)) {
+        match self.runs.back_mut().filter(|last| may_join && joins(last)) {
             Some(last) => {
                 last.bytes += run.bytes;
                 last.records += run.records;
@@ -63,8 +95,14 @@ impl Pending {
         }
     }
 
-    pub fn unwritten(&self) -> &[u8] {
-        &self.bytes[self.written..]
+    /// What is not written, in parts that are to be written one after the other.
+    pub fn unwritten(&self) -> impl Iterator<Item = &[u8]> {
+        let mut begin = 0;
+        self.chunks.iter().filter_map(move |chunk| {
+            let written = self.written.saturating_sub(begin).min(chunk.len());
+            begin += chunk.len();
+            Some(&chunk[written..]).filter(|part| !part.is_empty())
+        })
     }
 
     /// When the first of what is not written was appended.
@@ -73,7 +111,7 @@ impl Pending {
     }
 
     pub fn has_unwritten(&self) -> bool {
-        self.written < self.bytes.len()
+        self.written < self.end
     }
 
     /// Some is written and not durable yet.
@@ -82,10 +120,10 @@ impl Pending {
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.start
+        self.end - self.start
     }
 
-    /// So many bytes, whole records, are written. `each` is told what they were.
+    /// So many bytes, whole records of the first part that was not, are written. `each` is told what they were.
     pub fn wrote(&mut self, mut bytes: usize, mut each: impl FnMut(&Run)) {
         while bytes > 0 {
             self.split_next_run(bytes);
@@ -99,33 +137,49 @@ impl Pending {
 
     /// Sees to it that the next run to be written has no more bytes than these, which end with a record.
     fn split_next_run(&mut self, bytes: usize) {
-        let Some(run) = self.runs.get_mut(self.written_runs).filter(|run| run.bytes > bytes) else { return };
-        let (mut first, mut at) = (Run { bytes, records: 0, ..*run }, self.written);
-        while at < self.written + bytes {
-            let Some(prefix) = Prefix::parse(&self.bytes[at..]) else { break };
-            at += prefix.bytes;
+        let Some(mut first) = self.runs.get(self.written_runs).copied().filter(|run| run.bytes > bytes) else { return };
+        let mut records = self.unwritten().next().and_then(|part| part.get(..bytes)).unwrap_or_default();
+        (first.bytes, first.records) = (bytes, 0);
+        while let Some(prefix) = Prefix::parse(records) {
+            records = records.get(prefix.bytes..).unwrap_or_default();
             first.records += 1;
         }
-        run.bytes -= bytes;
-        run.records -= first.records;
+        let rest = &mut self.runs[self.written_runs];
+        rest.bytes -= first.bytes;
+        rest.records -= first.records;
         self.runs.insert(self.written_runs, first);
     }
 
-    /// What is written is durable.
-    pub fn confirm(&mut self) {
-        self.start = self.written;
-        self.runs.drain(..std::mem::take(&mut self.written_runs));
-        if self.start == self.bytes.len() {
-            self.bytes.clear();
-            (self.start, self.written) = (0, 0);
+    /// All that is written and not durable.
+    pub fn unconfirmed(&self) -> Unconfirmed {
+        Unconfirmed { bytes: self.written - self.start, runs: self.written_runs }
+    }
+
+    /// The first of what is written is durable: as much as was [unconfirmed](Self::unconfirmed) at some time, and has been since.
+    pub fn confirm(&mut self, confirmed: Unconfirmed) {
+        self.start += confirmed.bytes;
+        self.runs.drain(..confirmed.runs);
+        self.written_runs -= confirmed.runs;
+        while self.chunks.front().is_some_and(|chunk| chunk.len() <= self.start) {
+            self.close_chunk();
         }
+    }
+
+    fn close_chunk(&mut self) {
+        let Some(mut chunk) = self.chunks.pop_front() else { return };
+        self.end -= chunk.len();
+        self.start -= chunk.len();
+        self.written -= chunk.len();
+        chunk.clear();
+        self.spare.push(chunk);
     }
 
     /// What is not durable never will be.
     pub fn discard(&mut self) {
-        self.bytes.clear();
+        (self.start, self.written) = (self.end, self.end);
         self.runs.clear();
-        (self.start, self.written, self.written_runs) = (0, 0, 0);
+        self.written_runs = 0;
+        self.confirm(Unconfirmed { bytes: 0, runs: 0 });
     }
 
     /// What was written and is not durable has to be written again.
@@ -156,21 +210,19 @@ mod tests {
     proptest! {
         /// Against two plain vectors: written ones and those that are not.
         #[test]
-        fn keeps_what_is_not_durable_in_order(steps in prop::collection::vec((0..5u8, 1..5usize, 0..100usize), 0..200)) {
-            const BOUND: usize = 1000;
+        fn keeps_what_is_not_durable_in_order(steps in prop::collection::vec((0..5u8, 1..5usize, 0..CHUNK_BYTES / 3), 0..60)) {
+            const BOUND: usize = 4 * CHUNK_BYTES;
             let mut pending = Pending::new(BOUND);
-            let capacity = pending.bytes.capacity();
             let (mut unconfirmed, mut unwritten) = (Vec::new(), Vec::<Vec<u8>>::new());
+            // What is being synced, and how many records that are.
+            let mut syncing = None;
             for (number, (step, count, size)) in steps.into_iter().enumerate() {
                 match step {
                     0 | 1 => for _ in 0..count {
                         let record = record(number as u64, size);
-                        match pending.room(record.len()) {
-                            Some(bytes) => {
-                                bytes.extend(&record);
-                                pending.note(Run { bytes: record.len(), records: 1, time_ns: number as u64 / 2 });
-                                unwritten.push(record);
-                            }
+                        let run = Run { bytes: record.len(), records: 1, time_ns: number as u64 / 2 };
+                        match pending.append(run, |chunk| chunk.extend(&record)) {
+                            Some(()) => unwritten.push(record),
                             None => {
                                 let held = runs_of(&unconfirmed).0 + runs_of(&unwritten).0;
                                 prop_assert!(held + record.len() > BOUND);
@@ -180,28 +232,38 @@ mod tests {
                     2 => {
                         let written: Vec<_> = unwritten.drain(..count.min(unwritten.len())).collect();
                         let mut told = (0, 0);
-                        pending.wrote(runs_of(&written).0, |run| told = (told.0 + run.bytes, told.1 + run.records));
+                        let mut bytes = runs_of(&written).0;
+                        while bytes > 0 {
+                            let now = pending.unwritten().next().unwrap().len().min(bytes);
+                            pending.wrote(now, |run| told = (told.0 + run.bytes, told.1 + run.records));
+                            bytes -= now;
+                        }
                         prop_assert_eq!(told, runs_of(&written));
                         unconfirmed.extend(written);
                     }
-                    3 => {
-                        pending.confirm();
-                        unconfirmed.clear();
-                    }
+                    3 => match syncing.take() {
+                        Some((begun, records)) => {
+                            pending.confirm(begun);
+                            unconfirmed.drain(..records);
+                        }
+                        None => syncing = Some((pending.unconfirmed(), unconfirmed.len())),
+                    },
                     _ => {
+                        syncing = None;
                         pending.rewind();
                         unwritten = [std::mem::take(&mut unconfirmed), unwritten].concat();
                     }
                 }
                 let expected = unwritten.concat();
-                prop_assert_eq!(pending.unwritten(), expected.as_slice());
+                prop_assert_eq!(pending.unwritten().collect::<Vec<_>>().concat(), expected.clone());
                 prop_assert_eq!(pending.len(), runs_of(&unconfirmed).0 + expected.len());
                 prop_assert_eq!(pending.has_unconfirmed(), !unconfirmed.is_empty());
                 let of_runs = pending.runs.iter().fold((0, 0), |sum, run| (sum.0 + run.bytes, sum.1 + run.records));
                 let all = [unconfirmed.as_slice(), &unwritten].concat();
                 prop_assert_eq!(of_runs, runs_of(&all));
             }
-            prop_assert_eq!(pending.bytes.capacity(), capacity);
+            let most = BOUND / CHUNK_BYTES + 2;
+            prop_assert!(pending.chunks.len() + pending.spare.len() <= most);
         }
     }
 }

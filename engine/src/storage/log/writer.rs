@@ -14,10 +14,12 @@ use super::super::topics::TopicSet;
 use super::files::Files;
 use super::index::{Index, Run};
 use super::options::{Fsync, LogOptions};
-use super::pending::Pending;
+use super::pending::{Pending, Unconfirmed};
 use super::survey::{Findings, Survey, Trust};
+use super::syncer::Syncer;
 use super::view::{Position, Segment, View};
 use crate::runtime::clock::Nanos;
+use crate::runtime::waker::Waker;
 
 /// The pause after the second failure in a row; the first is followed by another try at once.
 const BACKOFF_FIRST: Nanos = 10_000_000;
@@ -78,6 +80,10 @@ pub struct EventLog {
     /// Of the first record that is not written, or has to be written again.
     written_offset: u64,
     unsynced_since: Option<Nanos>,
+    /// Where there is one, what is due is synced beside the writing.
+    syncer: Option<Syncer>,
+    /// What that makes durable.
+    syncing: Option<Written>,
     /// Failures since something last became durable, and when to try again.
     failures: u32,
     retry_at: Nanos,
@@ -87,7 +93,7 @@ pub struct EventLog {
 
 /// The segment that is written.
 pub(super) struct Active {
-    file: Box<dyn DiskFile>,
+    file: Arc<dyn DiskFile>,
     segment: Arc<Segment>,
     pub(super) index: Index,
     /// What `index` was when the segment's records were last durable, as far as giving up takes it back.
@@ -100,6 +106,13 @@ struct Confirmed {
     next_offset: u64,
     records: u64,
     last_time_ns: u64,
+}
+
+/// How far a segment is written.
+#[derive(Clone, Copy)]
+struct Written {
+    pending: Unconfirmed,
+    confirmed: Confirmed,
 }
 
 impl Confirmed {
@@ -139,6 +152,8 @@ impl EventLog {
             next_offset,
             written_offset: next_offset,
             unsynced_since: None,
+            syncer: None,
+            syncing: None,
             failures: 0,
             retry_at: 0,
             doomed: VecDeque::new(),
@@ -236,10 +251,10 @@ impl EventLog {
         if bytes > self.largest() {
             return Err(Refused::TooLarge);
         }
-        let Some(out) = self.pending.room(bytes) else { return Err(Refused::Full) };
-        let offset = self.next_offset;
-        encode(out, record, offset, self.view.epoch, self.salt);
-        self.pending.note(Run { bytes, records: 1, time_ns: record.time_ns });
+        let (offset, epoch, salt) = (self.next_offset, self.view.epoch, self.salt);
+        let run = Run { bytes, records: 1, time_ns: record.time_ns };
+        let appended = self.pending.append(run, |out| encode(out, record, offset, epoch, salt));
+        appended.ok_or(Refused::Full)?;
         if !record.frame.is_empty() {
             self.topics.add(topic_of(record.frame));
         }
@@ -256,18 +271,25 @@ impl EventLog {
         loop {
             let rest = &records[taken.bytes..];
             let run = first_run(rest, self.pending.free(), largest, time_ns);
-            let Some(out) = self.pending.room(run.bytes).filter(|_| run.records > 0) else { break };
-            let mut at = out.len();
-            out.extend_from_slice(&rest[..run.bytes]);
-            let mut to = Place { offset: self.next_offset, epoch: self.view.epoch, time_ns, salt: self.salt };
-            while let Some(prefix) = Prefix::parse(&out[at..]) {
-                let record = &mut out[at..at + prefix.bytes];
-                place(record, &to);
-                self.topics.add(topic_of(&record[RECORD_BYTES_MIN..]));
-                at += prefix.bytes;
-                to.offset += 1;
+            if run.records == 0 {
+                break;
             }
-            self.pending.note(run);
+            let mut to = Place { offset: self.next_offset, epoch: self.view.epoch, time_ns, salt: self.salt };
+            let topics = &mut self.topics;
+            let appended = self.pending.append(run, |out| {
+                let mut at = out.len();
+                out.extend_from_slice(&rest[..run.bytes]);
+                while let Some(prefix) = Prefix::parse(&out[at..]) {
+                    let record = &mut out[at..at + prefix.bytes];
+                    place(record, &to);
+                    topics.add(topic_of(&record[RECORD_BYTES_MIN..]));
+                    at += prefix.bytes;
+                    to.offset += 1;
+                }
+            });
+            if appended.is_none() {
+                break;
+            }
             self.next_offset = to.offset;
             taken.records += run.records;
             taken.bytes += run.bytes;
@@ -294,23 +316,25 @@ impl EventLog {
             if self.active.is_none() {
                 self.begin_segment()?;
             }
-            let Some(active) = &mut self.active else { break };
+            let (Some(active), Some(part)) = (&mut self.active, self.pending.unwritten().next()) else { break };
             let position = active.index.end;
             let room = self.options.segment_bytes.saturating_sub(position);
-            let bytes = whole_records(self.pending.unwritten(), room);
+            let bytes = whole_records(part, room);
             if bytes == 0 {
                 self.roll()?;
                 continue;
             }
-            let batch = &self.pending.unwritten()[..bytes];
             let path = self.files.directory.as_path();
-            active.file.pwrite_all(batch, position).map_err(StorageError::at(path, "write to the segment in"))?;
+            active
+                .file
+                .pwrite_all(&part[..bytes], position)
+                .map_err(StorageError::at(path, "write to the segment in"))?;
             self.pending.wrote(bytes, |run| active.index.add_run(run));
             self.written_offset = active.index.next_offset;
             self.counts.bytes_written += bytes as u64;
             self.unsynced_since.get_or_insert(now);
             if self.options.fsync == Fsync::Never {
-                self.confirm();
+                self.confirm_all();
             }
         }
         Ok(())
@@ -318,7 +342,11 @@ impl EventLog {
 
     /// When to call [`sync`](Self::sync), or after a failure [`write`](Self::write), at the latest; `None`: not before
     /// something is appended.
+    /// While a sync is under way, nothing is.
     pub fn due(&self, now: Nanos) -> Option<Nanos> {
+        if self.syncing.is_some() {
+            return None;
+        }
         if self.failures > 0 && self.pending.has_unwritten() {
             return Some(self.retry_at.max(now));
         }
@@ -330,30 +358,93 @@ impl EventLog {
         }
     }
 
+    /// Has what is due synced by a thread of its own from now on, which wakes who calls [`end_sync`](Self::end_sync).
+    pub fn sync_beside(&mut self, waker: Option<Waker>) -> std::io::Result<()> {
+        self.syncer = Some(Syncer::new(waker)?);
+        Ok(())
+    }
+
     /// Makes durable what is written.
     pub fn sync(&mut self, now: Nanos) -> Result<(), StorageError> {
         self.sync_all().inspect_err(|_| self.give_up(now))
     }
 
-    fn sync_all(&mut self) -> Result<(), StorageError> {
-        let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
+    /// The same, but if it is done [beside](Self::sync_beside) the writing it is not done yet.
+    pub fn begin_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
+        let (Some(syncer), Some(active), None) = (&mut self.syncer, &self.active, self.syncing) else {
+            return self.sync(now);
+        };
+        if !self.pending.has_unconfirmed() {
+            return Ok(());
+        }
+        if !syncer.begin(active.file.clone()) {
+            return self.sync(now);
+        }
+        self.syncing = Some(Written { pending: self.pending.unconfirmed(), confirmed: Confirmed::of(&active.index) });
+        self.unsynced_since = None;
         self.counts.syncs += 1;
-        let path = || self.files.path(&active.segment.header.name);
-        active.file.fdatasync().map_err(|error| StorageError::new(&path(), "sync", error))?;
-        self.confirm();
         Ok(())
     }
 
-    /// Readers may see what is written.
-    fn confirm(&mut self) {
-        self.pending.confirm();
+    /// What has become of a sync that was begun, if it has ended.
+    pub fn end_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
+        let ended = self.syncer.as_mut().and_then(Syncer::ended);
+        self.synced(ended).inspect_err(|_| self.give_up(now))
+    }
+
+    fn synced(&mut self, ended: Option<std::io::Result<()>>) -> Result<(), StorageError> {
+        match ended {
+            None => Ok(()),
+            Some(Ok(())) => {
+                if let Some(written) = self.syncing.take() {
+                    self.confirm(written);
+                }
+                Ok(())
+            }
+            Some(Err(error)) => {
+                self.syncing = None;
+                Err(self.sync_error(error))
+            }
+        }
+    }
+
+    fn sync_error(&self, error: std::io::Error) -> StorageError {
+        let directory = || self.files.directory.clone();
+        let path = self.active.as_ref().map_or_else(directory, |active| self.files.path(&active.segment.header.name));
+        StorageError::new(&path, "sync", error)
+    }
+
+    /// Waits for a sync that is under way: what follows may sync the same file, or give it up.
+    fn await_sync(&mut self) -> Result<(), StorageError> {
+        let ended = self.syncer.as_mut().and_then(Syncer::wait);
+        self.synced(ended)
+    }
+
+    fn sync_all(&mut self) -> Result<(), StorageError> {
+        self.await_sync()?;
+        let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
+        self.counts.syncs += 1;
+        active.file.fdatasync().map_err(|error| self.sync_error(error))?;
         self.unsynced_since = None;
+        self.confirm_all();
+        Ok(())
+    }
+
+    fn confirm_all(&mut self) {
+        if let Some(active) = &self.active {
+            self.confirm(Written { pending: self.pending.unconfirmed(), confirmed: Confirmed::of(&active.index) });
+        }
+    }
+
+    /// Readers may see what was written.
+    fn confirm(&mut self, written: Written) {
+        self.pending.confirm(written.pending);
         self.failures = 0;
         if let Some(active) = &mut self.active {
-            active.segment.publish(active.index.end, active.index.next_offset);
-            active.confirmed = Confirmed::of(&active.index);
+            active.segment.publish(written.confirmed.end, written.confirmed.next_offset);
+            active.confirmed = written.confirmed;
         }
-        self.view.publish_end(self.written_offset);
+        self.view.publish_end(written.confirmed.next_offset);
     }
 
     fn begin_segment(&mut self) -> Result<(), StorageError> {
@@ -362,7 +453,7 @@ impl EventLog {
         let created_ns = self.pending.unwritten_time_ns().unwrap_or_else(crate::runtime::clock::unix_now);
         let stream = self.options.stream.clone();
         let header = SegmentHeader { name, epoch: self.view.epoch, created_ns, stream };
-        let file = self.files.begin(&header)?;
+        let file = Arc::from(self.files.begin(&header)?);
         let index = Index::new(header.clone(), self.options.segment_bytes);
         let segment = Arc::new(Segment::begun(header));
         let mut segments = self.view.segments().to_vec();
@@ -381,7 +472,8 @@ impl EventLog {
         }
         let Some(Active { file, segment, mut index, .. }) = self.active.take() else { return Ok(()) };
         std::mem::swap(&mut index.topics, &mut self.topics);
-        for_each_record(self.pending.unwritten(), |record| self.topics.add(topic_of(record.frame)));
+        let topics = &mut self.topics;
+        self.pending.unwritten().for_each(|part| for_each_record(part, |record| topics.add(topic_of(record.frame))));
         // What was set aside and not used is given back. It would only be in the way, not wrong.
         let _ = file.truncate(index.end);
         if self.options.fsync != Fsync::Never {
@@ -395,6 +487,8 @@ impl EventLog {
     /// Gives the segment up at its last durable record. It is never synced again: the kernel may hold pages for clean that
     /// never reached the disk. What is not durable is to be written anew.
     fn give_up(&mut self, now: Nanos) {
+        // If it fails as well, that is one failure with the other.
+        let _ = self.await_sync();
         self.counts.failures += 1;
         self.pending.rewind();
         self.written_offset = self.view.end_offset();

@@ -110,3 +110,60 @@ fn a_slow_disk_is_only_slow() {
     assert!(started.elapsed() >= std::time::Duration::from_millis(20));
     assert_eq!(all(&log.view()), numbered(0..5));
 }
+
+/// Waits for a sync that was begun.
+fn end(log: &mut EventLog, now: u64) -> Result<(), StorageError> {
+    let before = log.durable_offset();
+    while log.durable_offset() == before {
+        log.end_sync(now)?;
+        std::thread::yield_now();
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sync_beside_the_writing_covers_what_was_written_when_it_began() {
+    let place = Place::new("beside");
+    let (mut log, _) = place.open(&options(Fsync::Every(10)));
+    log.sync_beside(None).unwrap();
+    for number in 0..6u64 {
+        append(&mut log, number, "t", &number.to_be_bytes()).unwrap();
+        log.write(100 + number).unwrap();
+        if number == 2 {
+            assert_eq!(log.due(102), Some(110));
+            log.begin_sync(110).unwrap();
+        }
+    }
+    assert_eq!(log.due(110), None, "one at a time");
+    end(&mut log, 111).unwrap();
+    assert_eq!((log.durable_offset(), log.due(111)), (3, Some(113)));
+    assert_eq!(all(&log.view()), numbered(0..3));
+    log.begin_sync(113).unwrap();
+    end(&mut log, 114).unwrap();
+    assert_eq!(all(&log.view()), numbered(0..6));
+}
+
+#[test]
+fn when_it_fails_what_was_written_meanwhile_goes_to_the_next_segment_as_well() {
+    let place = Place::new("beside-failed");
+    let (mut log, _) = place.open(&options(Fsync::Every(10)));
+    log.sync_beside(None).unwrap();
+    put_all(&mut log, 0..2);
+    place.disk.faults().fail_syncs(1);
+    for number in 2..6u64 {
+        append(&mut log, number, "t", &number.to_be_bytes()).unwrap();
+        log.write(number).unwrap();
+        if number == 3 {
+            log.begin_sync(number).unwrap();
+        }
+    }
+    assert!(end(&mut log, 7).is_err());
+    assert_eq!((log.writable(), log.durable_offset(), log.counts().segments_abandoned), (false, 2, 1));
+    log.write(8).unwrap();
+    // One that a segment's end, or that of the log, has to wait for is taken account of as any other.
+    log.begin_sync(8).unwrap();
+    log.close(9).unwrap();
+    let (log, recovery) = place.open(&options(Fsync::Every(10)));
+    assert!(recovery.clean && recovery.findings == Findings::default(), "{recovery:?}");
+    assert_eq!(all(&log.view()), numbered(0..6));
+}

@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::super::disk::{Disk, FaultyDisk};
+use super::super::error::StorageError;
 use super::super::format::Record;
 use super::super::scratch::{Scratch, frame};
 use super::super::topics::TopicFilter;

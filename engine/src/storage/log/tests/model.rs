@@ -10,6 +10,8 @@ enum Action {
     Append(usize),
     Write,
     Sync,
+    BeginSync,
+    EndSync,
     FailSyncs(u32),
     FailWrites(bool),
     Wait,
@@ -22,7 +24,9 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         8 => (0..600usize).prop_map(Action::Append),
         5 => Just(Action::Write),
-        4 => Just(Action::Sync),
+        2 => Just(Action::Sync),
+        4 => Just(Action::BeginSync),
+        4 => Just(Action::EndSync),
         1 => (1..3u32).prop_map(Action::FailSyncs),
         1 => any::<bool>().prop_map(Action::FailWrites),
         1 => Just(Action::Wait),
@@ -64,12 +68,20 @@ proptest! {
     #[test]
     fn the_log_is_what_was_appended(
         actions in prop::collection::vec(action(), 1..150),
+        beside in any::<bool>(),
         fsync in prop_oneof![Just(Fsync::Always), Just(Fsync::Every(100)), Just(Fsync::Never)],
     ) {
         let place = Place::new("model");
         let faults = place.disk.faults();
         let options = LogOptions { retention_bytes: 8192, ..options(fsync) };
-        let mut log = place.open(&options).0;
+        let open = || {
+            let (mut log, recovery) = place.open(&options);
+            if beside {
+                log.sync_beside(None).unwrap();
+            }
+            (log, recovery)
+        };
+        let mut log = open().0;
         let mut model = Model::default();
         let mut now = 0;
         for (number, action) in actions.into_iter().enumerate() {
@@ -88,6 +100,8 @@ proptest! {
                 }
                 Action::Write => drop(log.write(now)),
                 Action::Sync => drop(log.sync(now)),
+                Action::BeginSync => drop(log.begin_sync(now)),
+                Action::EndSync => drop(log.end_sync(now)),
                 Action::FailSyncs(count) => faults.fail_syncs(count),
                 Action::FailWrites(fails) => faults.fail_writes(fails.then_some(Errno::IO)),
                 Action::Wait => now += 2_000_000_000,
@@ -99,7 +113,7 @@ proptest! {
                     drop(log);
                     faults.fail_syncs(0);
                     faults.fail_writes(None);
-                    log = place.open(&options).0;
+                    log = open().0;
                     let left = log.next_offset();
                     prop_assert!((model.durable..=model.next()).contains(&left));
                     model.records.truncate(left as usize);
@@ -110,7 +124,7 @@ proptest! {
                     faults.fail_syncs(0);
                     faults.fail_writes(None);
                     log.close(now).unwrap();
-                    let (opened, recovery) = place.open(&options);
+                    let (opened, recovery) = open();
                     prop_assert_eq!(recovery.next_offset, model.next());
                     prop_assert!(!recovery.findings.is_damage(), "{:?}", recovery);
                     log = opened;
