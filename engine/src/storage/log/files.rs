@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 
@@ -14,6 +15,9 @@ use super::prewrite::{self, Prewriter};
 
 /// A file of a segment's size that is kept for when the disk is full.
 const RESERVE: &str = "reserve";
+
+/// How long a start may wait for the first of them.
+const PREPARE_MAX: Duration = Duration::from_secs(2);
 
 pub(super) struct Files {
     pub disk: Arc<dyn Disk>,
@@ -58,6 +62,13 @@ impl Files {
     pub fn prepare(&mut self) {
         if let Some(prewriter) = &mut self.prewriter {
             prewriter.prepare();
+        }
+    }
+
+    /// Waits for it, within reason: otherwise a new stream's first segment is one that takes longer to sync.
+    pub fn await_prepared(&mut self) {
+        if let Some(prewriter) = &mut self.prewriter {
+            prewriter.wait(PREPARE_MAX);
         }
     }
 

@@ -13,6 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
 
 use super::super::disk::{Disk, DiskFile};
 
@@ -21,6 +22,8 @@ const PREWRITTEN: &str = "prewritten";
 const PREWRITING: &str = "prewriting";
 /// What is written at a time: little waits behind it.
 const CHUNK_BYTES: u64 = 1 << 20;
+/// How often it is looked whether a file is done.
+const LOOK: Duration = Duration::from_millis(2);
 /// As `nice` has it: the least there is.
 const NICENESS: i32 = 19;
 
@@ -58,6 +61,14 @@ impl Prewriter {
         };
         // Without a thread segments are made in the ordinary way.
         self.work = std::thread::Builder::new().name("prewrite".to_owned()).spawn(work).ok();
+    }
+
+    /// Waits for the file that is under way, but no longer than this.
+    pub fn wait(&self, longest: Duration) {
+        let until = Instant::now() + longest;
+        while self.work.as_ref().is_some_and(|work| !work.is_finished()) && Instant::now() < until {
+            std::thread::sleep(LOOK);
+        }
     }
 
     /// Gives the file the name, if there is one. It is to be written with a header, and its directory to be synced.

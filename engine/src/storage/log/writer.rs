@@ -133,7 +133,9 @@ impl EventLog {
         let clean = survey.ended_cleanly() && !options.after_crash;
         let epoch = survey.epoch().map_or(1, |last| last + u32::from(!clean));
         let (next_offset, next_number) = (survey.next_offset(), survey.last_number.map_or(1, |last| last + 1));
-        let files = Files::new(disk.clone(), directory, &options);
+        let mut files = Files::new(disk.clone(), directory, &options);
+        files.prepare();
+        files.await_prepared();
         let Survey { segments, findings, .. } = survey;
         let unindexed: Vec<Index> =
             segments.iter().filter(|found| !found.has_index_file).map(|found| found.index.clone()).collect();
@@ -164,7 +166,6 @@ impl EventLog {
         for name in findings.superseded.iter().filter_map(|file| SegmentName::of_file(file, SegmentName::SEGMENT)) {
             log.files.remove(&name)?;
         }
-        log.files.prepare();
         // For want of room now there may be some later.
         let _ = log.files.reserve();
         Ok((log, Recovery { clean, epoch, next_offset, findings }))
@@ -358,9 +359,13 @@ impl EventLog {
         }
     }
 
-    /// Has what is due synced by a thread of its own from now on, which wakes who calls [`end_sync`](Self::end_sync).
+    /// Has what is due at intervals synced by a thread of its own from now on, which wakes who calls [`end_sync`](Self::end_sync).
+    /// What is always synced at once is better off without: to go to another thread and back takes longer than what could be
+    /// written meanwhile.
     pub fn sync_beside(&mut self, waker: Option<Waker>) -> std::io::Result<()> {
-        self.syncer = Some(Syncer::new(waker)?);
+        if let Fsync::Every(_) = self.options.fsync {
+            self.syncer = Some(Syncer::new(waker)?);
+        }
         Ok(())
     }
 

@@ -23,7 +23,9 @@ fn each_segment_is_made_of_the_file_that_was_written_before() {
     let prewritten = place.directory().join("prewritten");
     let mut number = 0;
     for segment in 0..4 {
-        finish(&mut log);
+        if segment > 0 {
+            finish(&mut log);
+        }
         assert_eq!(prewritten.metadata().unwrap().len(), 4096);
         assert!(std::fs::read(&prewritten).unwrap().iter().all(|byte| *byte == 0));
         let written_before = inode(&prewritten);
