@@ -3,7 +3,7 @@
 //! From the folder `tests`: `cargo +nightly fuzz run parser -- -max_total_time=60`.
 #![no_main]
 
-use eventstream::frame::{
+use eventstream_verification::frame::{
     FrameView, LENGTH_BYTES, Limits, Malformed, ParsedFrame, Parser, Priority, StreamStep, Transport,
 };
 use libfuzzer_sys::fuzz_target;
