@@ -1,6 +1,7 @@
 //! Whatever the bytes, the parser neither panics nor disagrees with the reference the property tests use.
 //!
-//! From the folder `tests`: `cargo +nightly fuzz run parser -- -max_total_time=60`.
+//! From the folder `tests/fuzz`: `cargo +nightly fuzz run parser corpus/parser seeds/parser -- -max_total_time=60`. The seeds are frames
+//! at the limits and with each part there is, after the byte that chooses the cap. What is found is kept in `corpus`.
 #![no_main]
 
 use eventstream_verification::frame::{
