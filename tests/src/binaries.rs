@@ -9,36 +9,37 @@ use std::sync::{Mutex, OnceLock, PoisonError};
 use xtask::process::{capture, cargo};
 
 /// What tests see of the engine, or provoke in it, and nobody else builds in: the count of allocations on the data path, and
-/// miscounting on demand. Without the demand the engine is the ordinary one.
-const FEATURES: &str = "counting-allocator,fault-injection";
+/// miscounting on demand. Without the demand the engine is the ordinary one. The programs beside it are built with the same: an
+/// engine without them would be a second one to build.
+const FEATURES: &str = "eventstream/counting-allocator,eventstream/fault-injection";
 
 /// The engine.
 pub fn engine() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build("eventstream", &["--bin", "eventstream"], Some(FEATURES)))
+    PATH.get_or_init(|| build(&["--bin", "eventstream"]))
 }
 
 /// The load generator.
 pub fn blast() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build("eventstream-benches", &["--bin", "blast"], None))
+    PATH.get_or_init(|| build(&["--bin", "blast"]))
 }
 
 /// The receivers without a pipeline.
 pub fn walk() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build("eventstream-benches", &["--bin", "walk"], None))
+    PATH.get_or_init(|| build(&["--bin", "walk"]))
 }
 
 /// The load for servers over TCP.
 pub fn publish() -> &'static Path {
     static PATH: OnceLock<PathBuf> = OnceLock::new();
-    PATH.get_or_init(|| build("eventstream-benches", &["--bin", "publish"], None))
+    PATH.get_or_init(|| build(&["--bin", "publish"]))
 }
 
 /// An example of the Rust client.
 pub fn example(name: &str) -> PathBuf {
-    build("eventstream-client", &["--example", name], None)
+    build(&["--example", name])
 }
 
 /// `<target>/<profile>` of the running test, whose executable is in its `deps`.
@@ -47,7 +48,8 @@ fn profile_folder() -> PathBuf {
     test.parent().and_then(Path::parent).expect("an executable in target/profile/deps").to_path_buf()
 }
 
-fn build(package: &str, program: &[&str; 2], features: Option<&str>) -> PathBuf {
+/// Of the whole workspace, whose dependencies' features are then those that it was built with.
+fn build(program: &[&str; 2]) -> PathBuf {
     static TURN: Mutex<()> = Mutex::new(());
     let [kind, name] = program;
     let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -56,8 +58,7 @@ fn build(package: &str, program: &[&str; 2], features: Option<&str>) -> PathBuf 
     let profile = if folder_name == "debug" { "dev" } else { folder_name };
     let target = profile_folder.parent().expect("a target folder");
     let mut command = cargo();
-    command.args(["build", "--quiet", "--package", package, "--profile", profile]).args(program);
-    command.args(features.map(|features| ["--features", features]).into_iter().flatten());
+    command.args(["build", "--quiet", "--workspace", "--features", FEATURES, "--profile", profile]).args(program);
     command.arg("--target-dir").arg(target);
     capture(&mut command).unwrap_or_else(|error| panic!("building {name}: {error}"));
     if *kind == "--example" { profile_folder.join("examples").join(name) } else { profile_folder.join(name) }
