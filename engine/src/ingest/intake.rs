@@ -160,31 +160,29 @@ impl Intake {
     #[inline]
     fn accept(&mut self, slot: Slot, offset: usize, arrival: Arrival, peer: Peer) -> usize {
         let Arrival { consumed_ns, waited_ns } = arrival;
-        let count = self.frames.len();
-        self.counters.add(Counter::EVENTS_ACCEPTED, (count as u64).wrapping_add(miscount()));
-        let mut maker = self.pool.seal(slot, count as u32, consumed_ns.saturating_sub(waited_ns.into()), peer);
-        let mut rest = self.frames.as_slice();
-        let (mut ignored_acks, mut backpressured) = (0, 0);
-        let mut make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
-            ignored_acks += u64::from(frame.shape.has(FLAG_ACK));
-            let route =
-                Route { shape: frame.shape, topic: frame.topic_hash, connection: 0, arrival_delta_ns: waited_ns };
-            maker.make(frame.offset + offset as u32, frame.length, route)
-        };
+        let Self { pool, counters, queue, frames, pending, .. } = self;
+        let count = frames.len();
+        counters.add(Counter::EVENTS_ACCEPTED, (count as u64).wrapping_add(miscount()));
+        let mut maker = pool.seal(slot, count as u32, consumed_ns.saturating_sub(waited_ns.into()), peer);
+        let placed = Placed { at: offset as u32, connection: 0, arrival_delta_ns: waited_ns };
+        let mut rest = frames.as_slice();
+        let mut ignored_acks = 0;
         while !rest.is_empty() {
             let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
-            let Some(claim) = self.queue.claim(chunk.len()) else {
-                backpressured = 1;
+            let Some(claim) = queue.claim(chunk.len()) else {
+                counters.add(Counter::MPSC_BACKPRESSURED, 1);
+                ignored_acks += rest.iter().filter(|frame| frame.shape.has(FLAG_ACK)).count() as u64;
+                placed.wait(rest, maker, pending);
                 break;
             };
-            claim.fill_with(|index| make(&chunk[index], &mut maker));
+            claim.fill_with(|index| {
+                let frame = &chunk[index];
+                ignored_acks += u64::from(frame.shape.has(FLAG_ACK));
+                placed.make(frame, &mut maker)
+            });
             rest = after;
         }
-        self.pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));
-        self.pending.reverse();
-        drop(maker);
-        self.counters.add(Counter::ACK_FLAG_IGNORED, ignored_acks);
-        self.counters.add(Counter::MPSC_BACKPRESSURED, backpressured);
+        counters.add(Counter::ACK_FLAG_IGNORED, ignored_acks);
         count
     }
 
@@ -270,22 +268,43 @@ fn publish(
     // An open slot is closed long before this saturates (4.3 s).
     let delta = now.saturating_sub(pool.arrival_ns(open)).min(u64::from(u32::MAX)) as u32;
     let mut maker = pool.seal_part(open, bytes, frames.len() as u32);
+    let placed = Placed { at: base, connection, arrival_delta_ns: delta };
     let mut rest = frames;
-    let make = |frame: &ParsedFrame, maker: &mut EventMaker<'_>| {
-        let route = Route { shape: frame.shape, topic: frame.topic_hash, connection, arrival_delta_ns: delta };
-        maker.make(base + frame.offset, frame.length, route)
-    };
     while !rest.is_empty() {
         let (chunk, after) = rest.split_at(rest.len().min(CLAIM_EVENTS));
         let Some(claim) = queue.claim(chunk.len()) else {
             counters.add(Counter::MPSC_BACKPRESSURED, 1);
-            break;
+            return placed.wait(rest, maker, pending);
         };
-        claim.fill_with(|index| make(&chunk[index], &mut maker));
+        claim.fill_with(|index| placed.make(&chunk[index], &mut maker));
         rest = after;
     }
-    pending.extend(rest.iter().map(|frame| make(frame, &mut maker)));
-    pending.reverse();
+}
+
+/// What the events of frames that came together have in common.
+#[derive(Clone, Copy)]
+struct Placed {
+    /// Where in the slot the frames' offsets count from.
+    at: u32,
+    connection: u32,
+    arrival_delta_ns: u32,
+}
+
+impl Placed {
+    #[inline(always)]
+    fn make(self, frame: &ParsedFrame, maker: &mut EventMaker<'_>) -> Event {
+        let Self { at, connection, arrival_delta_ns } = self;
+        let route = Route { shape: frame.shape, topic: frame.topic_hash, connection, arrival_delta_ns };
+        maker.make(at + frame.offset, frame.length, route)
+    }
+
+    /// Makes the rest of the events, for which the queue has no room. The maker comes by value: one whose address is given
+    /// away is kept in memory, and read and written there for each event that there is room for.
+    #[cold]
+    fn wait(self, rest: &[ParsedFrame], mut maker: EventMaker<'_>, pending: &mut Vec<Event>) {
+        pending.extend(rest.iter().map(|frame| self.make(frame, &mut maker)));
+        pending.reverse();
+    }
 }
 
 /// What a deliberately faulty build adds to the count of accepted events; zero in every other.
