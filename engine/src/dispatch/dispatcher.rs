@@ -300,16 +300,15 @@ impl Router {
     #[inline(always)]
     fn dispatch(&mut self, event: Taken<'_, Event>, now: Nanos) {
         self.look_at(&event);
-        let route = self.route(&self.table, &event);
-        let (_, word, link) = route;
+        let (class, word, at) = self.route(&self.table, &event);
         let Self { links, slot, .. } = self;
-        let link = &mut links[link];
+        let link = &mut links[at];
         let standing = Standing::of(slot, &event);
         let mut event = Some(event);
         let taken = || event.take().expect("asked for once").take();
         let pushed = !link.pins_anew(slot) && link.push(standing, taken, word);
         if !pushed && let Some(event) = event {
-            self.forward(event.take(), route, now);
+            self.forward(event.take(), class, word, at, now);
         }
     }
 
@@ -322,22 +321,22 @@ impl Router {
             gaps.observe(EventId(id));
         }
         self.look_at(&event);
-        let route = match self.transition {
+        let (class, word, link) = match self.transition {
             Some(_) => self.route_in_transition(&event),
             None => self.route(&self.table, &event),
         };
         match shedding {
             // A sender that can be made to wait waits, before anything of what it sends is shed.
             Some(shedding) if !self.slot.is_reliable() && shedding.hits(&event) => {
-                self.dead_letter(event.take(), route.0, shedding.reason, now);
+                self.dead_letter(event.take(), class, shedding.reason, now);
             }
-            _ => self.forward(event.take(), route, now),
+            _ => self.forward(event.take(), class, word, link, now),
         }
     }
 
     /// The long way, for an event for which the link may lack room or that pins another slot; it lies in the slot at hand.
     #[inline(never)]
-    fn forward(&mut self, event: Event, (class, word, link): (Class, u32, usize), now: Nanos) {
+    fn forward(&mut self, event: Event, class: Class, word: u32, link: usize, now: Nanos) {
         // A copy takes the room that its original may take.
         let standing = Standing::of(&self.slot, &event);
         let Some(event) = self.admit(event, class, link, now) else { return };

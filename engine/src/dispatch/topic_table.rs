@@ -95,7 +95,7 @@ impl TopicTable {
         windows: &HashMap<WindowLimits, u32>,
     ) -> Self {
         let buckets = Slab::from_fn(Self::bucket_count(entries.len()), |_| Bucket([Record::NONE; BUCKET]));
-        let mut table = Self { buckets, len: entries.len(), tails: Box::default() };
+        let mut table = Self { buckets, len: 0, tails: Box::default() };
         let mut tails = Vec::new();
         for entry in entries {
             let next = numbers.len() as u32 & topic_word::NUMBER;
@@ -122,6 +122,7 @@ impl TopicTable {
     }
 
     fn insert(&mut self, record: Record) {
+        self.len += 1;
         let mut at = self.place(record.hash);
         loop {
             if let Some(free) = self.buckets[at].0.iter_mut().find(|place| place.is_empty()) {
@@ -176,6 +177,9 @@ impl TopicTable {
     /// What the table knows of the topic. `topic` is asked for the bytes only when a hash matches.
     #[inline(always)]
     pub fn find<'a>(&self, hash: u32, topic: impl Fn() -> &'a [u8]) -> Option<Found> {
+        if self.is_empty() {
+            return None;
+        }
         let mut at = self.place(hash);
         loop {
             let Bucket([first, second]) = &self.buckets[at];
