@@ -4,6 +4,7 @@ use super::{Worker, WorkerSpec};
 use crate::acks::REPLAY;
 use crate::dedup::{Claim, EventId};
 use crate::dispatch::topic_word;
+use crate::frame::FLAG_ID;
 use crate::runtime::clock::Nanos;
 use crate::worker::acks::First;
 use crate::worker::burst::{Burst, Verdict};
@@ -15,7 +16,7 @@ impl<H: Handler> Worker<H> {
         let WorkerSpec { rings, frames, claimer: Some(claimer), .. } = &mut self.spec else { return };
         let Burst { verdicts, tokens, duplicates, may_ask, firsts, dead_lettered, .. } = &mut self.burst;
         let ids = rings[ring].peek(0..count).enumerate().filter_map(|(index, event)| {
-            let deduplicated = event.topic() & topic_word::DEDUP != 0;
+            let deduplicated = event.topic() & topic_word::DEDUP != 0 && event.shape().has(FLAG_ID);
             let id = if deduplicated { frames.view(event).id() } else { None };
             id.map(|id| (index as u32, EventId(id)))
         });
