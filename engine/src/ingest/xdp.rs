@@ -13,6 +13,7 @@
 
 use std::os::fd::BorrowedFd;
 
+use eventstream_steer::stamp::STAMP_BYTES;
 use eventstream_steer::{Datagram, Packet};
 
 use super::{Arrival, Backend, Intake};
@@ -139,6 +140,7 @@ impl<R: Rings> XdpBackend<R> {
         let Received { slot, offset, length } = received;
         let half = ahead.map_or(0, |ahead| ahead.length / 2).next_multiple_of(CACHE_LINE_BYTES);
         if let Some(ahead) = ahead {
+            intake.pool.prefetch_state(&ahead.slot);
             intake.pool.prefetch_range(&ahead.slot, ahead.offset, half);
         }
         let Some((payload_at, payload_bytes, peer)) = datagram_in(&intake.pool, &slot, offset, length) else {
@@ -182,7 +184,11 @@ impl<R: Rings> Backend for XdpBackend<R> {
         let mut handed_on = 0;
         while let Some(received) = self.batch.pop_front() {
             let arrival = self.arrival(&intake.pool, &received);
-            Self::hand_on(intake, received, self.batch.get(PREFETCH_AHEAD - 1), arrival);
+            let ahead = self.batch.get(PREFETCH_AHEAD - 1);
+            if let Some(ahead) = ahead.filter(|_| self.stamps.is_due_within(PREFETCH_AHEAD)) {
+                intake.pool.prefetch_range(&ahead.slot, ahead.offset.saturating_sub(STAMP_BYTES), 1);
+            }
+            Self::hand_on(intake, received, ahead, arrival);
             handed_on += 1;
             if intake.is_blocked() {
                 break;

@@ -16,6 +16,7 @@ use crossbeam_utils::CachePadded;
 
 use super::event::EventMaker;
 use super::peer::Peer;
+use super::prefetch::prefetch;
 use super::region::Region;
 use super::slot::{OpenSlot, Slot};
 use super::watch::{LostSlot, Watch};
@@ -356,6 +357,13 @@ impl FramePool {
     pub fn prefetch_range(&self, slot: &Slot, offset: usize, length: usize) {
         let start = self.position(slot) + offset;
         (start..start + length).step_by(64).for_each(|position| self.prefetch(position));
+    }
+
+    /// Hints the cache that a slot will be [sealed](Self::seal) soon. With many slots what is written then has left the cache since
+    /// the last time, and the events behind it wait for it in the core's store buffer until that is full.
+    #[inline]
+    pub fn prefetch_state(&self, slot: &Slot) {
+        prefetch(&self.shared.states[slot.index as usize]);
     }
 
     /// Turns a filled slot into `events` events. With no events the slot goes back at once.

@@ -65,6 +65,12 @@ impl StampReader {
         is_due
     }
 
+    /// Whether one of the next packets, so many and one, is to be looked at.
+    #[inline]
+    pub fn is_due_within(&self, packets: usize) -> bool {
+        self.rest as usize <= packets
+    }
+
     /// How long the packet with this before it had been there at `now`, if it has a stamp that can be believed. What was in
     /// its frame before had arrived at `former`.
     pub fn waited(&mut self, before: &[u8; STAMP_BYTES], former: Nanos, now: Nanos) -> Option<Nanos> {
@@ -112,6 +118,16 @@ mod tests {
         assert_eq!(reader.waited(&[0; STAMP_BYTES], 0, NOW), None);
         assert_eq!(reader.waited(&bytes(NOW - 700), 0, NOW), Some(700));
         assert_eq!(reader.waited(&bytes(NOW + 1), 0, NOW), Some(0), "clocks are compared to within an error");
+    }
+
+    #[test]
+    fn what_is_said_to_be_near_is_the_next_look() {
+        let mut reader = reader();
+        assert!(reader.is_due_within(0), "without a stamp so far each packet is looked at");
+        assert!(reader.waited(&bytes(NOW - 700), 0, NOW).is_some());
+        let due: Vec<bool> = (0..STAMP_INTERVAL).map(|_| reader.is_due_within(2) | reader.is_due()).collect();
+        assert_eq!(due.iter().filter(|due| **due).count(), 3);
+        assert!(due.ends_with(&[true; 3]), "the one to be looked at, and those two packets before it");
     }
 
     #[test]
