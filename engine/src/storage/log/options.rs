@@ -25,7 +25,7 @@ pub struct LogOptions {
     pub retention_bytes: u64,
     /// Segments go when their last record is older. `None`: never for their age.
     pub retention_age: Option<Duration>,
-    /// Memory for records that are not durable yet; twice as much is taken.
+    /// Memory for records that are not durable yet; up to twice as much is taken.
     pub buffer_bytes: usize,
     /// Keeps room for one segment set aside, for when the disk is full.
     pub keeps_reserve: bool,

@@ -6,20 +6,17 @@ use std::sync::Arc;
 
 use super::super::disk::{Disk, DiskFile};
 use super::super::error::StorageError;
-use super::super::format::{
-    HEADER_BYTES, Place, Prefix, RECORD_BYTES_MAX, RECORD_BYTES_MIN, Record, RecordView, SegmentHeader, SegmentName,
-    encode, encoded_bytes, place, topic_of,
-};
+use super::super::format::{Prefix, RecordView, SegmentHeader, SegmentName, topic_of};
 use super::super::topics::TopicSet;
 use super::files::Files;
-use super::index::{Index, Run};
+use super::index::Index;
 use super::options::{Fsync, LogOptions};
-use super::pending::{Pending, Unconfirmed};
+use super::pending::Pending;
 use super::survey::{Findings, Survey, Trust};
 use super::syncer::Syncer;
+use super::syncing::Written;
 use super::view::{Position, Segment, View};
 use crate::runtime::clock::Nanos;
-use crate::runtime::waker::Waker;
 
 /// The pause after the second failure in a row; the first is followed by another try at once.
 const BACKOFF_FIRST: Nanos = 10_000_000;
@@ -33,24 +30,6 @@ pub struct Recovery {
     pub epoch: u32,
     pub next_offset: u64,
     pub findings: Findings,
-}
-
-/// Why a record was not taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refused {
-    /// Too much waits to become durable.
-    Full,
-    /// No segment, or no buffer, is as large.
-    TooLarge,
-}
-
-/// Records that were taken.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Appended {
-    /// Of the first of them.
-    pub offset: u64,
-    pub records: u32,
-    pub bytes: usize,
 }
 
 /// What a log has done since it was opened.
@@ -70,53 +49,46 @@ pub struct EventLog {
     pub(super) options: LogOptions,
     pub(super) view: Arc<View>,
     pub(super) counts: LogCounts,
-    pending: Pending,
+    pub(super) pending: Pending,
     /// Of every record in the segment that is written and behind it.
-    topics: TopicSet,
+    pub(super) topics: TopicSet,
     pub(super) active: Option<Active>,
-    salt: u32,
+    pub(super) salt: u32,
     next_number: u64,
-    next_offset: u64,
+    pub(super) next_offset: u64,
     /// Of the first record that is not written, or has to be written again.
-    written_offset: u64,
-    unsynced_since: Option<Nanos>,
+    pub(super) written_offset: u64,
+    pub(super) unsynced_since: Option<Nanos>,
     /// Where there is one, what is due is synced beside the writing.
-    syncer: Option<Syncer>,
+    pub(super) syncer: Option<Syncer>,
     /// What that makes durable.
-    syncing: Option<Written>,
+    pub(super) syncing: Option<Written>,
     /// Failures since something last became durable, and when to try again.
-    failures: u32,
-    retry_at: Nanos,
+    pub(super) failures: u32,
+    pub(super) retry_at: Nanos,
     /// Segments that nobody sees any more, and whose files are still to be removed.
     pub(super) doomed: VecDeque<SegmentName>,
 }
 
 /// The segment that is written.
 pub(super) struct Active {
-    file: Arc<dyn DiskFile>,
-    segment: Arc<Segment>,
+    pub(super) file: Arc<dyn DiskFile>,
+    pub(super) segment: Arc<Segment>,
     pub(super) index: Index,
     /// What `index` was when the segment's records were last durable, as far as giving up takes it back.
-    confirmed: Confirmed,
+    pub(super) confirmed: Confirmed,
 }
 
 #[derive(Clone, Copy)]
-struct Confirmed {
-    end: u64,
-    next_offset: u64,
+pub(super) struct Confirmed {
+    pub end: u64,
+    pub next_offset: u64,
     records: u64,
     last_time_ns: u64,
 }
 
-/// How far a segment is written.
-#[derive(Clone, Copy)]
-struct Written {
-    pending: Unconfirmed,
-    confirmed: Confirmed,
-}
-
 impl Confirmed {
-    fn of(index: &Index) -> Self {
+    pub fn of(index: &Index) -> Self {
         let Index { end, next_offset, records, last_time_ns, .. } = *index;
         Self { end, next_offset, records, last_time_ns }
     }
@@ -240,69 +212,6 @@ impl EventLog {
         self.failures == 0
     }
 
-    /// No record may be larger: no segment, or no buffer, is.
-    fn largest(&self) -> usize {
-        let segment = usize::try_from(self.options.segment_bytes).unwrap_or(usize::MAX).saturating_sub(HEADER_BYTES);
-        RECORD_BYTES_MAX.min(self.options.buffer_bytes).min(segment)
-    }
-
-    /// Takes a record into memory and gives its offset.
-    pub fn append(&mut self, record: &Record<'_>) -> Result<u64, Refused> {
-        let bytes = encoded_bytes(record);
-        if bytes > self.largest() {
-            return Err(Refused::TooLarge);
-        }
-        let (offset, epoch, salt) = (self.next_offset, self.view.epoch, self.salt);
-        let run = Run { bytes, records: 1, time_ns: record.time_ns };
-        let appended = self.pending.append(run, |out| encode(out, record, offset, epoch, salt));
-        appended.ok_or(Refused::Full)?;
-        if !record.frame.is_empty() {
-            self.topics.add(topic_of(record.frame));
-        }
-        self.next_offset += 1;
-        self.counts.records_appended += 1;
-        Ok(offset)
-    }
-
-    /// Takes the first of `records` into memory, as many as there is room for. They lie one behind the other, are summed up, and get
-    /// their places here.
-    pub(in crate::storage) fn append_unplaced(&mut self, records: &[u8], time_ns: u64) -> Result<Appended, Refused> {
-        let largest = self.largest();
-        let mut taken = Appended { offset: self.next_offset, records: 0, bytes: 0 };
-        loop {
-            let rest = &records[taken.bytes..];
-            let run = first_run(rest, self.pending.free(), largest, time_ns);
-            if run.records == 0 {
-                break;
-            }
-            let mut to = Place { offset: self.next_offset, epoch: self.view.epoch, time_ns, salt: self.salt };
-            let topics = &mut self.topics;
-            let appended = self.pending.append(run, |out| {
-                let mut at = out.len();
-                out.extend_from_slice(&rest[..run.bytes]);
-                while let Some(prefix) = Prefix::parse(&out[at..]) {
-                    let record = &mut out[at..at + prefix.bytes];
-                    place(record, &to);
-                    topics.add(topic_of(&record[RECORD_BYTES_MIN..]));
-                    at += prefix.bytes;
-                    to.offset += 1;
-                }
-            });
-            if appended.is_none() {
-                break;
-            }
-            self.next_offset = to.offset;
-            taken.records += run.records;
-            taken.bytes += run.bytes;
-        }
-        self.counts.records_appended += u64::from(taken.records);
-        match Prefix::parse(records) {
-            Some(prefix) if taken.records == 0 && prefix.bytes <= largest => Err(Refused::Full),
-            _ if taken.records == 0 => Err(Refused::TooLarge),
-            _ => Ok(taken),
-        }
-    }
-
     /// Writes what was appended, with one system call unless a segment is full. Does nothing while a pause after a failure
     /// lasts.
     pub fn write(&mut self, now: Nanos) -> Result<(), StorageError> {
@@ -339,117 +248,6 @@ impl EventLog {
             }
         }
         Ok(())
-    }
-
-    /// When to call [`sync`](Self::sync), or after a failure [`write`](Self::write), at the latest; `None`: not before
-    /// something is appended.
-    /// While a sync is under way, nothing is.
-    pub fn due(&self, now: Nanos) -> Option<Nanos> {
-        if self.syncing.is_some() {
-            return None;
-        }
-        if self.failures > 0 && self.pending.has_unwritten() {
-            return Some(self.retry_at.max(now));
-        }
-        let since = self.unsynced_since?;
-        match self.options.fsync {
-            Fsync::Always => Some(now),
-            Fsync::Every(interval) => Some(since.saturating_add(interval)),
-            Fsync::Never => None,
-        }
-    }
-
-    /// Has what is due at intervals synced by a thread of its own from now on, which wakes who calls [`end_sync`](Self::end_sync).
-    /// What is always synced at once is better off without: to go to another thread and back takes longer than what could be
-    /// written meanwhile.
-    pub fn sync_beside(&mut self, waker: Option<Waker>) -> std::io::Result<()> {
-        if let Fsync::Every(_) = self.options.fsync {
-            self.syncer = Some(Syncer::new(waker)?);
-        }
-        Ok(())
-    }
-
-    /// Makes durable what is written.
-    pub fn sync(&mut self, now: Nanos) -> Result<(), StorageError> {
-        self.sync_all().inspect_err(|_| self.give_up(now))
-    }
-
-    /// The same, but if it is done [beside](Self::sync_beside) the writing it is not done yet.
-    pub fn begin_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
-        let (Some(syncer), Some(active), None) = (&mut self.syncer, &self.active, self.syncing) else {
-            return self.sync(now);
-        };
-        if !self.pending.has_unconfirmed() {
-            return Ok(());
-        }
-        if !syncer.begin(active.file.clone()) {
-            return self.sync(now);
-        }
-        self.syncing = Some(Written { pending: self.pending.unconfirmed(), confirmed: Confirmed::of(&active.index) });
-        self.unsynced_since = None;
-        self.counts.syncs += 1;
-        Ok(())
-    }
-
-    /// What has become of a sync that was begun, if it has ended.
-    pub fn end_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
-        let ended = self.syncer.as_mut().and_then(Syncer::ended);
-        self.synced(ended).inspect_err(|_| self.give_up(now))
-    }
-
-    fn synced(&mut self, ended: Option<std::io::Result<()>>) -> Result<(), StorageError> {
-        match ended {
-            None => Ok(()),
-            Some(Ok(())) => {
-                if let Some(written) = self.syncing.take() {
-                    self.confirm(written);
-                }
-                Ok(())
-            }
-            Some(Err(error)) => {
-                self.syncing = None;
-                Err(self.sync_error(error))
-            }
-        }
-    }
-
-    fn sync_error(&self, error: std::io::Error) -> StorageError {
-        let directory = || self.files.directory.clone();
-        let path = self.active.as_ref().map_or_else(directory, |active| self.files.path(&active.segment.header.name));
-        StorageError::new(&path, "sync", error)
-    }
-
-    /// Waits for a sync that is under way: what follows may sync the same file, or give it up.
-    fn await_sync(&mut self) -> Result<(), StorageError> {
-        let ended = self.syncer.as_mut().and_then(Syncer::wait);
-        self.synced(ended)
-    }
-
-    fn sync_all(&mut self) -> Result<(), StorageError> {
-        self.await_sync()?;
-        let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
-        self.counts.syncs += 1;
-        active.file.fdatasync().map_err(|error| self.sync_error(error))?;
-        self.unsynced_since = None;
-        self.confirm_all();
-        Ok(())
-    }
-
-    fn confirm_all(&mut self) {
-        if let Some(active) = &self.active {
-            self.confirm(Written { pending: self.pending.unconfirmed(), confirmed: Confirmed::of(&active.index) });
-        }
-    }
-
-    /// Readers may see what was written.
-    fn confirm(&mut self, written: Written) {
-        self.pending.confirm(written.pending);
-        self.failures = 0;
-        if let Some(active) = &mut self.active {
-            active.segment.publish(written.confirmed.end, written.confirmed.next_offset);
-            active.confirmed = written.confirmed;
-        }
-        self.view.publish_end(written.confirmed.next_offset);
     }
 
     fn begin_segment(&mut self) -> Result<(), StorageError> {
@@ -491,7 +289,7 @@ impl EventLog {
 
     /// Gives the segment up at its last durable record. It is never synced again: the kernel may hold pages for clean that
     /// never reached the disk. What is not durable is to be written anew.
-    fn give_up(&mut self, now: Nanos) {
+    pub(super) fn give_up(&mut self, now: Nanos) {
         // If it fails as well, that is one failure with the other.
         let _ = self.await_sync();
         self.counts.failures += 1;
@@ -587,19 +385,6 @@ fn whole_records(bytes: &[u8], room: u64) -> usize {
         end += prefix.bytes;
     }
     end
-}
-
-/// The first of `records` that are taken together: that fit into `room`, of which none is larger than `largest`.
-fn first_run(records: &[u8], room: usize, largest: usize, time_ns: u64) -> Run {
-    let mut run = Run { bytes: 0, records: 0, time_ns };
-    while let Some(prefix) = Prefix::parse(&records[run.bytes..]) {
-        let bytes = run.bytes + prefix.bytes;
-        if prefix.bytes > largest || bytes > room || (bytes > Run::BYTES_MAX && run.records > 0) {
-            break;
-        }
-        run = Run { bytes, records: run.records + 1, ..run };
-    }
-    run
 }
 
 /// Of records one behind the other, each that has an event.
