@@ -19,6 +19,9 @@ const ORDINAL_AT: usize = 2;
 /// Statuses of events that have ended well: durable, written, processed.
 const ENDED_WELL: std::ops::RangeInclusive<u8> = 1..=3;
 
+/// Read in one go: all that may be answered at once.
+const ANSWER_BYTES: usize = 256 << 10;
+
 /// Sends until the time is over, and waits for the rest of the answers.
 pub(super) fn run(
     cli: &Cli,
@@ -71,7 +74,7 @@ impl Publisher {
         let header = FrameHeader { flags: FLAG_ACK, ..FrameHeader::new(Priority::Medium) };
         encode(&mut message, &header, cli.topic.as_bytes(), &vec![b'.'; usize::from(cli.payload_bytes)]);
         Ok(Self {
-            answers: BufReader::new(stream.try_clone()?),
+            answers: BufReader::with_capacity(ANSWER_BYTES, stream.try_clone()?),
             stream,
             batch: Vec::with_capacity(outstanding * message.len()),
             message,

@@ -26,8 +26,9 @@ use crate::storage::letters::Letters;
 use crate::storage::log::{EventLog, Item, Position, Recovery, Start, View};
 use crate::storage::{
     ConsumerLetterInlet, ConsumerLetters, DeadLetter, DeadLetterSender, LetterAgent, LetterAgentSpec, LetterCommands,
-    LetterControl, LogAgent, LogAgentSpec, LogInlet, LogSender, Queues, Refusing, ReplaySource, Replays, ShedBudget,
-    StorageError, Streams, consumer_letters, disk, feed, is_logged, letter_control, letter_options, of_other_queue,
+    LetterControl, LogAgent, LogAgentSpec, LogInlet, LogReaders, LogSender, Queues, Refusing, ReplaySource, Replays,
+    ShedBudget, StorageError, Streams, consumer_letters, disk, feed, is_logged, letter_control, letter_options,
+    of_other_queue,
 };
 use crate::subscribe::kept::{Saved, Store};
 use crate::topology::{LOG, REPLAY, Role};
@@ -47,7 +48,7 @@ pub(super) struct Logging {
     replay: Option<(ReplaySource, DrainStatus)>,
     control: (LetterControl, LetterCommands),
     /// Of who reads what has become durable.
-    readers: Option<Waker>,
+    readers: Option<LogReaders>,
     /// Of what groups have not done.
     consumers: Option<ConsumerLetterInlet>,
 }
@@ -164,9 +165,9 @@ impl Logging {
         self.streams.logs().iter().map(EventLog::view).collect()
     }
 
-    /// Whom to wake when there is more to read.
-    pub fn wakes(&mut self, readers: Waker) {
-        self.readers = Some(readers);
+    /// For those on a thread that are to be woken when there is more to read.
+    pub fn readers(&mut self, waker: Waker) -> LogReaders {
+        self.readers.insert(LogReaders::new(waker)).clone()
     }
 
     /// A way to the dead letters for what groups have not done; `sender` wakes who sends events to them.

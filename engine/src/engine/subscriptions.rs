@@ -12,7 +12,7 @@ use super::observe::{DepthProbe, Edge};
 use crate::frame::Class;
 use crate::runtime::waker::Waker;
 use crate::runtime::{IdleStrategy, RunnerHandle, RunnerSpec, Shutdown};
-use crate::storage::is_logged;
+use crate::storage::{LogReaders, is_logged};
 use crate::subscribe::{
     Interest, KeptSpec, Message, Outlet, OutletEnd, Sender, SenderLimits, SenderSpec, Streams, SubscriptionLink, link,
     outlet,
@@ -28,6 +28,7 @@ pub(super) struct Subscribing {
     ends: Vec<OutletEnd>,
     streams: Streams,
     kept: KeptSpec,
+    readers: Option<LogReaders>,
 }
 
 impl Subscribing {
@@ -42,7 +43,7 @@ impl Subscribing {
         let interest = Arc::new(Interest::new(context.hash_seed));
         let (outlets, ends, streams) = (HashMap::new(), Vec::new(), Streams::default());
         let kept = KeptSpec { names_max: context.config.subscriptions.names as usize, ..KeptSpec::default() };
-        Ok(Some((Self { waker, requests, interest, outlets, ends, streams, kept }, link)))
+        Ok(Some((Self { waker, requests, interest, outlets, ends, streams, kept, readers: None }, link)))
     }
 
     /// Makes the ways from the workers, and those from the log.
@@ -66,7 +67,7 @@ impl Subscribing {
         }
         if let Some(log) = log {
             self.streams = Streams::new(log.views());
-            log.wakes(self.waker.clone());
+            self.readers = Some(log.readers(self.waker.clone()));
             let (store, saved) = log.kept_positions()?;
             let letters = log.consumer_letters(self.waker.clone());
             let depth = letters.depth();
@@ -89,7 +90,7 @@ impl Subscribing {
 
     /// Starts the sender.
     pub fn spawn(self, context: &mut Context<'_>, shutdown: &Shutdown) -> Result<RunnerHandle, EngineError> {
-        let Self { waker, requests, interest, ends, streams, kept, .. } = self;
+        let Self { waker, requests, interest, ends, streams, kept, readers, .. } = self;
         let config = &context.config.subscriptions;
         let sender = Sender::new(SenderSpec {
             name: SUBSCRIBERS.into(),
@@ -103,6 +104,7 @@ impl Subscribing {
                 backlog_bytes: config.backlog_bytes as usize,
             },
             kept,
+            readers,
             clock: context.clock.clone(),
         })
         .map_err(EngineError)?;

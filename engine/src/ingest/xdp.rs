@@ -18,7 +18,7 @@ use eventstream_steer::{Datagram, Packet};
 
 use super::{Arrival, Backend, Intake};
 use crate::control::State;
-use crate::memory::{CACHE_LINE_BYTES, FramePool, Peer};
+use crate::memory::{CACHE_LINE_BYTES, FramePool, Peer, Slot};
 use crate::metrics::{Counter, Histogram, MalformedReason, Span, Spans};
 use crate::nic::{Batch, Received, Rings, StampReader, XskQueue, XskRings};
 use crate::runtime::agent::{Blocking, Cycle};
@@ -158,12 +158,7 @@ impl<R: Rings> XdpBackend<R> {
 
 /// Where the UDP payload lies in a packet, and who sent it.
 #[inline]
-fn datagram_in(
-    pool: &FramePool,
-    slot: &crate::memory::Slot,
-    offset: usize,
-    length: usize,
-) -> Option<(usize, usize, Peer)> {
+fn datagram_in(pool: &FramePool, slot: &Slot, offset: usize, length: usize) -> Option<(usize, usize, Peer)> {
     let packet = pool.bytes(slot).get(offset..)?.get(..length)?;
     let found = Datagram::locate(packet).ok()?;
     let address = if found.is_v6 {

@@ -16,6 +16,7 @@ use super::directory::DataDirectory;
 use super::feed::{Batch, Kept, LogInlet, Part, Settled};
 use super::format::{Prefix, Record, topic_of};
 use super::log::{AgeClock, Appended, EventLog, Refused};
+use super::log_readers::LogReaders;
 use super::replay::Replays;
 use super::streams::Streams;
 use crate::control::{State, StateCell};
@@ -23,7 +24,6 @@ use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Nanos, unix_now};
-use crate::runtime::waker::Waker;
 
 /// How often it is looked for segments that are to go.
 const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
@@ -120,8 +120,7 @@ pub struct LogAgent {
     drain_wait_ns: Nanos,
     /// From when on it waits no longer.
     give_up_at: Option<Nanos>,
-    /// Wakes who reads what has become durable.
-    readers: Option<Waker>,
+    readers: Option<LogReaders>,
 }
 
 impl LogAgent {
@@ -146,7 +145,7 @@ impl LogAgent {
     }
 
     /// Wakes who reads the log, whenever there is more to read.
-    pub fn with_readers(self, readers: Option<Waker>) -> Self {
+    pub fn with_readers(self, readers: Option<LogReaders>) -> Self {
         Self { readers, ..self }
     }
 

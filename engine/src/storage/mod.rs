@@ -28,6 +28,7 @@ mod letter_control;
 pub mod letters;
 pub mod log;
 mod log_agent;
+mod log_readers;
 mod replay;
 #[cfg(test)]
 mod scratch;
@@ -44,6 +45,7 @@ pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, fee
 pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};
 pub use letter_control::{HeldFor, LetterCommands, LetterControl, letter_control};
 pub use log_agent::{LogAgent, LogAgentSpec};
+pub use log_readers::LogReaders;
 pub use replay::{Queues, REPLAYED_MAX, ReplayOrder, ReplaySource, ReplayStatus, Replays, of_other_queue};
 /// Whether events of the class are kept in the event log.
 pub const fn is_logged(class: Class) -> bool {

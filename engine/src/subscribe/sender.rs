@@ -31,6 +31,7 @@ use crate::memory::off_data_path;
 use crate::metrics::{Counter, Counters};
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
+use crate::storage::LogReaders;
 
 /// How long subscribers may take to read the last events when the engine goes.
 const LAST_WORDS_NS: Nanos = 250_000_000;
@@ -59,6 +60,8 @@ pub struct SenderSpec {
     pub interest: Arc<Interest>,
     pub limits: SenderLimits,
     pub kept: KeptSpec,
+    /// To be told whether anybody reads the log.
+    pub readers: Option<LogReaders>,
     pub clock: Clock,
 }
 
@@ -168,6 +171,9 @@ impl Agent for Sender {
         // Nothing here is on the data path.
         off_data_path(|| {
             let mut work = self.take_requests();
+            if let Some(readers) = &self.spec.readers {
+                readers.set(!self.clients.is_empty());
+            }
             if self.clients.is_empty() {
                 work += self.step_kept();
                 // What was for somebody who has gone.
