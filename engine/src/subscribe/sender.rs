@@ -78,6 +78,8 @@ pub struct Sender {
     waits_for_turn: bool,
     /// The disk is not asked before.
     disk_retry_at: Nanos,
+    /// It has been said that it fails.
+    disk_fails: bool,
     overflowed: u64,
     /// Of the subscription that was made last.
     serial: u64,
@@ -104,6 +106,7 @@ impl Sender {
             listed: Vec::new(),
             waits_for_turn: false,
             disk_retry_at: 0,
+            disk_fails: false,
             overflowed: 0,
             serial: 0,
             counters: Counters::default(),
@@ -180,11 +183,14 @@ impl Agent for Sender {
                 return work + self.take_live();
             }
             work += self.take_live();
-            work += self.read_tails();
+            let mut read = self.read_tails();
             self.send_groups();
-            work += self.step_cursors();
-            work += self.step_kept();
-            work + self.write_on()
+            read += self.step_cursors();
+            read += self.step_kept();
+            if self.disk_fails && read > 0 && self.disk_retry_at <= self.now {
+                self.disk_works();
+            }
+            work + read + self.write_on()
         })
     }
 

@@ -102,10 +102,20 @@ impl Sender {
         told.into_iter().for_each(|connection| self.list(connection));
     }
 
+    /// Says it once, until something [was read](Self::disk_works) again.
     #[cold]
     pub(super) fn disk_failed(&mut self, error: &StorageError) {
-        tracing::error!(%error, "the event log cannot be read for subscribers; it is tried again");
+        if !std::mem::replace(&mut self.disk_fails, true) {
+            tracing::error!(%error, "the event log cannot be read for subscribers; it is tried again");
+        }
         self.disk_retry_at = self.now + DISK_RETRY_NS;
+    }
+
+    /// Something has been read in this cycle, and nothing has failed.
+    #[cold]
+    pub(super) fn disk_works(&mut self) {
+        self.disk_fails = false;
+        tracing::info!("the event log can be read for subscribers again");
     }
 
     /// Sends what groups have rendered to their members.
