@@ -311,6 +311,15 @@ fn what_cannot_be_told_any_more_is_counted() {
     assert_eq!((asked, sent, undeliverable), (ASKED + 1, 1, ASKED));
 }
 
+/// Whoever waits for it does not wait for a thread that has failed.
+struct SetWhenDropped(Arc<AtomicBool>);
+
+impl Drop for SetWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
 /// SIGTERM in the middle of a stream: what was taken in is answered, the rest is not, and the client knows which.
 #[test]
 fn a_drain_answers_what_was_taken_in() {
@@ -319,11 +328,10 @@ fn a_drain_answers_what_was_taken_in() {
     let mut reader = Reader::new(&client);
     let (read, ended) = (reader.count(), Arc::new(AtomicBool::new(false)));
     let reading = std::thread::spawn({
-        let ended = ended.clone();
+        let ended = SetWhenDropped(ended.clone());
         move || {
-            let told = reader.read_to_end();
-            ended.store(true, Ordering::Release);
-            told
+            let _ended = ended;
+            reader.read_to_end()
         }
     });
     // It goes on until the engine has ended its side, and is never far ahead of what it has read.
