@@ -208,13 +208,9 @@ impl LogSender {
         self.spare.is_some() && self.current.room() >= self.largest && self.outstanding < OUTSTANDING_MAX
     }
 
-    /// Takes a frame, given as the bytes behind its length field. There is room: see [`fits`](Self::fits).
-    pub fn append(&mut self, body: &[u8]) {
-        self.append_replayed(body, None);
-    }
-
-    /// The same of one that is replayed, with its number among those.
-    pub fn append_replayed(&mut self, body: &[u8], replayed: Option<u32>) {
+    /// Takes a frame, given as the bytes behind its length field, and of one that is replayed its number among those. There is room: see
+    /// [`fits`](Self::fits).
+    pub fn append(&mut self, body: &[u8], replayed: Option<u32>) {
         let bytes = event_bytes(body.len());
         if self.current.room() < bytes
             && let Some(next) = self.spare.take()
@@ -315,7 +311,7 @@ mod tests {
                 received.extend(taken(&mut inlet));
                 sender.publish();
             }
-            sender.append(&body);
+            sender.append(&body, None);
             sent.push(body);
             if number % 7 == 0 {
                 sender.publish();
@@ -334,8 +330,8 @@ mod tests {
         let mut handed = 0;
         while sender.fits([1 << 20].into_iter()) == 1 {
             // Beside what was counted another one may have to go on.
-            sender.append(&body);
-            sender.append(&body);
+            sender.append(&body, None);
+            sender.append(&body, None);
             handed += 2;
             sender.publish();
         }
@@ -352,7 +348,7 @@ mod tests {
         let mut appended = 0;
         while appended < OUTSTANDING_MAX {
             let fitting = sender.fits(std::iter::repeat_n(4, 2 * OUTSTANDING_MAX));
-            (0..fitting).for_each(|_| sender.append(b"1234"));
+            (0..fitting).for_each(|_| sender.append(b"1234", None));
             appended += fitting;
             sender.publish();
             taken(&mut inlet);

@@ -1,7 +1,7 @@
 //! The log writer: appends what workers have handled, makes it durable, and tells them.
 //!
-//! - **Thread**: a runner of its own. It is the one agent that blocks in the kernel, for as long as the disk takes to write and
-//!   to sync; what arrives meanwhile is made durable together.
+//! - **Thread**: a runner of its own. It is the one agent that blocks in the kernel, for as long as the disk takes to write, and
+//!   to sync where that is done at once; what arrives meanwhile is made durable together. At intervals another thread syncs.
 //! - **In**: batches of records from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
 //!   in the order of its frames, of what is durable.
 //! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have

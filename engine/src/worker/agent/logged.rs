@@ -54,7 +54,7 @@ impl Logged {
     }
 
     pub(super) fn append(&mut self, body: &[u8], token: Option<ClaimToken>, asked: Option<Asked>) {
-        self.sender.append_replayed(body, asked.as_ref().and_then(Asked::replayed));
+        self.sender.append(body, asked.as_ref().and_then(Asked::replayed));
         self.count += 1;
         let new = Unsettled { count: 1, token, asked };
         match self.unsettled.back_mut() {
