@@ -14,6 +14,7 @@ use eventstream_tests::binaries;
 use eventstream_tests::client::PATIENCE;
 use eventstream_tests::data_folder::{DataFolder, Logged};
 use eventstream_tests::engine_process::{Engine, Setup, count};
+use eventstream_tests::flag::SetWhenDropped;
 use eventstream_tests::publisher::payload_of;
 use eventstream_tests::random::Random;
 use eventstream_tests::skipped;
@@ -54,15 +55,6 @@ impl Publishing<'_> {
     }
 }
 
-/// Dropped, also by a test that fails, it ends the publishing.
-struct Stop<'a>(&'a AtomicBool);
-
-impl Drop for Stop<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 #[test]
 fn what_is_acknowledged_is_in_the_log_once_though_the_engine_is_killed() {
     let folder = DataFolder::new();
@@ -73,7 +65,7 @@ fn what_is_acknowledged_is_in_the_log_once_though_the_engine_is_killed() {
     let publishing = Publishing { publisher: &publisher, published: AtomicU64::new(0), stop: AtomicBool::new(false) };
     let (receipts, engine) = std::thread::scope(|scope| {
         let receipts = scope.spawn(|| publishing.run());
-        let stop = Stop(&publishing.stop);
+        let stop = SetWhenDropped(&publishing.stop);
         for _ in 0..KILLS {
             publishing.wait_for_more();
             engine.kill();

@@ -17,6 +17,7 @@ use eventstream::worker::Outcome;
 use eventstream_tests::acks::{Ack, Reader, asking, wire_id};
 use eventstream_tests::client::{PATIENCE, connect, publish};
 use eventstream_tests::engine_process::{Setup, count};
+use eventstream_tests::flag::SetWhenDropped;
 use eventstream_tests::local;
 use eventstream_tests::pipeline::FnHandler;
 use eventstream_tests::random::Random;
@@ -309,15 +310,6 @@ fn what_cannot_be_told_any_more_is_counted() {
     assert_eq!(Reader::new(&another).read(1).acks[0].ordinal, 0);
     let (_, [asked, sent, undeliverable]) = end(engine);
     assert_eq!((asked, sent, undeliverable), (ASKED + 1, 1, ASKED));
-}
-
-/// Whoever waits for it does not wait for a thread that has failed.
-struct SetWhenDropped(Arc<AtomicBool>);
-
-impl Drop for SetWhenDropped {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Release);
-    }
 }
 
 /// SIGTERM in the middle of a stream: what was taken in is answered, the rest is not, and the client knows which.

@@ -9,6 +9,7 @@
 //! consumer        a client that subscribes and says what is done
 //! publisher       a client that sends again what was not acknowledged
 //! data_folder     what an engine keeps on disk, how that fails, and what is left of it
+//! flag            what threads of a test watch
 //! local           configurations of engines in a test's own process
 //! pipeline        agents stepped by hand on one thread
 //! random          seeded choices
@@ -23,6 +24,7 @@ pub mod client;
 pub mod consumer;
 pub mod data_folder;
 pub mod engine_process;
+pub mod flag;
 pub mod handler;
 pub mod local;
 pub mod pipeline;

@@ -2,12 +2,13 @@
 //!
 //! - **Thread**: one of a log, which is in the kernel for as long as a sync takes, and asleep otherwise.
 //! - **In**: a file that is written, one at a time. **Out**: what the sync of it came to, once.
+//! - **Overload**: none; whoever begins a sync waits for its end before the next.
 //! - **Invariant**: a file is never synced twice at a time. The kernel tells an error to one of them, and the other would take what
 //!   is lost for durable.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
 
 use super::super::disk::DiskFile;
@@ -18,7 +19,6 @@ pub(super) struct Syncer {
     work: Option<Sender<Arc<dyn DiskFile>>>,
     done: Receiver<io::Result<()>>,
     thread: Option<JoinHandle<()>>,
-    is_busy: bool,
 }
 
 impl Syncer {
@@ -36,29 +36,26 @@ impl Syncer {
             }
         };
         let thread = std::thread::Builder::new().name("sync".to_owned()).spawn(sync)?;
-        Ok(Self { work: Some(work), done, thread: Some(thread), is_busy: false })
+        Ok(Self { work: Some(work), done, thread: Some(thread) })
     }
 
     /// Begins to sync a file; none is being synced. False if the thread is gone.
-    pub fn begin(&mut self, file: Arc<dyn DiskFile>) -> bool {
-        debug_assert!(!self.is_busy, "one at a time");
-        self.is_busy = self.work.as_ref().is_some_and(|work| work.send(file).is_ok());
-        self.is_busy
+    pub fn begin(&self, file: Arc<dyn DiskFile>) -> bool {
+        self.work.as_ref().is_some_and(|work| work.send(file).is_ok())
     }
 
-    /// What a sync came to that has ended since it was last asked for.
-    pub fn ended(&mut self) -> Option<io::Result<()>> {
-        let ended = self.done.try_recv().ok()?;
-        self.is_busy = false;
-        Some(ended)
-    }
-
-    /// The same of one that is under way, once it has ended.
-    pub fn wait(&mut self) -> Option<io::Result<()>> {
-        if !std::mem::take(&mut self.is_busy) {
-            return None;
+    /// What the sync that is under way has come to; `None` if it has not ended.
+    pub fn ended(&self) -> Option<io::Result<()>> {
+        match self.done.try_recv() {
+            Ok(ended) => Some(ended),
+            Err(TryRecvError::Empty) => None,
+            Err(TryRecvError::Disconnected) => Some(Err(ErrorKind::BrokenPipe.into())),
         }
-        self.done.recv().ok()
+    }
+
+    /// The same, once it has ended.
+    pub fn wait(&self) -> io::Result<()> {
+        self.done.recv().unwrap_or_else(|_| Err(ErrorKind::BrokenPipe.into()))
     }
 }
 

@@ -50,7 +50,7 @@ impl EventLog {
 
     /// The same, but if it is done [beside](Self::sync_beside) the writing it is not done yet.
     pub fn begin_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
-        let (Some(syncer), Some(active), None) = (&mut self.syncer, &self.active, self.syncing) else {
+        let (Some(syncer), Some(active), None) = (&self.syncer, &self.active, self.syncing) else {
             return self.sync(now);
         };
         if !self.pending.has_unconfirmed() {
@@ -67,36 +67,32 @@ impl EventLog {
 
     /// What has become of a sync that was begun, if it has ended.
     pub fn end_sync(&mut self, now: Nanos) -> Result<(), StorageError> {
-        let ended = self.syncer.as_mut().and_then(Syncer::ended);
-        self.synced(ended).inspect_err(|_| self.give_up(now))
+        let under_way = self.syncer.as_ref().filter(|_| self.syncing.is_some());
+        match under_way.and_then(Syncer::ended) {
+            Some(ended) => self.synced(ended).inspect_err(|_| self.give_up(now)),
+            None => Ok(()),
+        }
     }
 
-    fn synced(&mut self, ended: Option<std::io::Result<()>>) -> Result<(), StorageError> {
-        match ended {
-            None => Ok(()),
-            Some(Ok(())) => {
-                if let Some(written) = self.syncing.take() {
-                    self.confirm(written);
-                }
-                Ok(())
-            }
-            Some(Err(error)) => {
-                self.syncing = None;
-                Err(self.sync_error(error))
-            }
+    /// Waits for a sync that is under way: what follows may sync the same file, or give it up.
+    pub(super) fn await_sync(&mut self) -> Result<(), StorageError> {
+        let under_way = self.syncer.as_ref().filter(|_| self.syncing.is_some());
+        under_way.map(Syncer::wait).map_or(Ok(()), |ended| self.synced(ended))
+    }
+
+    fn synced(&mut self, ended: std::io::Result<()>) -> Result<(), StorageError> {
+        let written = self.syncing.take();
+        ended.map_err(|error| self.sync_error(error))?;
+        if let Some(written) = written {
+            self.confirm(written);
         }
+        Ok(())
     }
 
     fn sync_error(&self, error: std::io::Error) -> StorageError {
         let directory = || self.files.directory.clone();
         let path = self.active.as_ref().map_or_else(directory, |active| self.files.path(&active.segment.header.name));
         StorageError::new(&path, "sync", error)
-    }
-
-    /// Waits for a sync that is under way: what follows may sync the same file, or give it up.
-    pub(super) fn await_sync(&mut self) -> Result<(), StorageError> {
-        let ended = self.syncer.as_mut().and_then(Syncer::wait);
-        self.synced(ended)
     }
 
     pub(super) fn sync_all(&mut self) -> Result<(), StorageError> {
