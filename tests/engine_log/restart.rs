@@ -45,6 +45,8 @@ fn ids_in_the_log_are_duplicates_after_a_restart_and_others_are_not() {
     // Once in order, once not.
     let ended = engine.drain();
     ended.assert_balanced();
+    let (syncs, timed) = (&ended.report["counters"]["log_syncs"], &ended.report["latency_ns"]["log_sync"]["count"]);
+    assert!(syncs == timed && syncs.as_u64() > Some(0), "{syncs} {timed}");
     for _ in 0..2 {
         let engine = setup.start();
         for (index, (priority, topic)) in logged.iter().enumerate() {

@@ -15,6 +15,7 @@ use crate::dispatch::{TopicTable, TopicTableCell, topic_word};
 use crate::frame::{Class, Parser, Priority, Transport};
 use crate::ingest::DrainStatus;
 use crate::memory::{Event, FramePool, Frames};
+use crate::metrics::Span;
 use crate::queue::{mpsc, spsc};
 use crate::runtime::clock::{Nanos, unix_now};
 use crate::runtime::waker::Waker;
@@ -260,6 +261,7 @@ impl Logging {
             ..
         } = self;
         for log in streams.logs_mut() {
+            context.observers.spans.push((Span::LogSync, log.sync_took_ns()));
             if let Err(error) = log.sync_beside(Some(waker.clone())) {
                 let stream = log.stream();
                 tracing::warn!(%stream, %error, "the event log: no thread for syncs, so nothing is written meanwhile");

@@ -17,6 +17,8 @@ pub enum Span {
     RxToHandler,
     /// From the time in the frame, by the sender's clock. One value for the events of a slot that are in one burst.
     SendToHandler,
+    /// What the disk takes to sync a segment of the event log.
+    LogSync,
 }
 
 /// Histograms, and what they are of: several agents record the same.
@@ -37,6 +39,8 @@ pub struct Latencies {
     pub consumed_to_handler: Option<LatencySummary>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub send_to_handler: Option<LatencySummary>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_sync: Option<LatencySummary>,
 }
 
 /// From when on rx is counted.
@@ -74,6 +78,7 @@ impl Latencies {
             consumed_to_dispatched: of(Span::ConsumedToDispatched),
             consumed_to_handler,
             send_to_handler: of(Span::SendToHandler),
+            log_sync: of(Span::LogSync),
         }
     }
 
@@ -86,6 +91,7 @@ impl Latencies {
             ("consumed_to_handler", self.consumed_to_handler),
             ("rx_to_handler", rx_to_handler),
             ("send_to_handler", self.send_to_handler),
+            ("log_sync", self.log_sync),
         ];
         all.into_iter().filter_map(|(name, summary)| Some((name, summary?)))
     }

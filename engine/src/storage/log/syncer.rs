@@ -10,9 +10,19 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::super::disk::DiskFile;
+use crate::metrics::Histogram;
 use crate::runtime::waker::Waker;
+
+/// Syncs a file, and records what that took if it was done.
+pub(super) fn timed(file: &dyn DiskFile, took_ns: &Histogram) -> io::Result<()> {
+    let began = Instant::now();
+    file.fdatasync()?;
+    took_ns.record(began.elapsed().as_nanos() as u64, 1);
+    Ok(())
+}
 
 pub(super) struct Syncer {
     /// `None` from the end on.
@@ -22,14 +32,14 @@ pub(super) struct Syncer {
 }
 
 impl Syncer {
-    /// Wakes who waits whenever a sync has ended.
-    pub fn new(waker: Option<Waker>) -> io::Result<Self> {
+    /// Wakes who waits whenever a sync has ended. In the histogram nobody else records while one is under way.
+    pub fn new(waker: Option<Waker>, took_ns: Histogram) -> io::Result<Self> {
         let (work, files) = channel::<Arc<dyn DiskFile>>();
         let (ended, done) = channel();
         let sync = move || {
             for file in files {
                 // Without a receiver the log is gone.
-                if ended.send(file.fdatasync()).is_err() {
+                if ended.send(timed(&*file, &took_ns)).is_err() {
                     return;
                 }
                 waker.iter().for_each(Waker::wake);

@@ -3,8 +3,9 @@
 use super::super::error::StorageError;
 use super::options::Fsync;
 use super::pending::Unconfirmed;
-use super::syncer::Syncer;
+use super::syncer::{Syncer, timed};
 use super::writer::{Confirmed, EventLog};
+use crate::metrics::Histogram;
 use crate::runtime::clock::Nanos;
 use crate::runtime::waker::Waker;
 
@@ -38,9 +39,14 @@ impl EventLog {
     /// written meanwhile.
     pub fn sync_beside(&mut self, waker: Option<Waker>) -> std::io::Result<()> {
         if let Fsync::Every(_) = self.options.fsync {
-            self.syncer = Some(Syncer::new(waker)?);
+            self.syncer = Some(Syncer::new(waker, self.sync_took_ns.clone())?);
         }
         Ok(())
+    }
+
+    /// What syncs take, in nanoseconds; recorded here alone.
+    pub fn sync_took_ns(&self) -> Histogram {
+        self.sync_took_ns.clone()
     }
 
     /// Makes durable what is written.
@@ -99,7 +105,7 @@ impl EventLog {
         self.await_sync()?;
         let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
         self.counts.syncs += 1;
-        active.file.fdatasync().map_err(|error| self.sync_error(error))?;
+        timed(&*active.file, &self.sync_took_ns).map_err(|error| self.sync_error(error))?;
         self.unsynced_since = None;
         self.confirm_all();
         Ok(())

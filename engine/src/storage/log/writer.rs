@@ -16,6 +16,7 @@ use super::survey::{Findings, Survey, Trust};
 use super::syncer::Syncer;
 use super::syncing::Written;
 use super::view::{Position, Segment, View};
+use crate::metrics::Histogram;
 use crate::runtime::clock::Nanos;
 
 /// The pause after the second failure in a row; the first is followed by another try at once.
@@ -59,6 +60,7 @@ pub struct EventLog {
     /// Of the first record that is not written, or has to be written again.
     pub(super) written_offset: u64,
     pub(super) unsynced_since: Option<Nanos>,
+    pub(super) sync_took_ns: Histogram,
     /// Where there is one, what is due is synced beside the writing.
     pub(super) syncer: Option<Syncer>,
     /// What that makes durable.
@@ -126,6 +128,7 @@ impl EventLog {
             next_offset,
             written_offset: next_offset,
             unsynced_since: None,
+            sync_took_ns: Histogram::default(),
             syncer: None,
             syncing: None,
             failures: 0,
