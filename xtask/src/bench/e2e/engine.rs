@@ -22,9 +22,11 @@ pub struct Taken {
     /// The time in which it found something to do.
     pub busy_seconds: f64,
     pub latency: Option<Latency>,
+    /// Of the syncs of its log.
+    pub sync: Option<Latency>,
 }
 
-/// From an event's sent time to its handler, in microseconds.
+/// In microseconds.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Latency {
     pub p50: f64,
@@ -148,6 +150,7 @@ fn taken(report: &str, backend: Backend) -> Result<Taken> {
         events: totals.processed + totals.duplicate,
         busy_seconds: busy_seconds(&report)?,
         latency: Latency::of_json(&report["latency_ns"]["send_to_handler"]),
+        sync: Latency::of_json(&report["latency_ns"]["log_sync"]),
     })
 }
 
@@ -187,9 +190,10 @@ mod tests {
             "events": {"processed": {"realtime": 5, "batch": 2}, "duplicate": 1, "lost": {"a": 9}}},
             "queues": [{"mode": "xdp-native-copy"}, {"mode": "socket"}],
             "runners": [{"busy_ns": 1500000000}, {"busy_ns": 500000000}],
-            "latency_ns": {"send_to_handler": {"p50": 2500, "p99": 11000}}}"#;
+            "latency_ns": {"send_to_handler": {"p50": 2500, "p99": 11000}, "log_sync": {"p50": 150000, "p99": 900000}}}"#;
         let latency = Some(Latency { p50: 2.5, p99: 11.0 });
-        let expected = Taken { datagrams: 7, events: 8, busy_seconds: 2.0, latency };
+        let sync = Some(Latency { p50: 150.0, p99: 900.0 });
+        let expected = Taken { datagrams: 7, events: 8, busy_seconds: 2.0, latency, sync };
         assert_eq!(taken(report, Backend::Xdp).unwrap(), expected);
         let unstamped = report.replace("send_to_handler", "rx_to_handler");
         assert_eq!(taken(&unstamped, Backend::Xdp).unwrap().latency, None);

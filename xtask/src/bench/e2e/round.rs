@@ -36,8 +36,10 @@ pub struct Round {
     pub busy: f64,
     /// Nanoseconds of that an event.
     pub cpu: f64,
-    /// Where events have a sent time.
+    /// Where events have a sent time, or acknowledgements are waited for.
     pub latency: Option<Latency>,
+    /// Where each is waited for: of the syncs that were.
+    pub sync: Option<Latency>,
 }
 
 /// What figures are made of.
@@ -53,6 +55,7 @@ pub struct Facts {
     pub events: u64,
     pub busy_seconds: f64,
     pub latency: Option<Latency>,
+    pub sync: Option<Latency>,
 }
 
 /// Where the measurements of a run are made.
@@ -112,7 +115,7 @@ impl Place<'_> {
         process::sleep(SETTLE, self.stop);
         let said = receiver.end()?;
         check_pace(load, &sent, seconds)?;
-        let Taken { datagrams, events, busy_seconds, latency } = match engine {
+        let Taken { datagrams, events, busy_seconds, latency, .. } = match engine {
             Some(engine) => engine.taken()?,
             None => of_walk(&said, contestant, load.events_per_datagram)?,
         };
@@ -120,7 +123,7 @@ impl Place<'_> {
             return Err(Error::failed("it does not say how old events were"));
         }
         let (seconds, sent) = (sent.seconds, sent.datagrams);
-        Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency })
+        Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency, sync: None })
     }
 
     /// What the disk takes where the engine's log would be.
@@ -139,7 +142,8 @@ impl Place<'_> {
         };
         let (is_paced, busy_seconds) = (false, seconds);
         let latency = Latency::of_json(&report["latency_ns"]);
-        Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency })
+        let sync = latency;
+        Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency, sync })
     }
 
     fn walk(&self, way: &str, port: u16) -> Command {
@@ -211,12 +215,12 @@ fn of_walk(said: &[String], contestant: &Contestant, events_per_datagram: u32) -
     let events = if looks_inside { count("events")? } else { datagrams * u64::from(events_per_datagram) };
     let busy_seconds = report["busy_seconds"].as_f64();
     let busy_seconds = busy_seconds.ok_or_else(|| Error::failed(format!("{name}: how long was it busy? {last:?}")))?;
-    Ok(Taken { datagrams, events, busy_seconds, latency: Latency::of_json(&report["latency_ns"]) })
+    Ok(Taken { datagrams, events, busy_seconds, latency: Latency::of_json(&report["latency_ns"]), sync: None })
 }
 
 impl Round {
     pub fn new(facts: &Facts) -> Result<Self> {
-        let Facts { seconds, is_paced, sent, arrived, events, busy_seconds, latency } = *facts;
+        let Facts { seconds, is_paced, sent, arrived, events, busy_seconds, latency, sync } = *facts;
         if arrived == 0 || events == 0 || seconds <= 0.0 || busy_seconds <= 0.0 {
             return Err(Error::failed(format!(
                 "nothing to measure: {sent} sent in {seconds:.3} s, {arrived} taken in, {events} events, \
@@ -232,6 +236,7 @@ impl Round {
             busy: 100.0 * busy_seconds / seconds,
             cpu: 1e9 * busy_seconds / events as f64,
             latency,
+            sync,
         })
     }
 }
@@ -251,9 +256,13 @@ mod tests {
             events: 4_000_000,
             busy_seconds: 1.0,
             latency: None,
+            sync: None,
         };
         let round = Round::new(&facts).unwrap();
-        assert_eq!(round, Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0, latency: None });
+        assert_eq!(
+            round,
+            Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0, latency: None, sync: None }
+        );
         assert_eq!(Round::new(&Facts { is_paced: true, ..facts }).unwrap().throughput, None);
         assert!(Round::new(&Facts { arrived: 0, events: 0, ..facts }).is_err());
         assert!(Round::new(&Facts { busy_seconds: 0.0, ..facts }).is_err());
@@ -267,7 +276,7 @@ mod tests {
                 .to_owned();
         let said = ["warming up".to_owned(), line.clone()];
         let [_, walk, bare, ..] = by_name("xdp_23ev").contestants else { panic!("a walk and a bare one") };
-        let expected = Taken { datagrams: 10, events: 230, busy_seconds: 0.5, latency: None };
+        let expected = Taken { datagrams: 10, events: 230, busy_seconds: 0.5, latency: None, sync: None };
         assert_eq!(of_walk(&said, walk, 23).unwrap(), expected);
         let without = [line.replace("230", "0")];
         assert_eq!(of_walk(&without, bare, 23).unwrap(), expected);

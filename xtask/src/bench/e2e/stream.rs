@@ -50,7 +50,8 @@ impl Place<'_> {
                 };
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 receiver.end()?;
-                round(stream, sent, engine.taken()?.events, busy_seconds)
+                let taken = engine.taken()?;
+                round(stream, sent, taken.events, busy_seconds, taken.sync)
             }
             Receiver::Server(server) => {
                 let monitor = free_tcp_port()?;
@@ -60,7 +61,7 @@ impl Place<'_> {
                 // It waits without looking.
                 let busy = || receiver.cpu_seconds();
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
-                round(stream, sent, server.messages(port, monitor)?, busy_seconds)
+                round(stream, sent, server.messages(port, monitor)?, busy_seconds, None)
             }
             Receiver::Disk(_) => Err(Error::failed("a disk receives no streams")),
             Receiver::Walk(way) => Err(Error::failed(format!("walk {way} receives no streams"))),
@@ -130,13 +131,13 @@ fn sent(said: &[String]) -> Result<Sent> {
     }
 }
 
-fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64) -> Result<Round> {
+fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64, sync: Option<Latency>) -> Result<Round> {
     if taken != sent.events {
         return Err(Error::failed(format!("{taken} events taken in of {} that were sent", sent.events)));
     }
     let is_paced = stream.events_per_s.is_some();
     let Sent { events, seconds, latency } = sent;
-    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, busy_seconds, latency })
+    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, busy_seconds, latency, sync })
 }
 
 /// Which of others' servers a case is about.
@@ -188,12 +189,15 @@ mod tests {
         assert!(sent(&[line(5)]).unwrap_err().to_string().contains('5'));
         assert!(sent(&[]).is_err());
         let stream = stream(by_name("tcp_1conn"));
-        let figures = round(&stream, all, 1_000_000, 1.0).unwrap();
+        let figures = round(&stream, all, 1_000_000, 1.0, None).unwrap();
         assert_eq!((figures.throughput, figures.delivered, figures.cpu), (Some(0.5), 100.0, 1_000.0));
-        let error = round(&stream, all, 999_999, 1.0).unwrap_err();
+        let error = round(&stream, all, 999_999, 1.0, None).unwrap_err();
         assert!(error.to_string().contains("999999 events taken in of 1000000"), "{error}");
         assert!(
-            round(&Stream { events_per_s: Some(5e5), ..stream }, all, 1_000_000, 1.0).unwrap().throughput.is_none()
+            round(&Stream { events_per_s: Some(5e5), ..stream }, all, 1_000_000, 1.0, None)
+                .unwrap()
+                .throughput
+                .is_none()
         );
     }
 }
