@@ -14,6 +14,7 @@
 //! debug builds watch for it.
 
 mod allocations;
+mod crc;
 mod event;
 #[cfg(all(test, loom_model))]
 mod models;
@@ -28,6 +29,7 @@ mod slot;
 mod watch;
 
 pub use allocations::{data_path_allocations, off_data_path, on_data_path};
+pub use crc::crc32c_append;
 pub use event::{BYTES_BEFORE_COPY, Event, EventMaker, EventSlot, Frames, Releaser, Route, Run};
 pub use node::{Placement, Policy, on_node};
 pub use peer::Peer;

@@ -1,6 +1,7 @@
 //! A record: written from its parts, and read where it lies.
 
 use crate::frame::{Class, FrameView, LENGTH_BYTES, Shape};
+use crate::memory::crc32c_append;
 
 /// Length and checksum.
 pub const PREFIX_BYTES: usize = 8;
@@ -201,7 +202,7 @@ fn push_head(out: &mut Vec<u8>, bytes: usize, [class, kind, reason, flags]: [u8;
 
 /// Puts the part of the checksum that does not depend on the record's place where [`place`] finds it. `record` is one record.
 pub(in crate::storage) fn sum_up(record: &mut [u8]) {
-    let sum = crc32c::crc32c(&record[RECORD_BYTES_MIN..]);
+    let sum = crc32c_append(0, &record[RECORD_BYTES_MIN..]);
     record[4..PREFIX_BYTES].copy_from_slice(&sum.to_be_bytes());
 }
 
@@ -219,7 +220,7 @@ pub(in crate::storage) fn place(bytes: &mut [u8], place: &Place) {
 /// Of a record, from the CRC32C of what is behind its head. In this order, so that whoever has an event in its caches can do most
 /// of it before it is known where the record will stand.
 pub(in crate::storage) fn checksum(sum_behind: u32, head: &[u8; HEAD_BYTES], salt: u32) -> u32 {
-    crc32c::crc32c_append(sum_behind ^ salt, head)
+    crc32c_append(sum_behind ^ salt, head)
 }
 
 /// What stands before a record: enough to tell whether the rest is worth a checksum.
@@ -270,7 +271,7 @@ impl<'a> RecordView<'a> {
         let prefix = Prefix::parse(bytes)?;
         let head = bytes.get(PREFIX_BYTES..)?.first_chunk()?;
         if prefix.bytes != bytes.len()
-            || checksum(crc32c::crc32c(&bytes[RECORD_BYTES_MIN..]), head, salt) != prefix.checksum
+            || checksum(crc32c_append(0, &bytes[RECORD_BYTES_MIN..]), head, salt) != prefix.checksum
         {
             return None;
         }
