@@ -221,6 +221,10 @@ fn configured(options: &LayoutOptions) -> Result<Config, String> {
     Ok(config)
 }
 
+fn machine_of(config: &Config) -> Machine {
+    Machine::discover().with_disk_of(config.storage.directory.as_deref())
+}
+
 /// What a configuration comes to on a machine, and what had to be assumed.
 fn planned(config: &Config, machine: &Machine) -> Result<Plan, String> {
     let (nic, assumed) = Nic::wanted(config).map_err(|error| error.to_string())?;
@@ -230,7 +234,7 @@ fn planned(config: &Config, machine: &Machine) -> Result<Plan, String> {
 }
 
 fn check_config(config: &Config) -> Result<ExitCode, String> {
-    print_long(planned(config, &Machine::discover())?)?;
+    print_long(planned(config, &machine_of(config))?)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -245,7 +249,7 @@ fn print_long(text: impl std::fmt::Display) -> Result<(), String> {
 /// Prints the machine and the layout; 2 where the configuration's layout cannot work on it.
 fn topology(layout: &LayoutOptions, json: bool) -> Result<ExitCode, String> {
     let config = configured(layout)?;
-    let machine = Machine::discover();
+    let machine = machine_of(&config);
     let plan = planned(&config, &machine);
     let described = Described::new(machine, plan);
     if json {

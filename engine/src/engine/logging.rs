@@ -295,7 +295,7 @@ impl Logging {
         context.observers.dead_letters = Some(letters.gauges());
         let spec = RunnerSpec {
             name: LOG.into(),
-            cpu: context.plan.control_cpus.first().copied(),
+            cpu: context.plan.log_cpu,
             idle: IdleStrategy::Backoff,
             // The log is closed last: then the run has ended in order.
             agents: vec![Box::new(letters), Box::new(log)],

@@ -120,7 +120,7 @@ impl<F: HandlerFactory> EngineBuilder<F> {
         sources::choose_udp_port(&mut config)?;
         let clock = Clock::calibrated();
         let run_id = format!("{:016x}", std::hash::BuildHasher::hash_one(&std::hash::RandomState::new(), started));
-        let machine = Machine::discover();
+        let machine = Machine::discover().with_disk_of(config.storage.directory.as_deref());
         if !machine.is_this_system {
             return Err(EngineError(
                 "hwloc was told of another machine than this one: layouts for it can only be shown".into(),

@@ -1,4 +1,4 @@
-//! The device behind an interface: its NUMA node and the interrupts of its queues, as sysfs and procfs show them.
+//! The device behind an interface, or a disk: its NUMA node and the interrupts of its queues, as sysfs and procfs show them.
 //!
 //! - **Thread**: control, at start. Devices without hardware (veth, loopback) have none of this.
 
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-/// An interrupt of an interface.
+/// An interrupt of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Interrupt {
     pub number: u32,
@@ -18,21 +18,28 @@ pub struct Interrupt {
     /// CPUs it may be delivered to, and those it is delivered to; as `0-3,8`.
     pub allowed: String,
     pub effective: String,
+    /// How often it has come since the machine's start.
+    pub count: u64,
 }
 
 /// A device's folder in sysfs, below the root of a file system.
-pub(super) struct Device {
+pub struct Device {
     root: PathBuf,
     folder: PathBuf,
 }
 
 impl Device {
+    /// By its folder, or one below that.
+    pub fn at(root: &Path, folder: PathBuf) -> Self {
+        Self { root: root.to_owned(), folder }
+    }
+
     /// By the interface where sysfs shows it, by its address on the PCI bus where it shows another network namespace.
     pub fn of(root: &Path, interface: &str, bus: &str) -> Option<Self> {
         let places = [format!("sys/class/net/{interface}/device"), format!("sys/bus/pci/devices/{bus}")];
         let known = places.iter().zip([interface, bus]).filter(|(_, name)| !name.is_empty());
         let folder = known.into_iter().find_map(|(place, _)| fs::canonicalize(root.join(place)).ok())?;
-        Some(Self { root: root.to_owned(), folder })
+        Some(Self::at(root, folder))
     }
 
     /// The device's own folder and those above it: what hangs on a bus of its own, as virtio does, has its place in the
@@ -60,6 +67,7 @@ impl Device {
     /// None for a vector that nothing uses.
     fn interrupt(&self, number: u32) -> Option<Interrupt> {
         let name = text(&self.root.join(format!("sys/kernel/irq/{number}/actions"))).filter(|name| !name.is_empty())?;
+        let counts = text(&self.root.join(format!("sys/kernel/irq/{number}/per_cpu_count"))).unwrap_or_default();
         let affinity = |which: &str| text(&self.root.join(format!("proc/irq/{number}/{which}"))).unwrap_or_default();
         Some(Interrupt {
             number,
@@ -67,6 +75,7 @@ impl Device {
             name,
             allowed: affinity("smp_affinity_list"),
             effective: affinity("effective_affinity_list"),
+            count: counts.split(',').filter_map(|count| count.parse::<u64>().ok()).sum(),
         })
     }
 }

@@ -35,7 +35,7 @@ mod umem;
 mod xsk;
 
 pub use addresses::{NetEvent, NetWatch};
-pub use device::Interrupt;
+pub use device::{Device, Interrupt};
 pub use error::{NicError, describe, errno_name};
 pub use interface::{Attached, Hook, Interface};
 pub use napi::{NapiThread, NapiThreads};

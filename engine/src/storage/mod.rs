@@ -31,7 +31,7 @@ mod log_agent;
 mod log_readers;
 mod replay;
 #[cfg(test)]
-mod scratch;
+pub(crate) mod scratch;
 mod streams;
 pub mod topics;
 

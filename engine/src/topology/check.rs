@@ -184,6 +184,10 @@ pub(super) fn notes(plan: &Plan, config: &Config, machine: &Machine, nic: &Nic) 
             ));
         }
     }
+    for runner in plan.runners.iter().filter(|runner| runner.cpu.is_some() && runner.cpu == machine.disk_cpu) {
+        let (name, cpu) = (&runner.name, runner.cpu.unwrap_or_default());
+        notes.push(format!("{name} is on CPU {cpu}, which the disk of the data directory interrupts"));
+    }
     let has_a_data_thread = |cpu: &u32| plan.runners.iter().any(|runner| runner.cpu == Some(*cpu));
     if plan.control_cpus.iter().all(has_a_data_thread) {
         let cpus = ranges(&plan.control_cpus);

@@ -46,6 +46,7 @@ impl Machine {
             cpus: cpus.collect(),
             nodes: nodes(topology),
             caches: topology.objects().filter_map(cache).collect(),
+            disk_cpu: None,
         }
     }
 }

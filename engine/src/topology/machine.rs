@@ -51,6 +51,8 @@ pub struct Machine {
     /// Ascending.
     pub nodes: Vec<Node>,
     pub caches: Vec<Cache>,
+    /// The one that the disk of the data directory interrupts, if it is always the same.
+    pub disk_cpu: Option<u32>,
 }
 
 /// What the distance to another node is taken for where the firmware does not say, as Linux does.

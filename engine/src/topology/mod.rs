@@ -13,6 +13,7 @@ mod affinity;
 mod agents;
 mod check;
 mod discover;
+mod disk;
 mod machine;
 mod nic;
 mod place;

@@ -36,18 +36,19 @@ fn idle(wanted: Idle, alone_on_core: bool) -> IdleStrategy {
     }
 }
 
-/// CPUs for the data path, in the order in which they are taken. Without a list of the operator the lowest core is left to
-/// the control plane and the kernel, where there is a choice.
+/// CPUs for the data path, in the order in which they are taken. Without a list of the operator one core is left to the control
+/// plane and the kernel, where there is a choice: the one that the disk interrupts, or the lowest.
 fn data_cpus(config: &Config, machine: &Machine, node: Option<u32>) -> Vec<u32> {
     let usable = machine.usable();
     let mut cpus = config.layout.cpus.clone();
     if cpus.is_empty() {
-        let lowest = usable.first().copied().unwrap_or(0);
+        let of_disk = machine.disk_cpu.filter(|cpu| usable.contains(cpu));
+        let left = of_disk.or(usable.first().copied()).unwrap_or(0);
         cpus = machine.cpus.iter().filter(|cpu| cpu.is_usable).map(|cpu| cpu.number).collect();
-        if usable.iter().any(|cpu| !machine.share_core(*cpu, lowest)) {
-            cpus.retain(|cpu| !machine.share_core(*cpu, lowest));
+        if usable.iter().any(|cpu| !machine.share_core(*cpu, left)) {
+            cpus.retain(|cpu| !machine.share_core(*cpu, left));
         } else if cpus.len() > 1 {
-            cpus.retain(|cpu| *cpu != lowest);
+            cpus.retain(|cpu| *cpu != left);
         }
     }
     let rank = |cpu: &u32| {

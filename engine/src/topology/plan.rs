@@ -57,6 +57,8 @@ pub struct Plan {
     pub nic_node: Option<u32>,
     /// CPUs for whatever is no data thread: those that no data thread has, as far as there are any.
     pub control_cpus: Vec<u32>,
+    /// Of those, the one for who waits for the disk.
+    pub log_cpu: Option<u32>,
     /// What works and costs something all the same.
     pub notes: Vec<String>,
 }
@@ -72,7 +74,9 @@ impl Plan {
         let other_bytes = pools::other_bytes(config, &agents);
         let pools = pools::pools(config, machine, nic_node, &runners);
         let control_cpus = place::control_cpus(config, machine, &runners);
-        let mut plan = Self { runners, links, pools, other_bytes, nic_node, control_cpus, notes: Vec::new() };
+        let of_disk = machine.disk_cpu.filter(|cpu| control_cpus.contains(cpu));
+        let log_cpu = of_disk.or(control_cpus.first().copied());
+        let mut plan = Self { runners, links, pools, other_bytes, nic_node, control_cpus, log_cpu, notes: Vec::new() };
         check::plan(&plan, config, machine)?;
         plan.notes = check::notes(&plan, config, machine, nic);
         Ok(plan)

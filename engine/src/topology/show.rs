@@ -142,6 +142,9 @@ impl fmt::Display for Machine {
             let cores: Vec<String> = cores.iter().map(siblings).filter(|core| !core.is_empty()).collect();
             writeln!(f, "  package {package}: cores {}", cores.join(" "))?;
         }
+        if let Some(cpu) = self.disk_cpu {
+            writeln!(f, "  the disk of the data directory interrupts cpu {cpu}")?;
+        }
         for node in &self.nodes {
             let memory = if node.memory_bytes == 0 { "no memory".to_owned() } else { size(node.memory_bytes) };
             let distances: Vec<String> = node.distances.iter().map(u64::to_string).collect();

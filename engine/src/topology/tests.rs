@@ -346,3 +346,20 @@ fn the_log_writer_is_shown_where_it_runs_and_who_feeds_it() {
     let without = Plan::derive(&config(""), &Machine::flat(0..2), &Nic { queues: vec![0], node: None }).unwrap();
     assert!(plan.memory_bytes() > without.memory_bytes() && !without.to_string().contains("log"), "{without}");
 }
+
+#[test]
+fn the_cpu_that_the_disk_interrupts_is_left_to_the_log_writer() {
+    let derive = |machine: &Machine, text: &str| Plan::derive(&config(text), machine, &Nic::default()).unwrap();
+    let with_disk = |machine: Machine, cpu| Machine { disk_cpu: Some(cpu), ..machine };
+    let two = derive(&with_disk(Machine::flat([0, 1]), 1), "");
+    assert_eq!((cpus(&two), two.log_cpu, &two.control_cpus), (vec![Some(0)], Some(1), &vec![1]));
+    let of_many = derive(&with_disk(machine(TWO_SOCKETS), 18), "");
+    assert!(of_many.runners.iter().all(|runner| runner.cpu.is_some_and(|cpu| cpu != 18 && cpu != 19)));
+    assert_eq!((of_many.log_cpu, of_many.notes.len()), (Some(18), 0));
+    // One that this process may not use says nothing.
+    assert_eq!(cpus(&derive(&with_disk(Machine::flat([0, 1]), 7), "")), [Some(1)]);
+    // An operator is taken at their word, and told.
+    let listed = derive(&with_disk(Machine::flat([0, 1]), 1), "layout: {cpus: [1]}");
+    assert_eq!((cpus(&listed), listed.log_cpu), (vec![Some(1)], Some(0)));
+    assert!(listed.notes.iter().any(|note| note.contains("CPU 1, which the disk")), "{:?}", listed.notes);
+}
