@@ -66,7 +66,6 @@ impl Engine<'_> {
         fs::write(&file, self.config()).map_err(|error| Error::of_io(&file.to_string_lossy(), &error))?;
         // What an earlier measurement left must not be taken for this one's.
         let _ = fs::remove_file(self.report_file());
-        let _ = fs::remove_dir_all(self.data_directory());
         let mut command = bound_to_us(self.program);
         command.args(["run", "--quiet", "--cpus", &self.cpu.to_string(), "--config"]).arg(file);
         command.arg("--report").arg(self.report_file());
@@ -105,6 +104,12 @@ impl Engine<'_> {
             text += "layout: {idle: busy_spin}\n";
         }
         text
+    }
+
+    /// Removes what it has kept, and leaves the disk with nothing to do for who comes next.
+    pub fn clean_up(&self) {
+        let _ = fs::remove_dir_all(self.data_directory());
+        rustix::fs::sync();
     }
 
     /// Anew for each.

@@ -21,7 +21,10 @@ mod server;
 mod stream;
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
 
 use self::case::{Case, Contestant, Receiver};
 use self::round::{Place, Round};
@@ -61,6 +64,23 @@ const QUICK: Extent = Extent { rounds: 2, seconds: 0.5 };
 pub struct Cpus {
     generator: usize,
     receiver: usize,
+}
+
+impl Cpus {
+    /// The generator has the one that the engine would leave to who waits for the disk.
+    fn chosen(programs: &Programs, folder: &Path) -> Result<Self> {
+        let file = folder.join("topology.yaml");
+        let config = format!("storage: {{directory: {}}}\n", folder.join("data").display());
+        fs::write(&file, config).map_err(|error| Error::of_io(&file.to_string_lossy(), &error))?;
+        let mut command = Command::new(&programs.eventstream);
+        let said = process::capture(command.args(["topology", "--json", "--config"]).arg(file))?;
+        let described: Value = serde_json::from_str(&said).unwrap_or_default();
+        let generator = described["plan"]["log_cpu"].as_u64().unwrap_or_default() as usize;
+        match allowed_cpus().into_iter().find(|cpu| *cpu != generator) {
+            Some(receiver) => Ok(Self { generator, receiver }),
+            None => Err(Error::failed("generator and receiver need a CPU each, and there is only one")),
+        }
+    }
 }
 
 /// A figure of every measurement.
@@ -139,13 +159,10 @@ fn build() -> Result<Programs> {
 
 /// Rows of the cases that could be measured, and why the others could not.
 pub fn measure(programs: &Programs, cases: &[&Case], extent: Extent, stop: &Stop) -> Result<(Vec<Row>, Vec<String>)> {
-    let cpus = match allowed_cpus()[..] {
-        [generator, receiver, ..] => Cpus { generator, receiver },
-        _ => return Err(Error::failed("generator and receiver need a CPU each, and there is only one")),
-    };
     let testbed = Testbed::create(&Options::bench())?;
     prepare(&testbed)?;
     let folder = Folder::create(&testbed)?;
+    let cpus = Cpus::chosen(programs, &folder.0)?;
     let place = Place { programs, link: &testbed, cpus, folder: folder.0.clone(), stop };
     let (mut rows, mut failures) = (Vec::new(), Vec::new());
     for (number, case) in cases.iter().enumerate() {

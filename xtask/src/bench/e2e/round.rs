@@ -135,6 +135,8 @@ impl Place<'_> {
         let writer = Process::start(command, self.stop)?;
         process::sleep(Duration::from_secs_f64(seconds), self.stop);
         let said = writer.end()?;
+        // It has removed its file: that is not to be work in the next one's time.
+        rustix::fs::sync();
         let report: Value =
             serde_json::from_str(said.last().map(String::as_str).unwrap_or_default()).unwrap_or_default();
         let (Some(events), Some(seconds)) = (report["events"].as_u64(), report["seconds"].as_f64()) else {

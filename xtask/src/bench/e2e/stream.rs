@@ -51,6 +51,7 @@ impl Place<'_> {
                 let (sent, busy_seconds) = self.send(stream, contestant, seconds, port, busy)?;
                 receiver.end()?;
                 let taken = engine.taken()?;
+                engine.clean_up();
                 round(stream, sent, taken.events, busy_seconds, taken.sync)
             }
             Receiver::Server(server) => {
