@@ -66,6 +66,7 @@ impl Engine<'_> {
         fs::write(&file, self.config()).map_err(|error| Error::of_io(&file.to_string_lossy(), &error))?;
         // What an earlier measurement left must not be taken for this one's.
         let _ = fs::remove_file(self.report_file());
+        let _ = fs::remove_dir_all(self.data_directory());
         let mut command = bound_to_us(self.program);
         command.args(["run", "--quiet", "--cpus", &self.cpu.to_string(), "--config"]).arg(file);
         command.arg("--report").arg(self.report_file());
