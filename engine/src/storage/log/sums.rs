@@ -9,6 +9,7 @@ use std::io;
 
 use super::super::disk::DiskFile;
 use super::super::format::RECORD_ALIGN;
+use crate::memory::crc32c_append;
 
 /// Read in one go.
 const READ_BYTES: u64 = 64 << 10;
@@ -81,7 +82,7 @@ impl Sums {
             }
             let mut sum = self.sums.back().copied().unwrap_or_default();
             self.sums.extend(words.iter().map(|word| {
-                sum = crc32c::crc32c_append(sum, word);
+                sum = crc32c_append(sum, word);
                 sum
             }));
         }

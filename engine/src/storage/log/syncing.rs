@@ -44,7 +44,7 @@ impl EventLog {
         Ok(())
     }
 
-    /// What syncs take, in nanoseconds; recorded here alone.
+    /// What syncs take that are done, in nanoseconds. Only to be read.
     pub fn sync_took_ns(&self) -> Histogram {
         self.sync_took_ns.clone()
     }

@@ -109,8 +109,9 @@ impl Engine<'_> {
 
     /// Removes what it has kept, and leaves the disk with nothing to do for who comes next.
     pub fn clean_up(&self) {
-        let _ = fs::remove_dir_all(self.data_directory());
-        rustix::fs::sync();
+        if fs::remove_dir_all(self.data_directory()).is_ok() {
+            rustix::fs::sync();
+        }
     }
 
     /// Anew for each.

@@ -75,7 +75,10 @@ impl Cpus {
         let mut command = Command::new(&programs.eventstream);
         let said = process::capture(command.args(["topology", "--json", "--config"]).arg(file))?;
         let described: Value = serde_json::from_str(&said).unwrap_or_default();
-        let generator = described["plan"]["log_cpu"].as_u64().unwrap_or_default() as usize;
+        let left = described["plan"]["log_cpu"].as_u64();
+        let generator =
+            left.ok_or_else(|| Error::failed(format!("the engine leaves no CPU: {}", described["refused"])))?;
+        let generator = generator as usize;
         match allowed_cpus().into_iter().find(|cpu| *cpu != generator) {
             Some(receiver) => Ok(Self { generator, receiver }),
             None => Err(Error::failed("generator and receiver need a CPU each, and there is only one")),

@@ -38,7 +38,7 @@ pub struct Round {
     pub cpu: f64,
     /// Where events have a sent time, or acknowledgements are waited for.
     pub latency: Option<Latency>,
-    /// Where each is waited for: of the syncs that were.
+    /// Of the syncs, where they are known.
     pub sync: Option<Latency>,
 }
 
