@@ -158,15 +158,19 @@ fn testbed_or_loopback() -> Ground {
 fn drive(arguments: &Arguments, binaries: &Binaries, ground: &Ground, work: Work, stop: &Stop) -> Result<()> {
     let report_file = arguments.report.clone().unwrap_or(target_directory()?.join("xtask-run.report.json"));
     let report_file = std::path::absolute(&report_file).unwrap_or(report_file);
+    let config = arguments.config.clone().unwrap_or_else(|| workspace_root().join("configs/default.yaml"));
     let cpus = allowed_cpus();
+    // With a configuration that is wrong it is the engine that says so, below.
+    let load_cpu = left_cpu(&binaries.eventstream, &config).ok().filter(|cpu| cpus.contains(cpu)).unwrap_or(cpus[0]);
+    let others: Vec<usize> = cpus.into_iter().filter(|cpu| *cpu != load_cpu).collect();
     let loaded = !matches!(work, Work::Wait);
     let mut engine = Engine::start(Settings {
         binary: binaries.eventstream.clone(),
-        config: arguments.config.clone().unwrap_or_else(|| workspace_root().join("configs/default.yaml")),
+        config,
         config_is_default: arguments.config.is_none(),
         iface: ground.iface().map(str::to_owned),
         // The load's core is its own, so that what is measured is the engine and not the scheduler.
-        cpus: (loaded && cpus.len() > 1).then(|| listed(&cpus[1..])),
+        cpus: (loaded && !others.is_empty()).then(|| listed(&others)),
         report: report_file.clone(),
     })?;
     let (done, phases) = match engine.wait_until_ready(stop)? {
@@ -178,7 +182,7 @@ fn drive(arguments: &Arguments, binaries: &Binaries, ground: &Ground, work: Work
             };
             let blast = &binaries.blast;
             let (phases, failures) = (Vec::new(), Vec::new());
-            let session = Session { blast, target, engine: &mut engine, stop, cpu: cpus[0], phases, failures };
+            let session = Session { blast, target, engine: &mut engine, stop, cpu: load_cpu, phases, failures };
             session.through(work, arguments.seconds)
         }
         None => (Ok(()), Vec::new()),
@@ -379,6 +383,15 @@ pub(crate) fn producer(phase: usize, load: usize) -> u64 {
     let seconds = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs());
     // A load numbers its queues and connections upwards from its own: sixteen of them have room.
     (seconds << 16) | ((phase as u64) << 8) | ((load as u64 + 1) << 4)
+}
+
+/// The processor that the engine would leave to others with this configuration.
+pub fn left_cpu(eventstream: &Path, config: &Path) -> Result<usize> {
+    let said =
+        process::capture(process::bound_to_us(eventstream).args(["topology", "--json", "--config"]).arg(config))?;
+    let described: Value = serde_json::from_str(&said).unwrap_or_default();
+    let left = described["plan"]["log_cpu"].as_u64();
+    left.map(|cpu| cpu as usize).ok_or_else(|| Error::failed("the engine does not say which CPU it leaves"))
 }
 
 /// The processors this process may use.

@@ -57,7 +57,7 @@ fn pretenders(folder: &Path, mode: &str, load_seconds: f64) -> Binaries {
     fs::write(folder.join("ledger"), format!(r#"{{"seconds": 1, "queues": {queues}, {ledger}}}"#)).unwrap();
     let folder_name = folder.display();
     let eventstream = format!(
-        "if [ \"$1\" = status ]; then exec cat {folder_name}/ledger; fi\n\
+        "case \"$1\" in status) exec cat {folder_name}/ledger;; topology) exit 2;; esac\n\
          trap 'cp {folder_name}/ledger \"$5\"; exit 0' TERM\n\
          echo $$ > {folder_name}/pid\necho READY\nwhile :; do sleep 0.02; done"
     );

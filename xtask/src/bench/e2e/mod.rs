@@ -22,9 +22,6 @@ mod stream;
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
-
-use serde_json::Value;
 
 use self::case::{Case, Contestant, Receiver};
 use self::round::{Place, Round};
@@ -32,7 +29,7 @@ use super::row::{self, Better, Row};
 use super::setting::Setting;
 use super::{Arguments, section, table};
 use crate::process::{cargo, target_directory, tool, visible, workspace_root};
-use crate::run::{allowed_cpus, producer};
+use crate::run::{allowed_cpus, left_cpu, producer};
 use crate::signals::Stop;
 use crate::testbed::{Link, Options, Testbed};
 use crate::{Error, Result, process, setup};
@@ -72,13 +69,7 @@ impl Cpus {
         let file = folder.join("topology.yaml");
         let config = format!("storage: {{directory: {}}}\n", folder.join("data").display());
         fs::write(&file, config).map_err(|error| Error::of_io(&file.to_string_lossy(), &error))?;
-        let mut command = Command::new(&programs.eventstream);
-        let said = process::capture(command.args(["topology", "--json", "--config"]).arg(file))?;
-        let described: Value = serde_json::from_str(&said).unwrap_or_default();
-        let left = described["plan"]["log_cpu"].as_u64();
-        let generator =
-            left.ok_or_else(|| Error::failed(format!("the engine leaves no CPU: {}", described["refused"])))?;
-        let generator = generator as usize;
+        let generator = left_cpu(&programs.eventstream, &file)?;
         match allowed_cpus().into_iter().find(|cpu| *cpu != generator) {
             Some(receiver) => Ok(Self { generator, receiver }),
             None => Err(Error::failed("generator and receiver need a CPU each, and there is only one")),
