@@ -38,8 +38,10 @@ impl EventLog {
             return Err(Refused::TooLarge);
         }
         let (offset, epoch, salt) = (self.next_offset, self.view.epoch, self.salt);
-        let run = Run { bytes, records: 1, time_ns: record.time_ns };
-        let appended = self.pending.append(run, |out| encode(out, record, offset, epoch, salt));
+        let appended = self.pending.append(bytes, record.time_ns, |out| {
+            encode(out, record, offset, epoch, salt);
+            1
+        });
         appended.ok_or(Refused::Full)?;
         if !record.frame.is_empty() {
             self.topics.add(topic_of(record.frame));
@@ -54,29 +56,28 @@ impl EventLog {
     pub(in crate::storage) fn append_unplaced(&mut self, records: &[u8], time_ns: u64) -> Result<Appended, Refused> {
         let largest = self.largest();
         let mut taken = Appended { offset: self.next_offset, records: 0, bytes: 0 };
-        loop {
+        while let Some(first) = Prefix::parse(&records[taken.bytes..]).filter(|first| first.bytes <= largest) {
             let rest = &records[taken.bytes..];
-            let run = first_run(rest, self.pending.free(), largest, time_ns);
-            if run.records == 0 {
-                break;
-            }
+            let most = self.pending.free().min(Run::BYTES_MAX.max(first.bytes));
             let mut to = Place { offset: self.next_offset, epoch: self.view.epoch, time_ns, salt: self.salt };
             let topics = &mut self.topics;
-            let appended = self.pending.append(run, |out| {
+            // Copied before it is looked at: where a record begins is known from the one before it, and each would be waited for.
+            let appended = self.pending.append(first.bytes, time_ns, |out| {
                 let mut at = out.len();
-                out.extend_from_slice(&rest[..run.bytes]);
-                while let Some(prefix) = Prefix::parse(&out[at..]) {
-                    let record = &mut out[at..at + prefix.bytes];
+                let part = most.min(out.capacity() - at).min(rest.len());
+                out.extend_from_slice(&rest[..part]);
+                while let Some(prefix) = Prefix::parse(&out[at..]).filter(|prefix| prefix.bytes <= largest) {
+                    let Some(record) = out.get_mut(at..at + prefix.bytes) else { break };
                     place(record, &to);
                     topics.add(topic_of(&record[RECORD_BYTES_MIN..]));
                     at += prefix.bytes;
                     to.offset += 1;
                 }
+                out.truncate(at);
+                (to.offset - self.next_offset) as u32
             });
-            if appended.is_none() {
-                break;
-            }
-            self.next_offset = to.offset;
+            let Some(run) = appended else { break };
+            self.next_offset += u64::from(run.records);
             taken.records += run.records;
             taken.bytes += run.bytes;
         }
@@ -87,17 +88,4 @@ impl EventLog {
             _ => Ok(taken),
         }
     }
-}
-
-/// The first of `records` that are taken together: that fit into `room`, of which none is larger than `largest`.
-fn first_run(records: &[u8], room: usize, largest: usize, time_ns: u64) -> Run {
-    let mut run = Run { bytes: 0, records: 0, time_ns };
-    while let Some(prefix) = Prefix::parse(&records[run.bytes..]) {
-        let bytes = run.bytes + prefix.bytes;
-        if prefix.bytes > largest || bytes > room || (bytes > Run::BYTES_MAX && run.records > 0) {
-            break;
-        }
-        run = Run { bytes, records: run.records + 1, ..run };
-    }
-    run
 }

@@ -61,19 +61,23 @@ impl Pending {
         self.bound - self.len()
     }
 
-    /// Appends records of `bytes` bytes that become a part of `run`, by `encode`; `None` when that would be more than the bound.
-    pub fn append(&mut self, run: Run, encode: impl FnOnce(&mut Vec<u8>)) -> Option<()> {
-        if run.bytes > self.free() {
+    /// Appends records by `encode`, which gives their number and for the first of which there is room: it takes so many bytes.
+    /// `None` when that would be more than the bound.
+    pub fn append(&mut self, first: usize, time_ns: u64, encode: impl FnOnce(&mut Vec<u8>) -> u32) -> Option<Run> {
+        if first > self.free() {
             return None;
         }
-        let is_new = self.chunks.back().is_none_or(|chunk| chunk.capacity() - chunk.len() < run.bytes);
+        let is_new = self.chunks.back().is_none_or(|chunk| chunk.capacity() - chunk.len() < first);
         if is_new {
-            self.open_chunk(run.bytes);
+            self.open_chunk(first);
         }
-        encode(self.chunks.back_mut()?);
+        let chunk = self.chunks.back_mut()?;
+        let before = chunk.len();
+        let records = encode(chunk);
+        let run = Run { bytes: chunk.len() - before, records, time_ns };
         self.end += run.bytes;
         self.note(run, is_new);
-        Some(())
+        Some(run)
     }
 
     #[cold]
@@ -220,9 +224,11 @@ mod tests {
                 match step {
                     0 | 1 => for _ in 0..count {
                         let record = record(number as u64, size);
-                        let run = Run { bytes: record.len(), records: 1, time_ns: number as u64 / 2 };
-                        match pending.append(run, |chunk| chunk.extend(&record)) {
-                            Some(()) => unwritten.push(record),
+                        match pending.append(record.len(), number as u64 / 2, |chunk| {
+                            chunk.extend(&record);
+                            1
+                        }) {
+                            Some(_) => unwritten.push(record),
                             None => {
                                 let held = runs_of(&unconfirmed).0 + runs_of(&unwritten).0;
                                 prop_assert!(held + record.len() > BOUND);
