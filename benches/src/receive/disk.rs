@@ -20,37 +20,47 @@ const SEGMENT_BYTES: u64 = 128 << 20;
 /// Of a write; the log writer's are of this order when it is busy.
 const WRITE_BYTES: usize = 1 << 20;
 
-/// Writes records of so many bytes until it is told to stop. The file is made anew, and goes at the end.
-pub fn keep(path: &Path, record_bytes: u32, each: bool, ready: impl FnOnce()) -> Result<Report, String> {
+/// Writes records of so many bytes until it is told to stop, and syncs them now and then, or whenever `together` of them are
+/// written. The file is made anew, and goes at the end.
+pub fn keep(path: &Path, record_bytes: u32, together: Option<u32>, ready: impl FnOnce()) -> Result<Report, String> {
     let fail = |error: io::Error| format!("--file {}: {error}", path.display());
     let file = OpenOptions::new().write(true).create(true).truncate(true).open(path).map_err(fail)?;
-    ready();
     let mut ages = Ages::new()?;
-    let written = if each { write_each(&file, record_bytes, &mut ages) } else { write(&file) };
+    let written = match together {
+        Some(records) => write_each(&file, record_bytes as usize * records as usize, &mut ages, ready),
+        None => write(&file, ready),
+    };
     let (bytes, seconds) = written.and_then(|written| std::fs::remove_file(path).map(|()| written)).map_err(fail)?;
     let events = bytes / u64::from(record_bytes.max(1));
     let seen = Seen { events, ..Seen::default() };
-    let latency_ns = each.then(|| ages.latency());
+    let latency_ns = together.map(|_| ages.latency());
     Ok(Report { seconds, busy_seconds: seconds, dropped: 0, seen, latency_ns })
 }
 
-fn write_each(file: &File, record_bytes: u32, ages: &mut Ages) -> io::Result<(u64, f64)> {
-    let record = vec![0x5a; record_bytes as usize];
-    fallocate(file, FallocateFlags::empty(), 0, SEGMENT_BYTES)?;
-    file.sync_all()?;
-    let (began, mut position) = (Instant::now(), 0);
-    while !stop::is_requested() {
-        let written = Instant::now();
-        file.write_all_at(&record, position % SEGMENT_BYTES)?;
-        file.sync_data()?;
-        ages.note(written.elapsed());
-        position += record.len() as u64;
+/// Into a file that has been written before, so that its blocks are on disk and a sync has nothing to do but these bytes.
+fn write_each(file: &File, bytes: usize, ages: &mut Ages, ready: impl FnOnce()) -> io::Result<(u64, f64)> {
+    let records = vec![0x5a; bytes];
+    let zeros = vec![0; WRITE_BYTES];
+    for position in (0..SEGMENT_BYTES).step_by(WRITE_BYTES) {
+        file.write_all_at(&zeros, position)?;
     }
-    Ok((position, began.elapsed().as_secs_f64()))
+    file.sync_all()?;
+    ready();
+    let rounds = (SEGMENT_BYTES / bytes.max(1) as u64).max(1);
+    let (began, mut written) = (Instant::now(), 0);
+    while !stop::is_requested() {
+        let before = Instant::now();
+        file.write_all_at(&records, written % rounds * bytes as u64)?;
+        file.sync_data()?;
+        ages.note(before.elapsed());
+        written += 1;
+    }
+    Ok((written * bytes as u64, began.elapsed().as_secs_f64()))
 }
 
-fn write(file: &File) -> io::Result<(u64, f64)> {
+fn write(file: &File, ready: impl FnOnce()) -> io::Result<(u64, f64)> {
     let chunk = vec![0x5a; WRITE_BYTES];
+    ready();
     let (began, mut synced, mut position) = (Instant::now(), Instant::now(), 0);
     while !stop::is_requested() {
         if position % SEGMENT_BYTES == 0 {

@@ -8,7 +8,7 @@
 //!   recv-spin socket, one datagram a call ─► how long ago was it to be sent?
 //!   xdp-spin  rx ring ─► the same question
 //!   disk      nothing ─► a file, synced now and then
-//!   disk-each nothing ─► a file, each record synced
+//!   disk-each nothing ─► a file, each write of some records synced
 //! ```
 //!
 //! All of them look again at once when nothing has come, and all but the last two after a while wait in `poll`. How busy they
@@ -56,7 +56,7 @@ pub enum Way {
     XdpSpin,
     /// Receives nothing, and writes records to a file, which it syncs every five milliseconds.
     Disk,
-    /// The same, one record at a time, each synced by itself; how long a sync takes is recorded.
+    /// The same, some records at a time, which are synced at once; how long that takes is recorded.
     DiskEach,
 }
 
@@ -76,6 +76,9 @@ pub struct Cli {
     /// Bytes of a record, of which `disk` counts those that it has written.
     #[arg(long, value_name = "N", default_value_t = 96)]
     pub record_bytes: u32,
+    /// Records that `disk-each` writes together.
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub records: u32,
     /// Run on this CPU only.
     #[arg(long, value_name = "N")]
     pub cpu: Option<usize>,
@@ -92,7 +95,8 @@ pub struct Report {
     pub dropped: u64,
     #[serde(flatten)]
     pub seen: Seen,
-    /// From the first frame's sent time until the datagram had been received; where that is recorded.
+    /// From the first frame's sent time until the datagram had been received, or from before a write until it was synced; where
+    /// that is recorded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub latency_ns: Option<Latency>,
 }
@@ -115,7 +119,7 @@ pub fn run(cli: &Cli, ready: impl FnOnce()) -> Result<Report, String> {
         (Way::Gro, _) => socket::receive(cli.port, true, ready),
         (Way::Disk | Way::DiskEach, _) => {
             let path = cli.file.as_deref().ok_or("--file: a disk is written at some place")?;
-            disk::keep(path, cli.record_bytes, cli.way == Way::DiskEach, ready)
+            disk::keep(path, cli.record_bytes, (cli.way == Way::DiskEach).then_some(cli.records), ready)
         }
         (Way::RecvSpin, _) => spin::receive(cli.port, ready),
         (Way::Bare, Some(iface)) => xdp::receive(iface, cli.port, xdp::Work::Count, ready),

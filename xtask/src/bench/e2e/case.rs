@@ -26,8 +26,17 @@ pub enum Receiver {
     /// A receiver without a pipeline, by the name that the program `walk` has for it.
     Walk(&'static str),
     Server(Server),
-    /// Nobody: a file that is written as fast as the disk takes it, in one of the ways that the program `walk` has.
-    Disk(&'static str),
+    /// Nobody: a file that is written as fast as the disk takes it.
+    Disk(Writes),
+}
+
+/// How a file is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Writes {
+    /// In megabytes, synced every few milliseconds.
+    Megabytes,
+    /// So many records at a time, which are synced before the next.
+    Synced(u32),
 }
 
 /// What an engine does with the events of a stream, beside handling them.
@@ -160,13 +169,15 @@ const STOPPED: [Contestant; 2] =
 const KEEPING: &[Contestant] = &[
     keeping("engine, logging", Keeps::Log),
     keeping("engine, no log", Keeps::Claims),
-    over_tcp("pwrite, fdatasync", Receiver::Disk("disk"), 1),
+    over_tcp("pwrite, fdatasync", Receiver::Disk(Writes::Megabytes), 1),
 ];
 
+/// Of what is outstanding a half is with the disk, while the other half is acknowledged and sent anew.
 const SYNCED: &[Contestant] = &[
     Contestant { outstanding: 1_024, ..keeping("1,024 outstanding", Keeps::Synced) },
     Contestant { outstanding: 1, ..keeping("1 outstanding", Keeps::Synced) },
-    over_tcp("pwrite, fdatasync", Receiver::Disk("disk-each"), 1),
+    over_tcp("pwrite 512, fdatasync", Receiver::Disk(Writes::Synced(512)), 1),
+    over_tcp("pwrite 1, fdatasync", Receiver::Disk(Writes::Synced(1)), 1),
 ];
 
 const SPINNING: &[Contestant] = &[

@@ -22,8 +22,8 @@ pub struct Taken {
     /// The time in which it found something to do.
     pub busy_seconds: f64,
     pub latency: Option<Latency>,
-    /// Of the syncs of its log.
-    pub sync: Option<Latency>,
+    /// How many records of its log were synced together, on average.
+    pub together: Option<f64>,
 }
 
 /// In microseconds.
@@ -157,8 +157,13 @@ fn taken(report: &str, backend: Backend) -> Result<Taken> {
         events: totals.processed + totals.duplicate,
         busy_seconds: busy_seconds(&report)?,
         latency: Latency::of_json(&report["latency_ns"]["send_to_handler"]),
-        sync: Latency::of_json(&report["latency_ns"]["log_sync"]),
+        together: together(&report["counters"]),
     })
+}
+
+fn together(counters: &Value) -> Option<f64> {
+    let syncs = counters["log_syncs"].as_f64().filter(|syncs| *syncs > 0.0)?;
+    Some(counters["log_records_appended"].as_f64()? / syncs)
 }
 
 fn parsed(report: &str) -> Result<Value> {
@@ -197,13 +202,15 @@ mod tests {
             "events": {"processed": {"realtime": 5, "batch": 2}, "duplicate": 1, "lost": {"a": 9}}},
             "queues": [{"mode": "xdp-native-copy"}, {"mode": "socket"}],
             "runners": [{"busy_ns": 1500000000}, {"busy_ns": 500000000}],
-            "latency_ns": {"send_to_handler": {"p50": 2500, "p99": 11000}, "log_sync": {"p50": 150000, "p99": 900000}}}"#;
+            "latency_ns": {"send_to_handler": {"p50": 2500, "p99": 11000}},
+            "counters": {"log_records_appended": 5, "log_syncs": 2}}"#;
         let latency = Some(Latency { p50: 2.5, p99: 11.0 });
-        let sync = Some(Latency { p50: 150.0, p99: 900.0 });
-        let expected = Taken { datagrams: 7, events: 8, busy_seconds: 2.0, latency, sync };
+        let expected = Taken { datagrams: 7, events: 8, busy_seconds: 2.0, latency, together: Some(2.5) };
         assert_eq!(taken(report, Backend::Xdp).unwrap(), expected);
         let unstamped = report.replace("send_to_handler", "rx_to_handler");
         assert_eq!(taken(&unstamped, Backend::Xdp).unwrap().latency, None);
+        let unlogged = report.replace(r#""log_syncs": 2"#, r#""log_syncs": 0"#);
+        assert_eq!(taken(&unlogged, Backend::Xdp).unwrap().together, None);
         let before = report.replace("1500000000", "0").replace("500000000", "0");
         assert_eq!(taken(&before, Backend::Xdp).unwrap().busy_seconds, 0.0);
         assert!(taken(&report.replace("runners", "threads"), Backend::Xdp).is_err());

@@ -93,12 +93,7 @@ const METRICS: &[Metric] = &[
     Metric { name: "CPU", unit: "ns/event", better: Better::Less, of: |round| Some(round.cpu) },
     Metric { name: "p50", unit: "µs", better: Better::Less, of: |round| Some(round.latency?.p50) },
     Metric { name: "p99", unit: "µs", better: Better::Less, of: |round| Some(round.latency?.p99) },
-    Metric {
-        name: "p50 in syncs",
-        unit: "×",
-        better: Better::Less,
-        of: |round| Some(round.latency?.p50 / round.sync?.p50),
-    },
+    Metric { name: "records a sync", unit: "", better: Better::More, of: |round| round.together },
 ];
 
 pub fn run(arguments: &Arguments) -> Result<()> {
@@ -243,7 +238,7 @@ mod tests {
     use super::*;
 
     fn round(throughput: Option<f64>, cpu: f64) -> Round {
-        Round { throughput, delivered: 50.0, busy: 100.0, cpu, latency: None, sync: None }
+        Round { throughput, delivered: 50.0, busy: 100.0, cpu, latency: None, together: None }
     }
 
     #[test]

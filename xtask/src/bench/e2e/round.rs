@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::case::{Backend, Case, Contestant, Keeps, Load as Way, Receiver};
+use super::case::{Backend, Case, Contestant, Keeps, Load as Way, Receiver, Writes};
 use super::child::Process;
 use super::engine::{Engine, Latency, Taken, free_udp_port};
 use super::stream::Stream;
@@ -38,8 +38,8 @@ pub struct Round {
     pub cpu: f64,
     /// Where events have a sent time, or acknowledgements are waited for.
     pub latency: Option<Latency>,
-    /// Of the syncs, where they are known.
-    pub sync: Option<Latency>,
+    /// How many records of a log were synced together, where each is waited for.
+    pub together: Option<f64>,
 }
 
 /// What figures are made of.
@@ -55,7 +55,7 @@ pub struct Facts {
     pub events: u64,
     pub busy_seconds: f64,
     pub latency: Option<Latency>,
-    pub sync: Option<Latency>,
+    pub together: Option<f64>,
 }
 
 /// Where the measurements of a run are made.
@@ -82,8 +82,8 @@ impl Place<'_> {
                 self.datagrams(&load, contestant, seconds, producer)
             }
             Way::Stream { write_bytes, payload_bytes, events_per_s } => {
-                if let Receiver::Disk(way) = contestant.receiver {
-                    return self.disk(way, payload_bytes, seconds);
+                if let Receiver::Disk(writes) = contestant.receiver {
+                    return self.disk(writes, payload_bytes, seconds);
                 }
                 self.stream(&Stream { write_bytes, payload_bytes, events_per_s }, contestant, seconds)
             }
@@ -122,14 +122,24 @@ impl Place<'_> {
         if is_paced && latency.is_none() {
             return Err(Error::failed("it does not say how old events were"));
         }
-        let (seconds, sent) = (sent.seconds, sent.datagrams);
-        Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency, sync: None })
+        let (seconds, sent, together) = (sent.seconds, sent.datagrams, None);
+        Round::new(&Facts { seconds, is_paced, sent, arrived: datagrams, events, busy_seconds, latency, together })
     }
 
     /// What the disk takes where the engine's log would be.
-    fn disk(&self, way: &str, payload_bytes: u32, seconds: f64) -> Result<Round> {
+    fn disk(&self, writes: Writes, payload_bytes: u32, seconds: f64) -> Result<Round> {
         let mut command = bound_to_us(&self.programs.walk);
-        command.arg(way).arg("--file").arg(self.folder.join("disk"));
+        let together = match writes {
+            Writes::Megabytes => {
+                command.arg("disk");
+                None
+            }
+            Writes::Synced(records) => {
+                command.args(["disk-each", "--records", &records.to_string()]);
+                Some(f64::from(records))
+            }
+        };
+        command.arg("--file").arg(self.folder.join("disk"));
         command.args(["--record-bytes", &record_bytes(payload_bytes).to_string()]);
         command.args(["--cpu", &self.cpus.generator.to_string()]);
         let writer = Process::start(command, self.stop)?;
@@ -144,8 +154,7 @@ impl Place<'_> {
         };
         let (is_paced, busy_seconds) = (false, seconds);
         let latency = Latency::of_json(&report["latency_ns"]);
-        let sync = latency;
-        Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency, sync })
+        Round::new(&Facts { seconds, is_paced, sent: events, arrived: events, events, busy_seconds, latency, together })
     }
 
     fn walk(&self, way: &str, port: u16) -> Command {
@@ -217,12 +226,12 @@ fn of_walk(said: &[String], contestant: &Contestant, events_per_datagram: u32) -
     let events = if looks_inside { count("events")? } else { datagrams * u64::from(events_per_datagram) };
     let busy_seconds = report["busy_seconds"].as_f64();
     let busy_seconds = busy_seconds.ok_or_else(|| Error::failed(format!("{name}: how long was it busy? {last:?}")))?;
-    Ok(Taken { datagrams, events, busy_seconds, latency: Latency::of_json(&report["latency_ns"]), sync: None })
+    Ok(Taken { datagrams, events, busy_seconds, latency: Latency::of_json(&report["latency_ns"]), together: None })
 }
 
 impl Round {
     pub fn new(facts: &Facts) -> Result<Self> {
-        let Facts { seconds, is_paced, sent, arrived, events, busy_seconds, latency, sync } = *facts;
+        let Facts { seconds, is_paced, sent, arrived, events, busy_seconds, latency, together } = *facts;
         if arrived == 0 || events == 0 || seconds <= 0.0 || busy_seconds <= 0.0 {
             return Err(Error::failed(format!(
                 "nothing to measure: {sent} sent in {seconds:.3} s, {arrived} taken in, {events} events, \
@@ -238,7 +247,7 @@ impl Round {
             busy: 100.0 * busy_seconds / seconds,
             cpu: 1e9 * busy_seconds / events as f64,
             latency,
-            sync,
+            together,
         })
     }
 }
@@ -258,12 +267,12 @@ mod tests {
             events: 4_000_000,
             busy_seconds: 1.0,
             latency: None,
-            sync: None,
+            together: None,
         };
         let round = Round::new(&facts).unwrap();
         assert_eq!(
             round,
-            Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0, latency: None, sync: None }
+            Round { throughput: Some(2.0), delivered: 25.0, busy: 50.0, cpu: 250.0, latency: None, together: None }
         );
         assert_eq!(Round::new(&Facts { is_paced: true, ..facts }).unwrap().throughput, None);
         assert!(Round::new(&Facts { arrived: 0, events: 0, ..facts }).is_err());
@@ -278,7 +287,7 @@ mod tests {
                 .to_owned();
         let said = ["warming up".to_owned(), line.clone()];
         let [_, walk, bare, ..] = by_name("xdp_23ev").contestants else { panic!("a walk and a bare one") };
-        let expected = Taken { datagrams: 10, events: 230, busy_seconds: 0.5, latency: None, sync: None };
+        let expected = Taken { datagrams: 10, events: 230, busy_seconds: 0.5, latency: None, together: None };
         assert_eq!(of_walk(&said, walk, 23).unwrap(), expected);
         let without = [line.replace("230", "0")];
         assert_eq!(of_walk(&without, bare, 23).unwrap(), expected);

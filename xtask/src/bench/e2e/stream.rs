@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::case::{Contestant, Receiver, Server};
+use super::case::{Contestant, Keeps, Receiver, Server};
 use super::child::Process;
 use super::engine::{Engine, Latency, free_tcp_port};
 use super::round::{Facts, Place, Round, SETTLE};
@@ -52,7 +52,8 @@ impl Place<'_> {
                 receiver.end()?;
                 let taken = engine.taken()?;
                 engine.clean_up();
-                round(stream, sent, taken.events, busy_seconds, taken.sync)
+                let together = taken.together.filter(|_| contestant.keeps == Keeps::Synced);
+                round(stream, sent, taken.events, busy_seconds, together)
             }
             Receiver::Server(server) => {
                 let monitor = free_tcp_port()?;
@@ -132,13 +133,22 @@ fn sent(said: &[String]) -> Result<Sent> {
     }
 }
 
-fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64, sync: Option<Latency>) -> Result<Round> {
+fn round(stream: &Stream, sent: Sent, taken: u64, busy_seconds: f64, together: Option<f64>) -> Result<Round> {
     if taken != sent.events {
         return Err(Error::failed(format!("{taken} events taken in of {} that were sent", sent.events)));
     }
     let is_paced = stream.events_per_s.is_some();
     let Sent { events, seconds, latency } = sent;
-    Round::new(&Facts { seconds, is_paced, sent: events, arrived: taken, events: taken, busy_seconds, latency, sync })
+    Round::new(&Facts {
+        seconds,
+        is_paced,
+        sent: events,
+        arrived: taken,
+        events: taken,
+        busy_seconds,
+        latency,
+        together,
+    })
 }
 
 /// Which of others' servers a case is about.
