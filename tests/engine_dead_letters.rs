@@ -3,6 +3,8 @@
 
 #[path = "engine_dead_letters/commands.rs"]
 mod commands;
+#[path = "engine_dead_letters/cuts.rs"]
+mod cuts;
 #[path = "engine_dead_letters/kills.rs"]
 mod kills;
 
@@ -60,7 +62,7 @@ fn start_with(folder: &Path, fails: fn(u64) -> bool, policy: &str) -> Engine {
     let config = local::config(&format!("storage: {{directory: {}, {policy}}}\n", folder.display()));
     let handlers = move |_: Class, _: usize| {
         FnHandler::new(move |event, _| {
-            let number = u64::from_be_bytes(event.payload().try_into().expect("a number"));
+            let number = u64::from_be_bytes(*event.payload().first_chunk().expect("a number"));
             if fails(number) { Outcome::Reject("as asked") } else { Outcome::Done }
         })
     };

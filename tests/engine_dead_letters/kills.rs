@@ -171,7 +171,7 @@ fn check_places(on_disk: &OnDisk, count: u64) {
 }
 
 /// Names the folder to the half of the test that is a process of its own.
-const REPLAYS_IN: &str = "DEAD_LETTERS_OF";
+pub(super) const FOLDER: &str = "DEAD_LETTERS_OF";
 
 /// Says what it has found and how far it is, until it is killed.
 fn replay_until_killed(folder: &Path) {
@@ -193,16 +193,18 @@ fn replay_until_killed(folder: &Path) {
 const LETTERS: u64 = 800;
 
 /// The other half, seen from outside.
-struct Replaying {
+pub(super) struct OtherHalf {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Replaying {
-    fn start(folder: &Path) -> Self {
+impl OtherHalf {
+    /// Of the test of this name, with what its disk is told.
+    pub(super) fn start(test: &str, folder: &Path, disk: Option<&str>) -> Self {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "kills::each_letter_is_somewhere_once_however_often_a_replay_is_killed", "--nocapture"])
-            .env(REPLAYS_IN, folder)
+            .args(["--exact", test, "--nocapture"])
+            .env(FOLDER, folder)
+            .envs(disk.map(|told| ("EVENTSTREAM_DISK_FAULT", told)))
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
@@ -211,19 +213,19 @@ impl Replaying {
     }
 
     /// The next number that it says behind the word, if it is as large.
-    fn hear(&mut self, word: &str, at_least: u64) -> u64 {
+    pub(super) fn hear(&mut self, word: &str, at_least: u64) -> u64 {
         let lines = self.lines.by_ref().map_while(Result::ok);
         let mut numbers = lines.filter_map(|line| line.split_once(word)?.1.trim().parse::<u64>().ok());
         numbers.find(|number| *number >= at_least).expect("it ended by itself")
     }
 
-    fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
 }
 
-impl Drop for Replaying {
+impl Drop for OtherHalf {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
@@ -232,7 +234,8 @@ impl Drop for Replaying {
 
 /// One run that is killed: `waiting` are sent again, and those that are told of go from there.
 fn one_killed(folder: &Path, count: u64, before: &OnDisk, waiting: &mut BTreeSet<u64>) -> OnDisk {
-    let mut replaying = Replaying::start(folder);
+    let mut replaying =
+        OtherHalf::start("kills::each_letter_is_somewhere_once_however_often_a_replay_is_killed", folder, None);
     let port = replaying.hear("port ", 1) as u16;
     assert_eq!(replaying.hear("held ", 0), before.held(), "what recovery has left in the queue");
     replaying.hear("ended ", count / 32);
@@ -282,7 +285,7 @@ fn last_run(folder: &Path, count: u64, before: &OnDisk, waiting: &BTreeSet<u64>)
 
 #[test]
 fn each_letter_is_somewhere_once_however_often_a_replay_is_killed() {
-    if let Some(folder) = std::env::var_os(REPLAYS_IN) {
+    if let Some(folder) = std::env::var_os(FOLDER) {
         return replay_until_killed(Path::new(&folder));
     }
     let (folder, count) = (Folder::new("kills"), letters(LETTERS));

@@ -15,6 +15,7 @@ use crate::random::Random;
 pub const DURABLE: u8 = 1;
 pub const WRITTEN: u8 = 2;
 pub const PROCESSED: u8 = 3;
+pub const DEAD_LETTERED: u8 = 4;
 pub const DUPLICATE: u8 = 0x80;
 
 /// Events that are not acknowledged at any time.
@@ -168,7 +169,7 @@ impl Publisher {
         let id = u128::from_be_bytes(ack.id) as u64;
         assert!(self.waiting.remove(&id), "{ack:?} was not asked for, or is told twice");
         let kept = ack.status & !DUPLICATE;
-        assert!(matches!(kept, DURABLE | WRITTEN), "{ack:?}");
+        assert!(matches!(kept, DURABLE | WRITTEN | DEAD_LETTERED), "{ack:?}");
         self.acknowledged.add(id);
         *self.statuses.entry(ack.status).or_default() += 1;
     }

@@ -30,7 +30,7 @@ use crate::queue::spsc::Peek;
 use crate::queue::{ClassSet, Feedback, Progress};
 use crate::runtime::agent::{Agent, Cycle};
 use crate::runtime::clock::{Clock, Nanos};
-use crate::storage::DeadLetterSender;
+use crate::storage::{DeadLetterSender, Sent};
 
 /// Events a duty cycle takes: at least what a source brings in one of its own (64 datagrams of 23 events), so that on a
 /// shared core the queue in front does not grow from cycle to cycle.
@@ -404,13 +404,15 @@ impl Router {
     fn dead_letter(&mut self, event: Event, class: Class, reason: DeadLetterReason, now: Nanos) {
         self.settled[usize::from(event.pool())] += 1;
         let asked = self.acks.asked(&event, &self.frames);
-        let sent = self.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
-        let (counter, told) = match sent {
-            Ok(()) => (Counter::DISPATCHER_DEAD_LETTERED, Told::dead_lettered(reason)),
-            Err(lost) => (Counter::DISPATCHER_LOST, Told::lost(lost)),
+        let Self { dead_letters, counters, releaser, .. } = self;
+        // It claims no ids.
+        let (counter, told) = match dead_letters.send(event, (class, reason, None), now, counters, releaser) {
+            Sent::Later => (Counter::DISPATCHER_DEAD_LETTERED, None),
+            Sent::Kept(_) => (Counter::DISPATCHER_DEAD_LETTERED, Some(Told::dead_lettered(reason))),
+            Sent::Lost(lost, _) => (Counter::DISPATCHER_LOST, Some(Told::lost(lost))),
         };
         self.counters.add(counter, 1);
-        if let Some(asked) = asked {
+        if let (Some(asked), Some(told)) = (asked, told) {
             self.acks.tell(asked, told);
         }
     }

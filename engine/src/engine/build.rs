@@ -252,6 +252,9 @@ pub(super) fn build<F: HandlerFactory>(
     let accounts = sources.accounts();
     let mut acks = std::mem::take(&mut sources.acks);
     let ports = sources.start(&mut context, &mut producers, &mut agents);
+    if let Some(log) = &mut log {
+        log.tells(&mut acks);
+    }
     let queue = producers.first_mut().and_then(Vec::pop);
     if let (Some(log), Some(pool), Some(queue)) = (&mut log, replay_pool, queue) {
         log.replays_from(&mut context, &mut acks, pool, queue);

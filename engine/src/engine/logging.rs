@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use super::EngineError;
 use super::build::Context;
 use super::sources::AckRings;
-use crate::acks::Told;
+use crate::acks::{AckSender, Told};
 use crate::config::FsyncPolicy;
 use crate::dedup::{Claimer, EventId, Outcome};
 use crate::dispatch::{TopicTable, TopicTableCell, topic_word};
@@ -32,7 +32,7 @@ use crate::storage::{
     of_other_queue,
 };
 use crate::subscribe::kept::{Saved, Store};
-use crate::topology::{LOG, REPLAY, Role};
+use crate::topology::{DEAD_LETTER, LOG, REPLAY, Role};
 
 /// An open log, and the ends of the ways to it.
 pub(super) struct Logging {
@@ -47,6 +47,8 @@ pub(super) struct Logging {
     waker: Waker,
     done: Told,
     replay: Option<(ReplaySource, DrainStatus)>,
+    /// Of who writes dead letters.
+    acks: AckSender,
     control: (LetterControl, LetterCommands),
     /// Of who reads what has become durable.
     readers: Option<LogReaders>,
@@ -113,6 +115,7 @@ impl Logging {
             waker,
             done,
             replay,
+            acks: AckSender::none(),
             control,
             readers: None,
             consumers: None,
@@ -127,6 +130,11 @@ impl Logging {
     /// What operators ask the dead letters through.
     pub fn letter_control(&self) -> LetterControl {
         self.control.0.clone()
+    }
+
+    /// Lets who writes dead letters tell those who asked for the events.
+    pub fn tells(&mut self, acks: &mut AckRings) {
+        self.acks = acks.sender(DEAD_LETTER);
     }
 
     /// Lets dead letters come in again, through a pool and a queue of their own.
@@ -255,6 +263,7 @@ impl Logging {
             inlets,
             waker,
             replay,
+            acks,
             control,
             readers,
             consumers,
@@ -276,6 +285,7 @@ impl Logging {
             frames: frames.clone(),
             refusing,
             claims: context.observers.dedup.clone(),
+            acks,
             frame_bytes: context.config.limits.frame_bytes as usize,
             replay,
             replays: replays.clone(),

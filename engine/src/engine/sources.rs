@@ -22,7 +22,7 @@ use crate::runtime::agent::Agent;
 use crate::runtime::clock::Nanos;
 use crate::runtime::waker::Waker;
 use crate::storage::REPLAYED_MAX;
-use crate::topology::{AgentPlan, Role, ack_link_depth};
+use crate::topology::{AgentPlan, DEAD_LETTER, Role, ack_link_depth};
 
 /// The ports that were really bound: a configured 0 asks for any free one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -108,13 +108,16 @@ impl AckRings {
     fn inlet(&mut self, context: &Context<'_>, tcp: &str) -> AckInlet {
         let depth = ack_link_depth(context.config) as usize;
         let enders = context.agents(|role| matches!(role, Role::Dispatcher | Role::Worker(_)));
-        let link = |from: AgentPlan| {
+        let enders = enders.into_iter().map(|from| (context.waker(&from.name, tcp), from.name));
+        // Beside the log writer, so on no TCP agent's runner.
+        let writer = context.config.storage.directory.is_some();
+        let writer = writer.then(|| (Some(context.waker_of(tcp)), DEAD_LETTER.to_owned()));
+        let link = |(waker, from)| {
             let (ring, consumer) = spsc::ring(depth);
-            let waker = context.waker(&from.name, tcp);
-            self.links.entry(from.name).or_default().push(AckLink { ring, waker });
+            self.links.entry(from).or_default().push(AckLink { ring, waker });
             consumer
         };
-        AckInlet { links: enders.into_iter().map(link).collect(), wanted: self.wanted.clone(), depth }
+        AckInlet { links: enders.chain(writer).map(link).collect(), wanted: self.wanted.clone(), depth }
     }
 
     /// Makes one from each agent that ends events to who replays dead letters, on the runner that `waker` wakes.

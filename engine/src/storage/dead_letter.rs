@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::byte_ring::ByteRing;
+use crate::acks::is_replay;
+use crate::dedup::ClaimToken;
 use crate::fault::{self, Stage};
 use crate::frame::Class;
 use crate::memory::{Event, Frames, Releaser};
@@ -26,6 +28,20 @@ pub struct DeadLetter {
     pub(super) event: Event,
     pub(super) class: Class,
     pub(super) reason: DeadLetterReason,
+    /// Of the event's claim, if that is settled when the letter is on disk.
+    pub(super) token: Option<ClaimToken>,
+}
+
+/// What has become of an event that was sent to the dead letter queue, and of its claim.
+#[must_use = "whoever asked is told, and the claim settled"]
+#[derive(Debug)]
+pub enum Sent {
+    /// It has ended there: the sender tells who asked.
+    Kept(Option<ClaimToken>),
+    /// It ends when it is on disk. Who writes it settles its claim then, and tells who asked.
+    Later,
+    /// It could not be kept: the sender tells who asked.
+    Lost(LostReason, Option<ClaimToken>),
 }
 
 /// Set while the disk takes no dead letters.
@@ -120,36 +136,35 @@ impl DeadLetterSender {
         self.due_ns
     }
 
-    /// Ends an event: dead-lettered, or lost with its frame given up at once. Counts which.
+    /// Dead-letters an event, or loses it and gives its frame up at once. Counts which.
     pub fn send(
         &mut self,
         event: Event,
-        class: Class,
-        reason: DeadLetterReason,
+        (class, reason, token): (Class, DeadLetterReason, Option<ClaimToken>),
         now: Nanos,
         counters: &mut Counters,
         releaser: &mut Releaser,
-    ) -> Result<(), LostReason> {
-        if reason.is_shed() && !self.budget.take(u64::from(event.length()), now) {
-            counters.add(Counter::lost(LostReason::ShedOverBudget), 1);
+    ) -> Sent {
+        let mut lose = |event, reason, token| {
+            counters.add(Counter::lost(reason), 1);
             releaser.release(event);
-            return Err(LostReason::ShedOverBudget);
+            Sent::Lost(reason, token)
+        };
+        if reason.is_shed() && !self.budget.take(u64::from(event.length()), now) {
+            return lose(event, LostReason::ShedOverBudget, token);
         }
         if self.is_refused() {
-            counters.add(Counter::lost(LostReason::DeadLetterDisk), 1);
-            releaser.release(event);
-            return Err(LostReason::DeadLetterDisk);
+            return lose(event, LostReason::DeadLetterDisk, token);
         }
-        match self.link.push(DeadLetter { event, class, reason }) {
+        // One that is replayed is on disk already.
+        let ends_later = self.disk.is_some() && !is_replay(event.connection());
+        let (token, kept) = if ends_later { (token, None) } else { (None, token) };
+        match self.link.push(DeadLetter { event, class, reason, token }) {
             Ok(()) => {
                 counters.add(Counter::dead_lettered(reason), 1);
-                Ok(())
+                if ends_later { Sent::Later } else { Sent::Kept(kept) }
             }
-            Err(letter) => {
-                counters.add(Counter::lost(LostReason::DeadLetterLinkFull), 1);
-                releaser.release(letter.event);
-                Err(LostReason::DeadLetterLinkFull)
-            }
+            Err(letter) => lose(letter.event, LostReason::DeadLetterLinkFull, letter.token.or(kept)),
         }
     }
 

@@ -1,16 +1,19 @@
 //! Writes dead letters to disk: takes the place of the dead letter agent where there is a data directory.
 //!
 //! - **Thread**: the log writer's runner; it blocks in the kernel for as long as the disk takes.
-//! - **In**: letters from each agent that dead-letters. **Out**: records in two queues, failed and shed; claims of letters that
-//!   are evicted are released.
+//! - **In**: letters from each agent that dead-letters. **Out**: records in two queues, failed and shed; when a letter is durable its
+//!   claim is settled and who asked for its event is told, when it is evicted its claim is released.
 //! - **Overload**: letters wait in their links while the disk is slow. While it takes nothing, they wait in bounded memory; half
 //!   of that gone, those who send are told so, and count what they cannot dead-letter as lost. The other half is for what
 //!   is in the links by then, so that no frame stays pinned for want of a disk.
 //! - **Invariant**: held at start + received = replayed + purged + evicted + held.
 
+mod unsettled;
+
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use self::unsettled::{Unsettled, Waiting};
 use super::consumer_letters::ConsumerLetterInlet;
 use super::dead_letter::{DeadLetter, DeadLetterGauges, Refusing};
 use super::format::LetterQueue;
@@ -19,14 +22,14 @@ use super::letters::{Letter, LetterCounts, LetterOptions, Letters};
 use super::log::{Position, Refused};
 use super::replay::{Queues, ReplaySource, Replayer, Replays};
 use super::streams::fsync;
-use crate::acks::is_replay;
+use crate::acks::{AckSender, is_replay};
 use crate::config::{Config, Storage};
-use crate::dedup::{DedupTable, EventId};
+use crate::dedup::{ClaimToken, DedupTable, EventId};
 use crate::fault::{self, Stage};
 use crate::frame::LENGTH_BYTES;
 use crate::ingest::DrainStatus;
-use crate::memory::{Frames, Releaser, off_data_path};
-use crate::metrics::{Counter, Counters};
+use crate::memory::{Event, Frames, Releaser, off_data_path};
+use crate::metrics::{Counter, Counters, DeadLetterReason};
 use crate::queue::spsc;
 use crate::runtime::agent::{Agent, Blocking, Cycle};
 use crate::runtime::clock::{Nanos, unix_now};
@@ -67,6 +70,8 @@ pub struct LetterAgentSpec {
     pub refusing: Refusing,
     /// Where ids are claimed.
     pub claims: Option<Arc<DedupTable>>,
+    /// To those who ask what becomes of their events.
+    pub acks: AckSender,
     pub frame_bytes: usize,
     /// Where letters go in again, with the agent's way to say that it takes no more in.
     pub replay: Option<(ReplaySource, DrainStatus)>,
@@ -79,6 +84,8 @@ pub struct LetterAgent {
     spec: LetterAgentSpec,
     releaser: Releaser,
     replayer: Option<Replayer>,
+    /// Of the failed and of the shed.
+    unsettled: [Unsettled; 2],
     counters: Counters,
     gauges: Arc<DeadLetterGauges>,
     /// A frame with its length field.
@@ -101,6 +108,7 @@ impl LetterAgent {
         let this = Self {
             releaser: Releaser::new(spec.frames.clone()),
             replayer,
+            unsettled: Default::default(),
             counters: Counters::default(),
             gauges,
             frame: Vec::with_capacity(LENGTH_BYTES + spec.frame_bytes),
@@ -137,10 +145,14 @@ impl LetterAgent {
         let (time_ns, mut count) = (unix_now(), 0);
         for link in 0..self.spec.links.len() {
             for _ in 0..self.spec.links[link].available(BURST) {
-                if !fault::drops(Stage::DeadLetter) && !self.keep_next(link, time_ns) {
+                let place = if fault::drops(Stage::DeadLetter) { None } else { self.keep_next(link, time_ns) };
+                if let Some(Err(Refused::Full)) = place {
                     break;
                 }
                 let Some(letter) = self.spec.links[link].take() else { break };
+                if let Some(place) = place {
+                    self.await_disk(&letter.event, (letter.reason, letter.token), place.ok());
+                }
                 self.releaser.release(letter.event);
                 count += 1;
             }
@@ -156,10 +168,10 @@ impl LetterAgent {
         count
     }
 
-    /// Appends the next letter of a link. False: there is no room.
-    fn keep_next(&mut self, link: usize, time_ns: u64) -> bool {
+    /// Appends the next letter of a link, if there is one: says in which queue it is, and its offset.
+    fn keep_next(&mut self, link: usize, time_ns: u64) -> Option<Result<(LetterQueue, u64), Refused>> {
         let LetterAgentSpec { links, failed, shed, frames, claims, .. } = &mut self.spec;
-        let Some(DeadLetter { event, class, reason }) = links[link].peek(0..1).next() else { return false };
+        let DeadLetter { event, class, reason, .. } = links[link].peek(0..1).next()?;
         self.frame.clear();
         self.frame.extend_from_slice(&event.length().to_be_bytes());
         self.frame.extend_from_slice(frames.bytes(event));
@@ -171,7 +183,8 @@ impl LetterAgent {
         let letter = Letter { class: *class, reason: *reason, arrival_ns, frame: &self.frame };
         let queue = if reason.is_shed() { LetterQueue::Shed } else { LetterQueue::Failed };
         let letters = Queues { failed, shed }.into(queue);
-        match letters.append_again(&letter, time_ns, was.map(|(was, _)| was)) {
+        let appended = letters.append_again(&letter, time_ns, was.map(|(was, _)| was));
+        match &appended {
             Ok(position) => {
                 if let (Some(number), Some(replayer)) = (number, &mut self.replayer) {
                     replayer.kept_anew(number, queue, position.offset);
@@ -183,9 +196,36 @@ impl LetterAgent {
             }
             // Its own eviction. A configuration that would let that happen is refused.
             Err(Refused::TooLarge) => self.refused += 1,
-            Err(Refused::Full) => return false,
+            Err(Refused::Full) => {}
         }
-        true
+        Some(appended.map(|position| (queue, position.offset)))
+    }
+
+    /// The event of a letter ends when that is durable; at once if it has no place. One that is replayed has ended for its sender.
+    fn await_disk(
+        &mut self,
+        event: &Event,
+        (reason, token): (DeadLetterReason, Option<ClaimToken>),
+        place: Option<(LetterQueue, u64)>,
+    ) {
+        if is_replay(event.connection()) {
+            return;
+        }
+        let LetterAgentSpec { acks, frames, claims, .. } = &mut self.spec;
+        let waiting = Waiting { reason, token, asked: acks.asked(event, frames) };
+        match place {
+            Some((queue, offset)) => self.unsettled[queue as usize].push(offset, waiting),
+            None => waiting.settle(true, claims.as_deref(), acks),
+        }
+    }
+
+    /// Settles what has become durable.
+    fn settle(&mut self) {
+        let LetterAgentSpec { acks, failed, shed, claims, .. } = &mut self.spec;
+        for (unsettled, letters) in self.unsettled.iter_mut().zip([&*failed, &*shed]) {
+            unsettled.settle(letters.log().durable_offset(), claims.as_deref(), acks);
+        }
+        acks.publish();
     }
 
     /// Writes what was taken, and syncs what is due.
@@ -305,6 +345,7 @@ impl Agent for LetterAgent {
             work += self.take_in();
             work += self.replay();
             self.flush();
+            self.settle();
             self.retain_if_due();
             work
         })

@@ -39,7 +39,7 @@ use crate::frame::Class;
 
 pub use byte_ring::ByteRing;
 pub use consumer_letters::{ConsumerLetter, ConsumerLetterInlet, ConsumerLetters, Ticket, consumer_letters};
-pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, Refusing, ShedBudget};
+pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, Refusing, Sent, ShedBudget};
 pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
 pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};

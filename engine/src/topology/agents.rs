@@ -62,7 +62,7 @@ pub const LOG: &str = "log";
 /// The runner that sends events to subscribers.
 pub const SUBSCRIBERS: &str = "subscribers";
 /// Whoever keeps the dead letters: an agent, or with a data directory one beside the log writer.
-pub(super) const DEAD_LETTER: &str = "dead-letter";
+pub const DEAD_LETTER: &str = "dead-letter";
 
 /// All agents, in path order.
 pub(super) fn agents(config: &Config, queues: &[u32]) -> Vec<AgentPlan> {
@@ -100,8 +100,8 @@ pub(super) fn in_path_order(runners: &[RunnerPlan]) -> Vec<&AgentPlan> {
 pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
     let dispatchers: Vec<&AgentPlan> = agents.iter().filter(|agent| agent.role == Role::Dispatcher).copied().collect();
     let mut links = Vec::new();
-    let mut add = |from: &AgentPlan, to: &str, kind, depth, overload| {
-        links.push(LinkPlan { from: from.name.clone(), to: to.into(), kind, depth, overload });
+    let mut add = |from: &str, to: &str, kind, depth, overload| {
+        links.push(LinkPlan { from: from.into(), to: to.into(), kind, depth, overload });
     };
     for (place, agent) in agents.iter().filter(|agent| agent.role.is_ingest()).enumerate() {
         let overload = match agent.role {
@@ -109,23 +109,27 @@ pub(super) fn links(config: &Config, agents: &[&AgentPlan]) -> Vec<LinkPlan> {
             _ => "lossy: the kernel drops and counts",
         };
         let to = format!("dispatcher-{}", place % config.dispatchers as usize);
-        add(agent, &to, "mpsc", u64::from(config.queues.mpsc_depth), overload);
+        add(&agent.name, &to, "mpsc", u64::from(config.queues.mpsc_depth), overload);
     }
     for dispatcher in &dispatchers {
         for worker in agents.iter().filter(|agent| matches!(agent.role, Role::Worker(_))) {
             let overload = "copied out, then dead-lettered link_full; TCP is not read before that";
-            add(dispatcher, &worker.name, "spsc", u64::from(config.queues.spsc_depth), overload);
+            add(&dispatcher.name, &worker.name, "spsc", u64::from(config.queues.spsc_depth), overload);
         }
     }
     for agent in agents.iter().filter(|agent| matches!(agent.role, Role::Dispatcher | Role::Worker(_))) {
-        add(agent, DEAD_LETTER, "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
+        add(&agent.name, DEAD_LETTER, "spsc", DEAD_LETTER_LINK_DEPTH, "lost dead_letter_link_full");
         if config.storage.directory.is_some() && matches!(agent.role, Role::Worker(class) if is_logged(class)) {
             let overload = "the worker takes no more from its own links";
-            add(agent, LOG, "feed", BATCHES as u64, overload);
+            add(&agent.name, LOG, "feed", BATCHES as u64, overload);
         }
+    }
+    let ends = |agent: &&&AgentPlan| matches!(agent.role, Role::Dispatcher | Role::Worker(_));
+    let enders = agents.iter().filter(ends).map(|agent| agent.name.as_str());
+    for from in enders.chain(config.storage.directory.is_some().then_some(DEAD_LETTER)) {
         for tcp in agents.iter().filter(|agent| agent.role == Role::Tcp) {
             let overload = "never full: frames that ask for an acknowledgement are not read before";
-            add(agent, &tcp.name, "spsc", ack_link_depth(config), overload);
+            add(from, &tcp.name, "spsc", ack_link_depth(config), overload);
         }
     }
     links

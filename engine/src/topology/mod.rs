@@ -24,7 +24,7 @@ mod show;
 mod tests;
 
 pub use affinity::confine;
-pub use agents::{AgentPlan, DEAD_LETTER_LINK_DEPTH, LOG, LinkPlan, Role, SUBSCRIBERS, ack_link_depth};
+pub use agents::{AgentPlan, DEAD_LETTER, DEAD_LETTER_LINK_DEPTH, LOG, LinkPlan, Role, SUBSCRIBERS, ack_link_depth};
 pub use machine::{Cache, Cpu, Machine, Node};
 pub use nic::Nic;
 pub use plan::{Plan, PlanError, RunnerPlan};

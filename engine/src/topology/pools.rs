@@ -107,7 +107,7 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let spsc = u64::from(config.dispatchers) * workers * 2 * queue_bytes(config.queues.spsc_depth);
     let topics = TopicTable::bytes(config.topics.len()) as u64;
     let dedup = DedupTable::bytes(config.dedup.capacity as usize) as u64;
-    let enders = u64::from(config.dispatchers) + workers;
+    let enders = u64::from(config.dispatchers) + workers + u64::from(config.storage.directory.is_some());
     let ack_bytes = Slab::<Ack>::bytes(ack_link_depth(config) as usize) as u64;
     let acks = if config.tcp.enabled { u64::from(config.tcp.agents) * enders * ack_bytes } else { 0 };
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };

@@ -6,10 +6,11 @@ use super::super::disk::FaultyDisk;
 use super::super::format::LetterQueue;
 use super::super::log::Fsync;
 use super::super::scratch::Scratch;
-use super::super::{DeadLetterSender, ShedBudget};
+use super::super::{DeadLetterSender, Sent, ShedBudget};
 use super::*;
-use crate::dedup::{Claim, ClaimState, DedupConfig};
-use crate::frame::{Class, FrameHeader, Priority, encode};
+use crate::acks::{Ack, AckLink, AcksWanted, Told};
+use crate::dedup::{Claim, ClaimState, Claimer, DedupConfig};
+use crate::frame::{Class, FLAG_ACK, FrameHeader, Priority, encode};
 use crate::memory::{Event, FramePool, Peer, PoolSpec, Region, Route};
 use crate::metrics::{DeadLetterReason, LostReason};
 use DeadLetterReason::{LinkFull, Rejected};
@@ -45,6 +46,7 @@ impl Place {
         let frames = Frames::new(&[&pool]);
         let (producer, consumer) = spsc::ring(64);
         let refusing = Refusing::default();
+        let (ring, told) = spsc::ring(64);
         let agent = LetterAgent::new(LetterAgentSpec {
             links: vec![consumer],
             consumers: None,
@@ -53,13 +55,15 @@ impl Place {
             frames: frames.clone(),
             refusing: refusing.clone(),
             claims,
+            acks: AckSender::new(vec![AckLink { ring, waker: None }], AcksWanted::default()),
             frame_bytes: 2000,
             replay: None,
             replays: Replays::default(),
             commands: None,
         });
         let sender = DeadLetterSender::new(producer, ShedBudget::new(u64::MAX >> 1), None).to_disk(refusing);
-        Stage { pool, releaser: Releaser::new(frames), sender, agent, counters: Counters::default(), now: 1 }
+        let (releaser, counters) = (Releaser::new(frames), Counters::default());
+        Stage { pool, releaser, sender, agent, told, asks: false, counters, now: 1 }
     }
 }
 
@@ -69,6 +73,9 @@ struct Stage {
     releaser: Releaser,
     sender: DeadLetterSender,
     agent: LetterAgent,
+    told: spsc::Consumer<Ack>,
+    /// Whether the next events do.
+    asks: bool,
     counters: Counters,
     now: Nanos,
 }
@@ -76,7 +83,9 @@ struct Stage {
 impl Stage {
     fn event(&mut self, id: u64, payload_bytes: usize) -> Event {
         let mut frame = Vec::new();
-        let header = FrameHeader { id: Some(u128::from(id).to_be_bytes()), ..FrameHeader::new(Priority::Low) };
+        let id = Some(u128::from(id).to_be_bytes());
+        let flags = if self.asks { FLAG_ACK } else { 0 };
+        let header = FrameHeader { id, flags, ..FrameHeader::new(Priority::Low) };
         encode(&mut frame, &header, b"t", &vec![1; payload_bytes]);
         let shape = crate::frame::Shape::from_header(*frame[LENGTH_BYTES..].first_chunk().unwrap());
         self.pool.reclaim();
@@ -84,16 +93,38 @@ impl Stage {
         self.pool.bytes_mut(&mut slot)[..frame.len()].copy_from_slice(&frame);
         let mut maker = self.pool.seal(slot, 1, self.now, Peer::NONE);
         let length = (frame.len() - LENGTH_BYTES) as u32;
-        maker.make(LENGTH_BYTES as u32, length, Route { shape, ..Route::default() })
+        maker.make(LENGTH_BYTES as u32, length, Route { shape, connection: 7, ..Route::default() })
     }
 
     fn send(&mut self, id: u64, payload_bytes: usize, reason: DeadLetterReason) -> Result<(), LostReason> {
+        self.send_claimed(id, payload_bytes, reason, None)
+    }
+
+    fn send_claimed(
+        &mut self,
+        id: u64,
+        payload_bytes: usize,
+        reason: DeadLetterReason,
+        token: Option<ClaimToken>,
+    ) -> Result<(), LostReason> {
         let event = self.event(id, payload_bytes);
         let Self { sender, counters, releaser, now, .. } = self;
-        let sent = sender.send(event, Class::Transactional, reason, *now, counters, releaser);
+        let sent = sender.send(event, (Class::Transactional, reason, token), *now, counters, releaser);
         sender.publish();
         releaser.flush();
-        sent
+        match sent {
+            Sent::Later => Ok(()),
+            Sent::Kept(_) => panic!("it ends when it is on disk"),
+            Sent::Lost(reason, _) => Err(reason),
+        }
+    }
+
+    /// The ids that something was told of since the last look.
+    fn told(&mut self) -> Vec<(u64, Told)> {
+        let next = || self.told.take().map(|ack| (u128::from_be_bytes(ack.id) as u64, ack.told));
+        let told = std::iter::from_fn(next).collect();
+        self.told.release();
+        told
     }
 
     fn step(&mut self) {
@@ -121,6 +152,23 @@ impl Stage {
         self.pool.reclaim();
         assert_eq!(self.pool.free(), SLOTS);
     }
+}
+
+fn claims() -> (Arc<DedupTable>, Claimer) {
+    let config = DedupConfig { capacity: 4096, window_ns: u64::MAX >> 8, claimers: 1 };
+    let (table, mut claimers) = DedupTable::new(config).unwrap();
+    (table, claimers.remove(0))
+}
+
+fn claim(claimer: &mut Claimer, id: u64) -> ClaimToken {
+    match claimer.claim(EventId(u128::from(id).to_be_bytes()), 1) {
+        Claim::Won(token) => token,
+        met => panic!("{id}: {met:?}"),
+    }
+}
+
+fn state(table: &DedupTable, id: u64) -> Option<ClaimState> {
+    table.lookup(EventId(u128::from(id).to_be_bytes()), 1)
 }
 
 #[test]
@@ -203,14 +251,12 @@ fn a_full_disk_takes_letters_until_what_was_set_aside_is_gone() {
 #[test]
 fn the_ids_of_letters_that_are_evicted_may_be_claimed_anew() {
     let place = Place { bytes: 1 << 20, ..Place::new("letter-agent-claims") };
-    let config = DedupConfig { capacity: 4096, window_ns: u64::MAX >> 8, claimers: 1 };
-    let (table, mut claimers) = DedupTable::new(config).unwrap();
+    let (table, mut claimer) = claims();
     let mut stage = place.start(Some(table.clone()));
     for id in 0..2000 {
-        let Claim::Won(token) = claimers[0].claim(EventId(u128::from(id).to_be_bytes()), 1) else { panic!("{id}") };
-        claimers[0].dead_letter(token);
+        let token = claim(&mut claimer, id);
         // A flood of what was shed evicts no letter that has a claim, and releases none.
-        stage.send(id, 1000, Rejected).unwrap();
+        stage.send_claimed(id, 1000, Rejected, Some(token)).unwrap();
         stage.send(id, 1000, LinkFull).unwrap();
         stage.step();
     }
@@ -219,7 +265,7 @@ fn the_ids_of_letters_that_are_evicted_may_be_claimed_anew() {
     assert!(held < 1000, "{held}");
     for id in 0..2000 {
         let expected = (id >= 2000 - held).then_some(ClaimState::DeadLettered);
-        assert_eq!(table.lookup(EventId(u128::from(id).to_be_bytes()), 1), expected, "{id} of the last {held}");
+        assert_eq!(state(&table, id), expected, "{id} of the last {held}");
     }
 }
 
@@ -236,5 +282,36 @@ fn a_link_that_a_disk_empties_bounds_what_may_fail() {
     assert_eq!(stage.send(64, 10, Rejected), Err(LostReason::DeadLetterLinkFull));
     stage.step();
     assert_eq!((stage.sender.fits(100, 7), stage.sender.due_ns()), (64, None));
+    stage.assert_books();
+}
+
+/// Whoever is told that an event is in the queue does not send it again, and neither does who finds its id claimed for good.
+#[test]
+fn an_event_has_ended_when_its_letter_is_on_disk() {
+    let place = Place::new("letter-agent-told");
+    let (table, mut claimer) = claims();
+    let mut stage = place.start(Some(table.clone()));
+    let rejected = Told::dead_lettered(Rejected);
+    place.disk.faults().fail_syncs(2);
+    stage.asks = true;
+    stage.send_claimed(1, 10, Rejected, Some(claim(&mut claimer, 1))).unwrap();
+    stage.send(2, 10, LinkFull).unwrap();
+    stage.asks = false;
+    stage.send_claimed(3, 10, Rejected, Some(claim(&mut claimer, 3))).unwrap();
+    stage.step();
+    // Both syncs have failed, of one queue and of the other.
+    assert_eq!(stage.told(), []);
+    assert_eq!([1, 3].map(|id| state(&table, id)), [Some(ClaimState::Pending); 2]);
+    stage.step();
+    assert_eq!(stage.told(), [(1, rejected), (2, Told::dead_lettered(LinkFull))]);
+    assert_eq!([1, 3].map(|id| state(&table, id)), [Some(ClaimState::DeadLettered); 2]);
+    // One that fits no segment is its own eviction.
+    stage.asks = true;
+    let token = claim(&mut claimer, 4);
+    let small = Place { buffer_bytes: 1000, ..Place::new("letter-agent-small") };
+    stage.agent.spec.failed = small.open(LetterQueue::Failed);
+    stage.send_claimed(4, 1000, Rejected, Some(token)).unwrap();
+    stage.step();
+    assert_eq!((stage.told(), state(&table, 4)), (vec![(4, rejected)], None));
     stage.assert_books();
 }

@@ -6,6 +6,7 @@ use crate::dedup::ClaimToken;
 use crate::memory::Event;
 use crate::metrics::{Counter, DeadLetterReason};
 use crate::runtime::clock::Nanos;
+use crate::storage::Sent;
 use crate::worker::burst::Verdict;
 use crate::worker::handler::Handler;
 
@@ -27,14 +28,22 @@ impl<H: Handler> Worker<H> {
     ) {
         let class = self.spec.class;
         let asked = self.acks.asked(&event, &self.spec.frames);
-        let sent = self.spec.dead_letters.send(event, class, reason, now, &mut self.counters, &mut self.releaser);
-        match (sent, token, &self.spec.claimer) {
-            (Ok(()), token, _) => self.settle(token, false),
-            (Err(_), Some(token), Some(claimer)) => claimer.release(token), // lost: a resend is taken as new
-            (Err(_), ..) => {}
-        }
+        let Self { spec, counters, releaser, .. } = self;
+        let told = match spec.dead_letters.send(event, (class, reason, token), now, counters, releaser) {
+            Sent::Later => return,
+            Sent::Kept(token) => {
+                self.settle(token, false);
+                Told::dead_lettered(reason)
+            }
+            Sent::Lost(reason, token) => {
+                if let (Some(token), Some(claimer)) = (token, &self.spec.claimer) {
+                    claimer.release(token); // a resend is taken as new
+                }
+                Told::lost(reason)
+            }
+        };
         if let Some(asked) = asked {
-            self.acks.tell(asked, sent.map_or_else(Told::lost, |()| Told::dead_lettered(reason)));
+            self.acks.tell(asked, told);
         }
     }
 
