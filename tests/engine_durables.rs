@@ -25,10 +25,15 @@ fn start(folder: &DataFolder, more: &str) -> Engine {
 
 /// Publishes one event for each payload, and waits until all are durable.
 fn publish(engine: &Engine, topic: &str, payloads: &[&[u8]]) {
+    publish_as(engine, None, topic, payloads);
+}
+
+/// The same under an id.
+fn publish_as(engine: &Engine, id: Option<u64>, topic: &str, payloads: &[&[u8]]) {
     let mut stream = connect(engine.tcp_port());
     let mut reader = Reader::new(&stream);
     for payload in payloads {
-        stream.write_all(&asking(Priority::Medium, None, topic, payload)).expect("the engine reads");
+        stream.write_all(&asking(Priority::Medium, id, topic, payload)).expect("the engine reads");
     }
     reader.read(payloads.len());
 }

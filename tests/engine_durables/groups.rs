@@ -8,7 +8,7 @@ use eventstream_tests::data_folder::DataFolder;
 use eventstream_tests::engine_process::count;
 use serde_json::{Value, json};
 
-use super::{publish, start};
+use super::{publish, publish_as, start};
 
 fn numbers(range: std::ops::Range<u32>) -> Vec<[u8; 4]> {
     range.map(u32::to_be_bytes).collect()
@@ -96,6 +96,32 @@ fn what_nobody_does_comes_again_and_is_dead_lettered_in_the_end() {
     let ended = engine.drain();
     ended.assert_balanced();
     assert_eq!(ended.count("/dlq/held_at_start"), 1);
+}
+
+/// Its record was processed, so the log has it: a replay is a duplicate of that if there is an id to tell by, and a new event if not.
+#[test]
+fn what_a_group_did_not_do_is_replayed_once_or_reaches_it_again() {
+    let folder = DataFolder::new();
+    let engine = start(&folder, "");
+    let member = || Consumer::subscribed(engine.tcp_port(), group(&json!({"ack_wait_ms": 100, "max_deliveries": 1})));
+    let mut idle = member();
+    publish_as(&engine, Some(7), "work/a", &[b"known"]);
+    publish_as(&engine, None, "work/b", &[b"unknown"]);
+    assert_eq!(
+        [idle.event().unwrap().payload, idle.event().unwrap().payload],
+        [b"known".to_vec(), b"unknown".to_vec()]
+    );
+    engine.wait_until("two dead letters", |status| count(status, "/dlq/held") == 2);
+    drop(idle);
+    let replayed = engine.ask(&["dlq", "replay", "--reason", "consumer:workers"]);
+    assert_eq!(replayed.trim(), "2 letters replayed: 1 processed, 1 duplicates, 0 failed again; 0 kept");
+    let mut other = member();
+    assert_eq!(other.take(1, 1).pop().unwrap().payload, b"unknown");
+    assert!(other.is_silent(Duration::from_millis(50)));
+    drop(other);
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!((ended.count("/dlq/received"), ended.count("/dlq/held")), (2, 0));
 }
 
 #[test]
