@@ -1,4 +1,4 @@
-//! Killed at any moment, the engine and its subscriber, again and again.
+//! Killed at any moment, the engine and its subscriber, again and again, and every other time the power is cut with the engine.
 //!
 //! `KEPT_ROUNDS` says how many times, `KEPT_SEED` repeats what was drawn, if not what the scheduler did.
 
@@ -22,6 +22,8 @@ use super::LIMITS;
 const PUBLISHERS: u64 = 2;
 const TOPICS: [&str; 2] = ["kept/orders", "kept/plant"];
 const MAX_IN_FLIGHT: usize = 64;
+/// Half a second goes by before one is written, and some time until it is on a disk that syncs for the log all the time.
+const POSITIONS_AGE: Duration = Duration::from_secs(1);
 /// The last event of all.
 const LAST: u64 = u64::MAX;
 
@@ -43,7 +45,7 @@ struct Memory {
     seen: HashMap<(u32, u64), u64>,
     ids: HashSet<u64>,
     again: Vec<u64>,
-    /// When each was seen first.
+    /// When anything was seen.
     times: Vec<Instant>,
     clients_killed: u64,
     is_over: bool,
@@ -53,15 +55,13 @@ impl Memory {
     fn take(&mut self, event: &Delivered) {
         assert_eq!(event.payload, payload_of(event.id), "event {}", event.id);
         match self.seen.insert((event.epoch, event.offset), event.id) {
-            None => {
-                assert!(self.ids.insert(event.id), "event {} has two positions", event.id);
-                self.times.push(Instant::now());
-            }
+            None => assert!(self.ids.insert(event.id), "event {} has two positions", event.id),
             Some(id) => {
                 assert_eq!(id, event.id, "offset {} was another event's", event.offset);
                 self.again.push(event.offset);
             }
         }
+        self.times.push(Instant::now());
         self.is_over |= event.id == LAST;
     }
 }
@@ -117,21 +117,23 @@ struct Kills {
     memory: Memory,
     /// As it was when the engine was killed last.
     kept: (u64, HashSet<u64>),
-    /// Offsets seen by then, and how many of them in the second before.
+    /// Offsets seen by then, and how many were seen, or seen again, in [`POSITIONS_AGE`] before.
     seen: HashSet<u64>,
     seen_last: usize,
     again_after_kills: usize,
+    rounds: u64,
+    changed_files: usize,
 }
 
 impl Kills {
-    fn setup(&self) -> Setup {
+    fn setup(&mut self) -> Setup {
         const REST: &str = "
 topics:
   - {name: kept/orders, class: transactional}
   - {name: kept/plant, class: batch, dedup: true, window: {max_events: 50, max_ms: 5}}
 ";
         let config = self.folder.storage("segment_bytes: 1048576, fsync: always") + LIMITS + REST;
-        Setup::default().config(&config)
+        Setup::default().config(&config).environment("EVENTSTREAM_DISK_FAULT", &self.folder.next_run())
     }
 
     /// Load, until a position was written that is not the last one; some more of it, and the end.
@@ -157,16 +159,20 @@ topics:
             killed = Instant::now();
             engine.kill();
         });
+        if self.rounds.is_multiple_of(2) {
+            self.changed_files += self.folder.power_cut(self.random.draw());
+        }
+        self.rounds += 1;
         self.check();
         self.seen = self.memory.seen.keys().map(|(_, offset)| *offset).collect();
-        let is_late = |time: &&Instant| killed.saturating_duration_since(**time) <= Duration::from_secs(1);
+        let is_late = |time: &&Instant| killed.saturating_duration_since(**time) <= POSITIONS_AGE;
         self.seen_last = self.memory.times.iter().rev().take_while(is_late).count();
         self.kept = kept(&self.folder).expect("it was written");
         assert!(self.kept.1.len() <= MAX_IN_FLIGHT, "{:?}", self.kept.1);
     }
 
     /// What was done when the position was written did not come again, and of what was seen before the kill no more than may have been
-    /// under way, and what a second brings.
+    /// under way, and was seen since the position was taken.
     fn check(&mut self) {
         let (next, undone) = &self.kept;
         let again = std::mem::take(&mut self.memory.again);
@@ -210,10 +216,12 @@ fn every_acknowledged_event_is_seen_and_none_of_what_was_done_comes_again() {
         seen: HashSet::new(),
         seen_last: 0,
         again_after_kills: 0,
+        rounds: 0,
+        changed_files: 0,
     };
     (0..rounds).for_each(|_| kills.kill());
     kills.end();
-    let Kills { folder, publishers, memory, again_after_kills, .. } = kills;
+    let Kills { folder, publishers, memory, again_after_kills, changed_files, .. } = kills;
     assert!(memory.is_over, "the last event was not seen");
     let acknowledged: Vec<u64> = publishers.iter().flat_map(Publisher::ids).collect();
     let missing: Vec<&u64> = acknowledged.iter().filter(|id| !memory.ids.contains(id)).collect();
@@ -222,7 +230,7 @@ fn every_acknowledged_event_is_seen_and_none_of_what_was_done_comes_again() {
     let positions: HashSet<u64> = memory.seen.keys().map(|(_, offset)| *offset).collect();
     assert!(records.iter().all(|record| positions.contains(&record.offset)), "records that nobody was given");
     println!(
-        "{rounds} kills of the engine, {} of the subscriber: {} events, none missing; {again_after_kills} came again",
+        "{rounds} kills of the engine, {changed_files} files changed by power cuts, {} of the subscriber: {} events, none missing; {again_after_kills} came again",
         memory.clients_killed,
         memory.ids.len()
     );
