@@ -105,10 +105,9 @@ impl Crashes {
     }
 }
 
-#[test]
-fn what_is_acknowledged_survives_every_power_cut() {
-    let rounds = number("CRASH_ROUNDS").unwrap_or(12);
-    let mut crashes = Crashes::new(seed(), "fsync: always");
+fn acknowledged_events_survive(policy: &'static str, usually: u64) {
+    let rounds = number("CRASH_ROUNDS").unwrap_or(usually);
+    let mut crashes = Crashes::new(seed(), policy);
     (0..rounds).for_each(|_| crashes.crash());
     crashes.end();
     let records = assert_each_once(&crashes.folder, &crashes.publishers);
@@ -124,7 +123,18 @@ fn what_is_acknowledged_survives_every_power_cut() {
     assert!(crashes.changed_files as u64 > rounds / 2, "power cuts that change nothing: {}", crashes.changed_files);
 }
 
-/// The same cuts where nothing is synced cost events that were acknowledged as written: the test above can fail.
+#[test]
+fn what_is_acknowledged_survives_every_power_cut() {
+    acknowledged_events_survive("fsync: always", 12);
+}
+
+/// There another thread syncs, while more is written to the same file.
+#[test]
+fn and_so_it_does_where_syncs_come_at_intervals() {
+    acknowledged_events_survive("fsync: every, fsync_every_ms: 2", 6);
+}
+
+/// The same cuts where nothing is synced cost events that were acknowledged as written: the tests above can fail.
 #[test]
 fn what_is_only_written_does_not() {
     let mut crashes = Crashes::new(seed(), "fsync: never");
