@@ -32,6 +32,7 @@ use eventstream_tests::client::{PATIENCE, connect};
 use eventstream_tests::engine_process::{Setup, count};
 use eventstream_tests::handler::FnHandler;
 use eventstream_tests::local;
+use eventstream_tests::publisher::{DEAD_LETTERED, DURABLE};
 
 struct Folder(PathBuf);
 
@@ -414,4 +415,24 @@ fn a_run_that_is_left_amid_a_replay_is_put_in_order_by_the_next() {
     assert_eq!((status.processed, status.duplicate), (on_disk.held(), 0));
     end(engine);
     assert_each_once(&folder.0, 3000, none);
+}
+
+/// Whoever waits for what is on disk is told before the engine ends, however long others would have waited for it.
+#[test]
+fn a_drain_waits_for_no_interval() {
+    const COUNT: u64 = 100;
+    let folder = Folder::new("drain");
+    let engine = start_with(&folder.0, every_fifth, "fsync: every, fsync_every_ms: 60000");
+    let mut stream = connect(engine.control().ports().tcp.unwrap());
+    let asking = |number: u64| asking(Priority::Medium, Some(number), "t/0", &number.to_be_bytes());
+    stream.write_all(&(0..COUNT).flat_map(asking).collect::<Vec<_>>()).unwrap();
+    wait_for(&engine.control(), "all events", |control| control.ledger().events.accepted == COUNT);
+    let reading = std::thread::spawn(move || Reader::new(&stream).read_to_end());
+    let report = end(engine);
+    let statuses = reading.join().unwrap().acks.iter().fold(BTreeMap::new(), |mut counts, ack| {
+        *counts.entry(ack.status).or_insert(0) += 1;
+        counts
+    });
+    assert_eq!(statuses, BTreeMap::from([(DURABLE, COUNT - COUNT / 5), (DEAD_LETTERED, COUNT / 5)]));
+    assert_eq!((report.ledger.events.processed.transactional, report.ledger.dlq.held), (COUNT - COUNT / 5, COUNT / 5));
 }

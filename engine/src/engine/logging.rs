@@ -289,6 +289,7 @@ impl Logging {
             frame_bytes: context.config.limits.frame_bytes as usize,
             replay,
             replays: replays.clone(),
+            state: context.state.clone(),
             commands: Some(control.1),
         });
         let log = LogAgent::new(LogAgentSpec {

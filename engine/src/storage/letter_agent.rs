@@ -24,6 +24,7 @@ use super::replay::{Queues, ReplaySource, Replayer, Replays};
 use super::streams::fsync;
 use crate::acks::{AckSender, is_replay};
 use crate::config::{Config, Storage};
+use crate::control::{State, StateCell};
 use crate::dedup::{ClaimToken, DedupTable, EventId};
 use crate::fault::{self, Stage};
 use crate::frame::LENGTH_BYTES;
@@ -76,6 +77,7 @@ pub struct LetterAgentSpec {
     /// Where letters go in again, with the agent's way to say that it takes no more in.
     pub replay: Option<(ReplaySource, DrainStatus)>,
     pub replays: Replays,
+    pub state: StateCell,
     pub commands: Option<LetterCommands>,
 }
 
@@ -231,6 +233,10 @@ impl LetterAgent {
     /// Writes what was taken, and syncs what is due.
     fn flush(&mut self) {
         let (now, mut writable, mut refusing, mut failure) = (self.now, true, false, None);
+        // Whoever waits for a letter holds up the end.
+        if self.spec.state.get() == State::Draining {
+            self.queues().into_iter().for_each(Letters::hurry);
+        }
         for letters in self.queues() {
             let mut flushed = letters.write(now);
             if flushed.is_ok() && letters.due(now).is_some_and(|due| due <= now) {

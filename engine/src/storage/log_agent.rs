@@ -4,6 +4,7 @@
 //!   to sync where that is done at once; what arrives meanwhile is made durable together. At intervals another thread syncs.
 //! - **In**: batches of records from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
 //!   in the order of its frames, of what is durable.
+//! - **Drain**: what is due at intervals is synced at once, since whoever waits for it holds up the end.
 //! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have
 //!   frames for it stay where they are, and their workers stop. It is tried again until it works; in a drain for a part of the
 //!   time there is for that. Then it is given up: what is not durable is told to be lost, as is what still comes.
@@ -186,6 +187,9 @@ impl LogAgent {
 
     /// Writes what was appended, and syncs what is due. Says once of each stream that it fails, and that it works again.
     fn flush(&mut self) {
+        if self.state.get() == State::Draining {
+            self.streams.logs_mut().iter_mut().for_each(EventLog::hurry);
+        }
         for (log, said) in self.streams.logs_mut().iter_mut().zip(&mut self.said) {
             let mut flushed = log.end_sync(self.now).and_then(|()| log.write(self.now));
             // Also after a failure: by what is synced then the log can be written again.

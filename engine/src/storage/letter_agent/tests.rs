@@ -59,6 +59,7 @@ impl Place {
             frame_bytes: 2000,
             replay: None,
             replays: Replays::default(),
+            state: StateCell::new(State::Running),
             commands: None,
         });
         let sender = DeadLetterSender::new(producer, ShedBudget::new(u64::MAX >> 1), None).to_disk(refusing);

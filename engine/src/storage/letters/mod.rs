@@ -235,6 +235,11 @@ impl Letters {
         self.log.due(now)
     }
 
+    /// From now on no letter waits for others to be synced with.
+    pub fn hurry(&mut self) {
+        self.log.hurry();
+    }
+
     /// The end in order. What the disk does not take even now is gone with the process, and counts as evicted.
     pub fn close(&mut self, now: Nanos) -> Result<(), StorageError> {
         self.log

@@ -44,6 +44,13 @@ impl EventLog {
         Ok(())
     }
 
+    /// From now on what would be synced at intervals is at once: nothing more is to come that could be synced with it.
+    pub fn hurry(&mut self) {
+        if let Fsync::Every(_) = self.options.fsync {
+            self.options.fsync = Fsync::Always;
+        }
+    }
+
     /// What syncs take that are done, in nanoseconds. Only to be read.
     pub fn sync_took_ns(&self) -> Histogram {
         self.sync_took_ns.clone()
