@@ -2,8 +2,10 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use eventstream::frame::Priority;
+use eventstream_tests::client::publish;
 use eventstream_tests::data_folder::DataFolder;
-use eventstream_tests::engine_process::{Engine, Setup};
+use eventstream_tests::engine_process::{Engine, Setup, count};
 use eventstream_tests::publisher::Publisher;
 use serde_json::Value;
 
@@ -106,4 +108,20 @@ fn a_slow_disk_holds_up_nobody_else() {
         realtime.is_served(100);
         grows(engine, "log_syncs", 4, || {});
     });
+}
+
+/// An interval is cut short before what waits for it stands in the way of more: here nothing would be durable for a minute.
+#[test]
+fn a_long_interval_holds_up_nobody() {
+    let folder = DataFolder::new();
+    let engine = Setup::default().config(&config(&folder, "fsync: every, fsync_every_ms: 60000")).start();
+    // More than a worker may have outstanding.
+    const COUNT: u64 = 300_000;
+    publish(engine.tcp_port(), Priority::Medium, COUNT);
+    engine.wait_until("half of the outstanding", |status| {
+        count(status, "/events/accepted") == COUNT && count(status, "/events/processed/transactional") >= 1 << 17
+    });
+    let ended = engine.drain();
+    ended.assert_balanced();
+    assert_eq!(ended.count("/events/processed/transactional"), COUNT);
 }

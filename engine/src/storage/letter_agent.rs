@@ -233,12 +233,12 @@ impl LetterAgent {
     /// Writes what was taken, and syncs what is due.
     fn flush(&mut self) {
         let (now, mut writable, mut refusing, mut failure) = (self.now, true, false, None);
-        // Whoever waits for a letter holds up the end.
-        if self.spec.state.get() == State::Draining {
-            self.queues().into_iter().for_each(Letters::hurry);
-        }
+        let is_draining = self.spec.state.get() == State::Draining;
         for letters in self.queues() {
             let mut flushed = letters.write(now);
+            if is_draining {
+                letters.press(now); // whoever waits for a letter holds up the end
+            }
             if flushed.is_ok() && letters.due(now).is_some_and(|due| due <= now) {
                 flushed = letters.sync(now);
             }

@@ -1,10 +1,10 @@
 //! The log writer: appends what workers have handled, makes it durable, and tells them.
 //!
 //! - **Thread**: a runner of its own. It is the one agent that blocks in the kernel, for as long as the disk takes to write, and
-//!   to sync where that is done at once; what arrives meanwhile is made durable together. At intervals another thread syncs.
+//!   to sync where that is done at once; what arrives meanwhile is made durable together. At intervals another thread syncs; none
+//!   is waited for when much waits for it, or the engine drains.
 //! - **In**: batches of records from each worker of a logged class. **Out**: records in the streams' segments; word to each worker,
 //!   in the order of its frames, of what is durable.
-//! - **Drain**: what is due at intervals is synced at once, since whoever waits for it holds up the end.
 //! - **Overload**: while a stream takes nothing, because its buffer is full or the disk fails, the batches of those who have
 //!   frames for it stay where they are, and their workers stop. It is tried again until it works; in a drain for a part of the
 //!   time there is for that. Then it is given up: what is not durable is told to be lost, as is what still comes.
@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::directory::DataDirectory;
-use super::feed::{Batch, Kept, LogInlet, Part, Settled};
+use super::feed::{Batch, Kept, LogInlet, OUTSTANDING_MAX, Part, Settled};
 use super::format::{Prefix, Record, topic_of};
 use super::log::{AgeClock, Appended, EventLog, Refused};
 use super::log_readers::LogReaders;
@@ -63,11 +63,19 @@ struct Inlet {
     /// What is being read, and how far.
     batch: Option<(Batch, usize)>,
     unsettled: VecDeque<Run>,
+    /// Frames of those.
+    frames: usize,
 }
 
 impl Inlet {
+    /// So many of its frames are unsettled that the worker will soon hand over none.
+    fn is_half_full(&self) -> bool {
+        self.frames >= OUTSTANDING_MAX / 2
+    }
+
     fn note(&mut self, place: Place, taken: &Appended) {
         let Appended { offset, records, .. } = *taken;
+        self.frames += records as usize;
         match self.unsettled.back_mut() {
             Some(run) if run.place == place && run.next_offset + u64::from(run.count) == offset => run.count += records,
             _ => self.unsettled.push_back(Run { place, next_offset: offset, count: records }),
@@ -127,7 +135,7 @@ pub struct LogAgent {
 impl LogAgent {
     pub fn new(spec: LogAgentSpec) -> Self {
         let LogAgentSpec { streams, directory, inlets, replays, state, drain_wait_ns } = spec;
-        let inlet = |feed| Inlet { feed, batch: None, unsettled: VecDeque::new() };
+        let inlet = |feed| Inlet { feed, batch: None, unsettled: VecDeque::new(), frames: 0 };
         Self {
             inlets: inlets.into_iter().map(inlet).collect(),
             said: vec![Said::Works; streams.logs().len()],
@@ -187,11 +195,12 @@ impl LogAgent {
 
     /// Writes what was appended, and syncs what is due. Says once of each stream that it fails, and that it works again.
     fn flush(&mut self) {
-        if self.state.get() == State::Draining {
-            self.streams.logs_mut().iter_mut().for_each(EventLog::hurry);
-        }
+        let presses = self.state.get() == State::Draining || self.inlets.iter().any(Inlet::is_half_full);
         for (log, said) in self.streams.logs_mut().iter_mut().zip(&mut self.said) {
             let mut flushed = log.end_sync(self.now).and_then(|()| log.write(self.now));
+            if presses {
+                log.press(self.now);
+            }
             // Also after a failure: by what is synced then the log can be written again.
             if flushed.is_ok() && log.due(self.now).is_some_and(|due| due <= self.now) {
                 flushed = log.begin_sync(self.now);
@@ -267,6 +276,7 @@ impl LogAgent {
                     inlet.unsettled.pop_front();
                 }
             }
+            inlet.frames -= told;
             inlet.feed.settled.publish();
             if told > 0
                 && let Some(waker) = &inlet.feed.waker

@@ -235,9 +235,9 @@ impl Letters {
         self.log.due(now)
     }
 
-    /// From now on no letter waits for others to be synced with.
-    pub fn hurry(&mut self) {
-        self.log.hurry();
+    /// No letter that is written waits for an interval.
+    pub fn press(&mut self, now: Nanos) {
+        self.log.press(now);
     }
 
     /// The end in order. What the disk does not take even now is gone with the process, and counts as evicted.

@@ -26,12 +26,7 @@ impl EventLog {
         if self.failures > 0 && self.pending.has_unwritten() {
             return Some(self.retry_at.max(now));
         }
-        let since = self.unsynced_since?;
-        match self.options.fsync {
-            Fsync::Always => Some(now),
-            Fsync::Every(interval) => Some(since.saturating_add(interval)),
-            Fsync::Never => None,
-        }
+        self.sync_due.map(|due| due.max(now))
     }
 
     /// Has what is due at intervals synced by a thread of its own from now on, which wakes who calls [`end_sync`](Self::end_sync).
@@ -44,11 +39,9 @@ impl EventLog {
         Ok(())
     }
 
-    /// From now on what would be synced at intervals is at once: nothing more is to come that could be synced with it.
-    pub fn hurry(&mut self) {
-        if let Fsync::Every(_) = self.options.fsync {
-            self.options.fsync = Fsync::Always;
-        }
+    /// What is written waits for no interval.
+    pub fn press(&mut self, now: Nanos) {
+        self.sync_due = self.sync_due.map(|due| due.min(now));
     }
 
     /// What syncs take that are done, in nanoseconds. Only to be read.
@@ -73,7 +66,7 @@ impl EventLog {
             return self.sync(now);
         }
         self.syncing = Some(Written { pending: self.pending.unconfirmed(), confirmed: Confirmed::of(&active.index) });
-        self.unsynced_since = None;
+        self.sync_due = None;
         self.counts.syncs += 1;
         Ok(())
     }
@@ -113,7 +106,7 @@ impl EventLog {
         let Some(active) = self.active.as_ref().filter(|_| self.pending.has_unconfirmed()) else { return Ok(()) };
         self.counts.syncs += 1;
         timed(&*active.file, &self.sync_took_ns).map_err(|error| self.sync_error(error))?;
-        self.unsynced_since = None;
+        self.sync_due = None;
         self.confirm_all();
         Ok(())
     }

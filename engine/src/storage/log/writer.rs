@@ -59,7 +59,8 @@ pub struct EventLog {
     pub(super) next_offset: u64,
     /// Of the first record that is not written, or has to be written again.
     pub(super) written_offset: u64,
-    pub(super) unsynced_since: Option<Nanos>,
+    /// When what is written is to be synced; `None` while there is nothing, and where it never is.
+    pub(super) sync_due: Option<Nanos>,
     pub(super) sync_took_ns: Histogram,
     /// Where there is one, what is due is synced beside the writing.
     pub(super) syncer: Option<Syncer>,
@@ -127,7 +128,7 @@ impl EventLog {
             next_number,
             next_offset,
             written_offset: next_offset,
-            unsynced_since: None,
+            sync_due: None,
             sync_took_ns: Histogram::default(),
             syncer: None,
             syncing: None,
@@ -245,9 +246,13 @@ impl EventLog {
             self.pending.wrote(bytes, |run| active.index.add_run(run));
             self.written_offset = active.index.next_offset;
             self.counts.bytes_written += bytes as u64;
-            self.unsynced_since.get_or_insert(now);
-            if self.options.fsync == Fsync::Never {
-                self.confirm_all();
+            match self.options.fsync {
+                Fsync::Never => self.confirm_all(),
+                // What waits for a sync takes room from what is still to come.
+                Fsync::Every(interval) if self.pending.len() < self.options.buffer_bytes / 2 => {
+                    self.sync_due.get_or_insert(now.saturating_add(interval));
+                }
+                Fsync::Every(_) | Fsync::Always => self.sync_due = Some(now),
             }
         }
         Ok(())
@@ -298,7 +303,7 @@ impl EventLog {
         self.counts.failures += 1;
         self.pending.rewind();
         self.written_offset = self.view.end_offset();
-        self.unsynced_since = None;
+        self.sync_due = None;
         let pause = (BACKOFF_FIRST << self.failures.saturating_sub(1).min(16)).min(BACKOFF_MAX);
         self.retry_at = now + if self.failures == 0 { 0 } else { pause };
         self.failures = self.failures.saturating_add(1);

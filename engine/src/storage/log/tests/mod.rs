@@ -242,3 +242,23 @@ fn syncs_are_due_as_the_policy_says() {
         assert_eq!((log.due(130), log.durable_offset()), (None, 2));
     }
 }
+
+#[test]
+fn an_interval_is_cut_short_when_much_waits_or_somebody_asks() {
+    let place = Place::new("pressed");
+    let (mut log, _) = EventLog::open(place.disk(), place.scratch.path(), options(Fsync::Every(50))).unwrap();
+    log.press(90);
+    assert_eq!(log.due(90), None, "nothing is written");
+    append(&mut log, 0, "t", b"").unwrap();
+    log.write(100).unwrap();
+    assert_eq!(log.due(100), Some(150));
+    log.press(120);
+    assert_eq!(log.due(120), Some(120));
+    log.sync(120).unwrap();
+    // Two of these are more than half of the buffer.
+    for (now, due) in [(200, 250), (210, 210)] {
+        append(&mut log, 0, "t", &[0; 500]).unwrap();
+        log.write(now).unwrap();
+        assert_eq!(log.due(now), Some(due));
+    }
+}
