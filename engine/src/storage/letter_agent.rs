@@ -41,10 +41,15 @@ const BURST: usize = 256;
 const BUFFER_BYTES_MIN: u64 = 8 << 20;
 const RETENTION_INTERVAL_NS: Nanos = 1_000_000_000;
 
-/// Memory of a queue for letters that are not durable yet; twice as much is taken.
-pub fn letter_buffer_bytes(frame_bytes: u64) -> u64 {
+/// Memory of a queue for letters that are not durable yet.
+fn letter_buffer_bytes(frame_bytes: u64) -> u64 {
     // In half of it the longest letter fits.
     BUFFER_BYTES_MIN.max(4 * frame_bytes)
+}
+
+/// All that a queue takes at most: the letters twice, and who waits for them, which takes as much as the shortest letters do.
+pub fn letter_bytes(frame_bytes: u64) -> u64 {
+    3 * letter_buffer_bytes(frame_bytes)
 }
 
 /// A queue's options as configured.

@@ -42,7 +42,7 @@ pub use consumer_letters::{ConsumerLetter, ConsumerLetterInlet, ConsumerLetters,
 pub use dead_letter::{DeadLetter, DeadLetterAgent, DeadLetterGauges, DeadLetterSender, Refusing, Sent, ShedBudget};
 pub use error::StorageError;
 pub use feed::{BATCHES, Kept, LogInlet, LogSender, OUTSTANDING_MAX, Settled, feed, feed_bytes};
-pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_buffer_bytes, letter_options};
+pub use letter_agent::{LetterAgent, LetterAgentSpec, letter_bytes, letter_options};
 pub use letter_control::{HeldFor, LetterCommands, LetterControl, letter_control};
 pub use log_agent::{LogAgent, LogAgentSpec};
 pub use log_readers::LogReaders;

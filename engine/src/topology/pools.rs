@@ -10,7 +10,7 @@ use crate::dedup::DedupTable;
 use crate::dispatch::TopicTable;
 use crate::frame::Class;
 use crate::memory::{Event, Slab};
-use crate::storage::{feed_bytes, letter_buffer_bytes};
+use crate::storage::{feed_bytes, letter_bytes};
 use crate::subscribe::{Interest, outlet_bytes};
 use crate::worker::Windows;
 
@@ -113,7 +113,7 @@ pub(super) fn other_bytes(config: &Config, agents: &[&AgentPlan]) -> u64 {
     let carries = if config.tcp.enabled { u64::from(config.tcp.agents) * config.tcp.carry_bytes } else { 0 };
     let of_bytes = |bytes: u64| Slab::<u8>::bytes(bytes as usize) as u64;
     let dead_letters = if config.storage.directory.is_some() {
-        2 * 2 * letter_buffer_bytes(u64::from(config.limits.frame_bytes))
+        2 * letter_bytes(u64::from(config.limits.frame_bytes))
     } else {
         of_bytes(config.dlq.failed_memory_bytes) + of_bytes(config.dlq.shed_memory_bytes)
     };
