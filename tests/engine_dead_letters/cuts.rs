@@ -25,7 +25,9 @@ fn what_is_told_to_be_a_dead_letter_survives_every_power_cut() {
     if let Some(folder) = std::env::var_os(FOLDER) {
         return reject_until_killed(Path::new(&folder));
     }
-    let (mut folder, mut random) = (DataFolder::new(), Random::new(u64::from(std::process::id())));
+    let seed = u64::from(std::process::id());
+    println!("seed {seed}");
+    let (mut folder, mut random) = (DataFolder::new(), Random::new(seed));
     let mut publishers: Vec<_> = (1..=PUBLISHERS).map(|number| Publisher::new(number, 1, &["t/0", "t/1"])).collect();
     let mut changed_files = 0;
     for _ in 0..ROUNDS {

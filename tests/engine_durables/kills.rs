@@ -229,6 +229,7 @@ fn every_acknowledged_event_is_seen_and_none_of_what_was_done_comes_again() {
     let (records, _) = folder.read();
     let positions: HashSet<u64> = memory.seen.keys().map(|(_, offset)| *offset).collect();
     assert!(records.iter().all(|record| positions.contains(&record.offset)), "records that nobody was given");
+    assert!(changed_files > 0, "power cuts that change nothing");
     println!(
         "{rounds} kills of the engine, {changed_files} files changed by power cuts, {} of the subscriber: {} events, none missing; {again_after_kills} came again",
         memory.clients_killed,

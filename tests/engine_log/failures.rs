@@ -114,8 +114,9 @@ fn a_slow_disk_holds_up_nobody_else() {
 #[test]
 fn a_long_interval_holds_up_nobody() {
     let folder = DataFolder::new();
-    let engine = Setup::default().config(&config(&folder, "fsync: every, fsync_every_ms: 60000")).start();
-    // More than a worker may have outstanding.
+    // More events than a worker may have outstanding, in less than half of the buffer, and in one segment.
+    let policy = "fsync: every, fsync_every_ms: 60000, buffer_bytes: 134217728";
+    let engine = Setup::default().config(&folder.storage(policy)).start();
     const COUNT: u64 = 300_000;
     publish(engine.tcp_port(), Priority::Medium, COUNT);
     engine.wait_until("half of the outstanding", |status| {

@@ -11,7 +11,7 @@
 //!   disk-each nothing ─► a file, each write of some records synced
 //! ```
 //!
-//! All of them look again at once when nothing has come, and all but the last two after a while wait in `poll`. How busy they
+//! All that receive look again at once when nothing has come, and all but those that spin after a while wait in `poll`. How busy they
 //! were is the time in which they found something.
 
 mod ages;
