@@ -10,6 +10,10 @@ use eventstream::frame::{FrameView, LENGTH_BYTES, Limits, ParsedFrame, Parser, P
 use eventstream_benches::options::Cli;
 use eventstream_benches::report::Report;
 use eventstream_benches::run::run;
+use rustix::net::sockopt;
+
+/// For a thousand datagrams with what the kernel has beside each; it doubles what is asked for.
+const ROOM_BYTES: usize = 4 << 20;
 
 #[derive(Debug, Default)]
 struct Arrived {
@@ -52,7 +56,11 @@ fn blast(arguments: String) -> Report {
 fn receive_datagrams(kind: &str, address: &str) {
     let socket = UdpSocket::bind((address, 0)).unwrap();
     let port = socket.local_addr().unwrap().port();
-    // The sender paces, so that the default socket buffer is enough; the end is silence.
+    // There is room for all, as far as we may ask for it: the receiver may not run for longer than a default buffer lasts.
+    sockopt::set_socket_recv_buffer_size_force(&socket, ROOM_BYTES)
+        .or_else(|_| sockopt::set_socket_recv_buffer_size(&socket, ROOM_BYTES))
+        .unwrap();
+    // The end is silence.
     let arguments = format!("{kind} --dst {address} --port {port} --count 1000 --datagram-rate 5k --malformed 0.05");
     let sender = std::thread::spawn(move || blast(arguments));
     socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
